@@ -1,0 +1,10 @@
+"""Bad input -> one sentence for the user, and a non-zero exit."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used.
+
+    The message is one sentence that names the file (or the option), what was found and what was
+    expected. Every command line entry prints it as `error: ...` and exits with status 2; library
+    callers get it as an ordinary `ValueError`.
+    """
