@@ -1,0 +1,144 @@
+"""case files -> network images (Z, S, S) and masks (Z, S, S) on disk, decoded only once.
+
+An entry is a folder `<key>/` with `images.npy` (float16) and `masks.npy` (uint8), read through
+memory maps. The key covers everything that decides the content: both files (path, size, time of
+change) and the preparation settings. Entries are written under a temporary name and renamed, so a
+killed process leaves nothing that looks finished; the least recently used entries go when the
+cache grows beyond its bound.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lagseg_jax.dataset import Case
+from lagseg_jax.errors import InputError
+from lagseg_jax.slices import network_images, network_masks, to_slices
+from lagseg_jax.volume import check_same_geometry, read_label, read_volume
+
+FORMAT = 1  # raise when the content of an entry changes for the same key
+STALE_SECONDS = 24 * 3600  # a temporary folder this old belongs to a process that was killed
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """The settings that decide what a case looks like to the network."""
+
+    image_size: int
+    clip_percentiles: tuple[float, float]
+    label_value: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedCase:
+    """A case as the network sees it: images (Z, S, S) float16 in 0..1 and masks (Z, S, S) uint8."""
+
+    name: str
+    images: np.ndarray
+    masks: np.ndarray
+
+
+def cache_folder(configured: str) -> Path:
+    """`config.data.cache_dir`, or the user's cache folder when it is empty."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(configured).expanduser() if configured else Path(home) / "lagseg_jax" / "slices"
+
+
+def prepare_cases(
+    cases: Sequence[Case], preparation: Preparation, folder: Path, max_gb: float
+) -> list[PreparedCase]:
+    """Decodes the cases that are not in the cache yet, in parallel, and opens all of them.
+
+    Raises:
+        InputError: a file cannot be used (named at once), or the cases do not fit into `max_gb`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [_key(case, preparation) for case in cases]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = [
+            pool.submit(_write_entry, folder / key, case, preparation)
+            for key, case in zip(keys, cases)
+            if not (folder / key).is_dir()
+        ]
+        finished = concurrent.futures.as_completed(futures)
+        try:
+            for future in tqdm(finished, "decoding volumes", len(futures), disable=not futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    _evict(folder, set(keys), max_gb)
+    return [_open_entry(folder / key, case.name) for key, case in zip(keys, cases)]
+
+
+def _key(case: Case, preparation: Preparation) -> str:
+    files = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(case)]
+    content = json.dumps([FORMAT, files, dataclasses.astuple(preparation)])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _files(case: Case) -> tuple[Path, Path]:
+    if case.label is None:
+        raise InputError(f"{case.image} has no label, and training and evaluation need one")
+    return case.image, case.label
+
+
+def _write_entry(entry: Path, case: Case, preparation: Preparation) -> None:
+    image = read_volume(case.image)
+    label = read_label(case.label, preparation.label_value or None)
+    check_same_geometry(image, label)
+    size = preparation.image_size
+    slices, _ = to_slices(image.array, image.affine)
+    labels, _ = to_slices(label.array, label.affine)
+    temporary = Path(tempfile.mkdtemp(prefix="writing-", dir=entry.parent))
+    images = network_images(slices, size, preparation.clip_percentiles)
+    np.save(temporary / "images.npy", images.astype(np.float16))
+    np.save(temporary / "masks.npy", network_masks(labels, size))
+    try:
+        temporary.rename(entry)
+    except OSError:  # another process was faster with the same content
+        shutil.rmtree(temporary)
+
+
+def _open_entry(entry: Path, name: str) -> PreparedCase:
+    os.utime(entry)  # the time of last use, for eviction
+    images, masks = (np.load(entry / f"{part}.npy", mmap_mode="r") for part in ("images", "masks"))
+    return PreparedCase(name, images, masks)
+
+
+def _evict(folder: Path, in_use: set[str], max_gb: float) -> None:
+    """Removes the entries used longest ago until the cache is within its bound."""
+    now = time.time()
+    sizes, entries = {}, []
+    for entry in folder.iterdir():
+        try:
+            used = entry.stat().st_mtime
+            if entry.name.startswith("writing-"):
+                if now - used > STALE_SECONDS:
+                    shutil.rmtree(entry, ignore_errors=True)
+                continue
+            sizes[entry.name] = sum(f.stat().st_size for f in entry.iterdir())
+            entries.append((used, entry))
+        except FileNotFoundError:  # another process evicts at the same time
+            continue
+    needed = sum(sizes.get(key, 0) for key in in_use)
+    if needed > max_gb * 1e9:
+        raise InputError(
+            f"{folder} must hold {needed / 1e9:.2f} GB of decoded slices, but config.data.cache_gb "
+            f"is {max_gb:g}"
+        )
+    total = sum(sizes.values())
+    for _, entry in sorted(entries):
+        if total > max_gb * 1e9 and entry.name not in in_use:
+            shutil.rmtree(entry, ignore_errors=True)
+            total -= sizes[entry.name]

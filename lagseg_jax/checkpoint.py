@@ -1,0 +1,131 @@
+"""train state + data position <-> numbered Orbax checkpoints: the newest and the best are kept.
+
+A checkpoint holds what training changes (step, head, optimiser), the position in the data order,
+and in its metadata the hash of the frozen encoder, never the encoder itself. Orbax writes under a
+temporary name and renames, so a checkpoint that is there is whole.
+"""
+
+import logging
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from lagseg_jax.errors import InputError
+from lagseg_jax.train_step import TrainState
+
+log = logging.getLogger(__name__)
+METRIC = "dice"  # of the validation cases; the best checkpoint has the largest
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+        workdir: the run's folder; checkpoints lie in `checkpoints/<step>`.
+        encoder_hash: SHA-256 of the frozen encoder; a checkpoint of another one is refused.
+    """
+
+    def __init__(self, workdir: Path, encoder_hash: str):
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        self._encoder_hash = encoder_hash
+        newest = LatestN(n=1)
+        best = BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy([newest, best]),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, state: TrainState, data: dict, validation_dice: float | None) -> None:
+        """Starts saving in the background.
+
+        Args:
+            state: the train state.
+            data: state of the training batches.
+            validation_dice: None for a checkpoint between validations.
+        """
+        extra = {"data": data, "encoder_sha256": self._encoder_hash}
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
+            ),
+            metrics=None if validation_dice is None else {METRIC: validation_dice},
+        )
+
+    def newest(self) -> int | None:
+        """Step of the newest checkpoint, None when there is none."""
+        return self._manager.latest_step()
+
+    def best(self) -> tuple[int, float] | None:
+        """Step and validation Dice of the best checkpoint, None before the first validation."""
+        found = None
+        for step in self._manager.all_steps():
+            metrics = self._manager.metrics(step)
+            # Of equal ones the later, as the preservation policy has it.
+            if metrics and (found is None or metrics[METRIC] >= found[1]):
+                found = step, float(metrics[METRIC])
+        return found
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
+        """Loads a checkpoint onto the devices where `like` lies.
+
+        Args:
+            step: which one.
+            like: a state of the same structure and placement (its values are not used).
+
+        Returns:
+            The state and the state of the training batches.
+
+        Raises:
+            InputError: the checkpoint belongs to another encoder.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
+            ),
+        )
+        self._check_encoder(step, restored.extra["encoder_sha256"])
+        return restored.state, restored.extra["data"]
+
+    def restore_params(self, step: int, like: dict) -> dict:
+        """Loads the head's parameters alone, for inference.
+
+        Args:
+            step: which checkpoint.
+            like: tree of `jax.ShapeDtypeStruct` or arrays.
+
+        Raises:
+            InputError: the checkpoint belongs to another encoder.
+        """
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore({"params": like}, partial_restore=True),
+                extra=ocp.args.JsonRestore(),
+            ),
+        )
+        self._check_encoder(step, restored.extra["encoder_sha256"])
+        return restored.state["params"]
+
+    def _check_encoder(self, step: int, saved_with: str) -> None:
+        if saved_with != self._encoder_hash:
+            raise InputError(
+                f"{self.folder / str(step)} was trained on an encoder with SHA-256 {saved_with}, "
+                f"but the one given has {self._encoder_hash}"
+            )
+
+    def close(self) -> None:
+        """Waits for the last save, and for the removal of old checkpoints."""
+        self._manager.wait_until_finished()
+        self._manager.close()

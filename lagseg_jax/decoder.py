@@ -1,0 +1,129 @@
+"""fused tokens (S, B, h, w, D) + image (B, H, W, C) -> logits (B, H, W).
+
+Legend: S = 1 + len(scales) decoder scales, B batch, h x w patches of 14 pixels, D encoder width.
+
+At 1/14 the state is the projected tokens of scale 0. Then, for each finer scale s, three things
+are joined and convolved: the upsampled state, the fused tokens of that scale (the skip connection
+of a U-Net) and the input image again, which brings back what 14-pixel patches cannot hold.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lagseg_jax.resize import resize_linear, upsample_double
+
+
+class ConvBlock(nn.Module):
+    """Two times 3x3 convolution, GroupNorm, GELU."""
+
+    width: int
+    stride: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), width) in `dtype`."""
+        for stride in (self.stride, 1):
+            x = nn.Conv(self.width, (3, 3), stride, use_bias=False, dtype=self.dtype)(x)
+            # Statistics per slice, never per batch: one device or many give the same numbers.
+            x = nn.GroupNorm(num_groups=None, group_size=8, dtype=self.dtype)(x)
+            x = nn.gelu(x)
+        return x
+
+
+class ImagePyramid(nn.Module):
+    """Learned stem: image (B, H, W, C) -> its features at 1/scale for every scale, coarse first."""
+
+    scales: tuple[int, ...]
+    widths: tuple[int, ...]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> list[jax.Array]:
+        """Returns [(B, ceil(H / s), ceil(W / s), width) for s in scales]."""
+        x = ConvBlock(self.widths[-1], dtype=self.dtype)(space_to_depth(image, self.scales[-1]))
+        features = [x]
+        for width in reversed(self.widths[:-1]):
+            x = ConvBlock(width, stride=2, dtype=self.dtype)(x)
+            features.insert(0, x)
+        return features
+
+
+class Decoder(nn.Module):
+    """The decoder of arXiv 2502.06615.
+
+    Attributes:
+        scales: factors below full size, each half of the one before, e.g. (8, 4, 2, 1). When the
+            last is 2, each state pixel gives the logits of 2 x 2 image pixels.
+        widths: channels at 1/14 and at each scale.
+        image_injection: whether the image enters again at every scale.
+        image_path: "resized" gives each scale the resized image, as in the paper; "pyramid" gives
+            it the features of a light learned convolutional stem.
+        dtype: of the convolutions; parameters and logits are float32.
+    """
+
+    scales: tuple[int, ...]
+    widths: tuple[int, ...]
+    image_injection: bool = True
+    image_path: str = "resized"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, fused: jax.Array, image: jax.Array) -> jax.Array:
+        """Decodes the fused tokens.
+
+        Args:
+            fused: (S, B, h, w, D).
+            image: (B, H, W, C), normalised; H and W multiples of 14 and of the last scale.
+
+        Returns:
+            Logits (B, H, W), float32.
+        """
+        height, width = image.shape[1:3]
+        sizes = [(-(-height // s), -(-width // s)) for s in self.scales]
+        sizes.insert(0, fused.shape[2:4])
+        views = self._image_views(image.astype(self.dtype), sizes)
+        state = None
+        for s, (size, channels) in enumerate(zip(sizes, self.widths)):
+            # Projected first, upsampled second: the two commute, and the tokens are small.
+            tokens = nn.Dense(channels, dtype=self.dtype, name=f"project_{s}")(fused[s])
+            parts = [resize_linear(tokens, size)]
+            if state is not None:
+                parts.append(_grow(state, size))
+            if self.image_injection:
+                parts.append(views[s])
+            joined = jnp.concatenate(parts, axis=-1)
+            state = ConvBlock(channels, dtype=self.dtype, name=f"block_{s}")(joined)
+        logits = nn.Dense(self.scales[-1] ** 2, dtype=jnp.float32, name="logits")(state)
+        return depth_to_space(logits, self.scales[-1])[..., 0]
+
+    def _image_views(self, image: jax.Array, sizes: list[tuple[int, int]]) -> list[jax.Array]:
+        if not self.image_injection:
+            return []
+        if self.image_path == "resized":
+            return [resize_linear(image, size) for size in sizes]
+        pyramid = ImagePyramid(self.scales, self.widths[1:], self.dtype, name="pyramid")(image)
+        return [resize_linear(pyramid[0], sizes[0]), *pyramid]
+
+
+def _grow(state: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Upsamples the state to `size`, which is twice its size (or one less) but after the tokens."""
+    doubled = (2 * state.shape[1], 2 * state.shape[2])
+    if all(0 <= d - n <= 1 for d, n in zip(doubled, size)):
+        return upsample_double(state)[:, : size[0], : size[1]]
+    return resize_linear(state, size)
+
+
+def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
+    """(B, H, W, C) -> (B, H / factor, W / factor, factor * factor * C)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // factor, w // factor, factor**2 * c)
+
+
+def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
+    """(B, h, w, factor * factor * C) -> (B, h * factor, w * factor, C)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, factor, factor, c // factor**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * factor, w * factor, c // factor**2)

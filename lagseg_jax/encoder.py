@@ -1,0 +1,273 @@
+"""images (B, H, W, 3) -> tokens of every DINOv2 block (L, B, h, w, D), or their weighted sums.
+
+The frozen vision transformer of DINOv2 (Oquab et al. 2023, arXiv 2304.07193), with registers
+(Darcet et al. 2023, arXiv 2309.16588) or without, patches of 14 x 14 pixels.
+Letters: B batch, H/W pixels, h/w patches, N tokens, D width, L blocks, R registers, S fused maps.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lagseg_jax.position_embedding import RULES, interpolate
+
+PATCH = 14
+
+# Oquab et al. 2023, table 17; `hidden` is the width inside the MLP. "tiny" is ours: a demo and test
+# size without published weights.
+VARIANTS = {
+    "tiny": {"width": 64, "depth": 4, "heads": 2, "mlp": "gelu", "hidden": 256},
+    "small": {"width": 384, "depth": 12, "heads": 6, "mlp": "gelu", "hidden": 1536},
+    "base": {"width": 768, "depth": 12, "heads": 12, "mlp": "gelu", "hidden": 3072},
+    "large": {"width": 1024, "depth": 24, "heads": 16, "mlp": "gelu", "hidden": 4096},
+    "giant": {"width": 1536, "depth": 40, "heads": 24, "mlp": "swiglu", "hidden": 4096},
+}
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What distinguishes one DINOv2 encoder from another.
+
+    Attributes:
+        variant: a key of `VARIANTS`.
+        registers: 0 or 4 register tokens.
+        interpolation: a rule of `position_embedding.RULES`; by default Meta's own for this number
+            of registers.
+        grid: patches along each side of the stored position embedding (518 / 14 = 37).
+    """
+
+    variant: str
+    registers: int = 0
+    interpolation: str | None = None
+    grid: int = 37
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant {self.variant!r} found, one of {tuple(VARIANTS)} expected")
+        if self.registers not in (0, 4):
+            raise ValueError(f"{self.registers} registers found, 0 or 4 expected")
+        if self.interpolation is None:
+            rule = "antialias" if self.registers else "offset"
+            object.__setattr__(self, "interpolation", rule)
+        if self.interpolation not in RULES:
+            raise ValueError(f"rule {self.interpolation!r} found, one of {RULES} expected")
+        if not isinstance(self.grid, int) or self.grid < 1:
+            raise ValueError(f"grid {self.grid!r} found, a positive integer expected")
+
+    @property
+    def width(self) -> int:
+        """D, channels of a token."""
+        return VARIANTS[self.variant]["width"]
+
+    @property
+    def depth(self) -> int:
+        """L, number of blocks."""
+        return VARIANTS[self.variant]["depth"]
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return VARIANTS[self.variant]["heads"]
+
+    @property
+    def mlp(self) -> str:
+        """ "gelu" (two layers) or "swiglu" (gated)."""
+        return VARIANTS[self.variant]["mlp"]
+
+    @property
+    def hidden(self) -> int:
+        """Channels inside the MLP, after gating."""
+        return VARIANTS[self.variant]["hidden"]
+
+
+class Activations(NamedTuple):
+    """Normalised output tokens of every block."""
+
+    patch_tokens: jax.Array  # (L, B, h, w, D)
+    class_token: jax.Array  # (L, B, D)
+    register_tokens: jax.Array  # (L, B, R, D)
+
+
+class Dense(nn.Module):
+    """x (..., I) -> x W + b (..., O) in float32, a product of compute-dtype inputs."""
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Kernel W (I, O) in the compute dtype: casts inside the graph would eat its speed."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.truncated_normal(0.02), shape, self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+        # As one 2-D product: XLA's CPU backend is several times slower on batched 3-D ones.
+        rows = x.astype(self.dtype).reshape(-1, shape[0])
+        return (_matmul(rows, kernel) + bias).reshape(*x.shape[:-1], self.features)
+
+
+class LayerNorm(nn.Module):
+    """Parameters of a layer normalisation, for `layer_norm`."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        """Scale (D,) and bias (D,)."""
+        scale = self.param("scale", nn.initializers.ones, (self.width,))
+        return scale, self.param("bias", nn.initializers.zeros, (self.width,))
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalise the last axis of x (..., D) float32, with DINOv2's epsilon of 1e-6."""
+    x = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(x).mean(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(variance + 1e-6) * scale + bias
+
+
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(..., I, K) @ (..., K, J) -> float32."""
+    # Float32 means float32: GPUs would round to TF32, TPUs to bfloat16.
+    precision = "highest" if a.dtype == jnp.float32 else None
+    return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+class Block(nn.Module):
+    """One step of the scan over depth: a transformer block, and what becomes of its output."""
+
+    spec: EncoderSpec
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, carry, final_norm, fusion_weights):
+        """Without `fusion_weights` (S,), hands out this block's tokens; with them, sums patches.
+
+        The carry is x (B, N, D) and the sums (S, B, hw, D) so far or None, all float32.
+        """
+        x, sums = carry
+        width, ones = self.spec.width, nn.initializers.ones
+        y = layer_norm(x, *LayerNorm(width, name="norm1")())
+        x = x + self.attention(y) * self.param("scale1", ones, (width,))
+        y = layer_norm(x, *LayerNorm(width, name="norm2")())
+        x = x + self.mlp(y) * self.param("scale2", ones, (width,))
+        y = layer_norm(x, *final_norm)
+        if fusion_weights is None:
+            return (x, None), y.astype(self.dtype)
+        patches = y[:, 1 + self.spec.registers :]
+        return (x, sums + fusion_weights[:, None, None, None] * patches), None
+
+    def attention(self, x: jax.Array) -> jax.Array:
+        """Softmax attention of every token on every token (B, N, D)."""
+        (batch, tokens, width), heads = x.shape, self.spec.heads
+        size = width // heads
+        qkv = Dense(3 * width, self.dtype, name="qkv")(x)
+        qkv = qkv.reshape(batch, tokens, 3, heads, size).transpose(2, 0, 3, 1, 4)
+        q, k, v = qkv.reshape(3, batch * heads, tokens, size)
+        q = (q * size**-0.5).astype(self.dtype)
+        scores = _matmul(q, k.astype(self.dtype).swapaxes(1, 2))  # (B heads, N, N)
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        y = _matmul(weights, v.astype(self.dtype)).reshape(batch, heads, tokens, size)
+        return Dense(width, self.dtype, name="proj")(y.swapaxes(1, 2).reshape(x.shape))
+
+    def mlp(self, x: jax.Array) -> jax.Array:
+        """Two dense layers around the exact GELU, or around SwiGLU (arXiv 2002.05202)."""
+        hidden = self.spec.hidden
+        if self.spec.mlp == "gelu":
+            x = jax.nn.gelu(Dense(hidden, self.dtype, name="fc1")(x), approximate=False)
+        else:
+            gate, x = jnp.split(Dense(2 * hidden, self.dtype, name="fc1")(x), 2, axis=-1)
+            x = jax.nn.silu(gate) * x
+        return Dense(self.spec.width, self.dtype, name="fc2")(x)
+
+
+class Encoder(nn.Module):
+    """DINOv2 encoder; the parameters of all blocks are stacked over a leading axis L.
+
+    Attributes:
+        spec: variant, registers, interpolation rule.
+        dtype: compute dtype, float32 or bfloat16. Matrix products take their inputs in it;
+            the residual stream, normalisation and softmax are float32 always.
+    """
+
+    spec: EncoderSpec
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        """Parameters; those of the blocks are scanned so that compile time is flat in depth."""
+        width, registers = self.spec.width, self.spec.registers
+        normal = nn.initializers.truncated_normal(0.02)
+        self.patch_embedding = Dense(width, self.dtype)
+        # The class token's own position is part of it: both are only ever used as their sum.
+        self.class_token = self.param("class_token", normal, (width,))
+        if registers:
+            self.register_tokens = self.param("register_tokens", normal, (registers, width))
+        grid = (self.spec.grid, self.spec.grid, width)
+        self.position_embedding = self.param("position_embedding", normal, grid)
+        self.blocks = nn.scan(
+            Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),
+            length=self.spec.depth,
+        )(self.spec, self.dtype)
+        self.norm = LayerNorm(width)
+
+    def __call__(self, images: jax.Array) -> Activations:
+        """Tokens of every block after the final normalisation, in the compute dtype.
+
+        Args:
+            images: (B, H, W, 3) float, normalised as in training; H and W multiples of 14.
+
+        Raises:
+            ValueError: H or W is not a multiple of 14.
+        """
+        x, size = self.tokens(images)
+        _, y = self.blocks((x, None), self.norm(), None)
+        registers = self.spec.registers
+        return Activations(
+            patch_tokens=y[:, :, 1 + registers :].reshape(*y.shape[:2], *size, -1),
+            class_token=y[:, :, 0],
+            register_tokens=y[:, :, 1 : 1 + registers],
+        )
+
+    def fused(self, images: jax.Array, fusion_weights: jax.Array) -> jax.Array:
+        """S weighted sums over blocks of the normalised patch tokens, summed while scanning.
+
+        Equals `einsum("sl,lbhwd->sbhwd", fusion_weights, patch_tokens)`, but memory does not
+        grow with the number of blocks.
+
+        Args:
+            images: (B, H, W, 3) as in `__call__`.
+            fusion_weights: (S, L) float32.
+
+        Returns:
+            (S, B, h, w, D) in the compute dtype, summed in float32.
+        """
+        x, size = self.tokens(images)
+        batch, _, width = x.shape
+        shape = (fusion_weights.shape[0], batch, size[0] * size[1], width)
+        carry = (x, jnp.zeros(shape, jnp.float32))
+        (_, sums), _ = self.blocks(carry, self.norm(), fusion_weights.astype(jnp.float32).T)
+        return sums.astype(self.dtype).reshape(*shape[:2], *size, width)
+
+    def tokens(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+        """Images (B, H, W, 3) -> tokens (B, 1 + R + hw, D) float32 before block 1, and (h, w)."""
+        batch, height, width, channels = images.shape
+        if height % PATCH or width % PATCH:
+            raise ValueError(
+                f"images of {height} x {width} pixels found, "
+                f"height and width must be multiples of {PATCH}"
+            )
+        h, w = height // PATCH, width // PATCH
+        # Patches do not overlap, so their convolution is one matrix product. Kernel rows are
+        # ordered (row in patch, column in patch, channel), as the pixels are.
+        x = images.reshape(batch, h, PATCH, w, PATCH, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = self.patch_embedding(x.reshape(batch, h, w, -1))
+        x = x + interpolate(self.position_embedding, (h, w), self.spec.interpolation)
+        extra = self.class_token[None]
+        if self.spec.registers:
+            extra = jnp.concatenate([extra, self.register_tokens])
+        extra = jnp.broadcast_to(extra, (batch, *extra.shape))
+        return jnp.concatenate([extra, x.reshape(batch, h * w, -1)], axis=1), (h, w)

@@ -1,0 +1,115 @@
+"""segmenter + labelled cases -> per_case.csv, summary.json, masks and overlay pictures.
+
+Every case is judged as a whole volume in its original grid, by lagseg_jax.metrics.
+"""
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lagseg_jax.dataset import Case
+from lagseg_jax.logs import Progress
+from lagseg_jax.metrics import METRICS, case_metrics, summarise
+from lagseg_jax.overlay import write_overlay
+from lagseg_jax.segmenter import Segmenter
+from lagseg_jax.slices import grey_range, normalise, to_slices
+from lagseg_jax.volume import Volume, check_same_geometry, read_label, read_volume, write_mask
+from lagseg_jax.workdir import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    segmenter: Segmenter, cases: Sequence[Case], folder: Path, label_value: int | None = None
+) -> dict:
+    """Predicts and scores the cases, and writes everything into `folder`.
+
+    Args:
+        segmenter: a trained model.
+        cases: labelled cases.
+        folder: gets `per_case.csv`, `summary.json`, `masks/<case>.nii.gz` and `overlays/*.png` of
+            the best, the median and the worst case.
+        label_value: of the atrium in the labels; None for the only non-zero value.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    folder = Path(folder)
+    (folder / "masks").mkdir(parents=True, exist_ok=True)
+    rows = []
+    progress = Progress("evaluating", len(cases))
+    for case in cases:
+        image, label = read_volume(case.image), read_label(case.label, label_value)
+        check_same_geometry(image, label)
+        mask = segmenter.predict_volume(image.array, image.spacing, image.affine)
+        write_mask(folder / "masks" / f"{case.name}.nii.gz", mask, image)
+        _, geometry = to_slices(image.array, image.affine)
+        scores = case_metrics(label.array, mask, image.spacing, geometry.volume_axis)
+        rows.append({"case": case.name, **scores})
+        progress.advance({"dice": f"{scores['dice']:.3f}"})
+    progress.close()
+    encoder = segmenter.encoder.report()
+    _write_table(folder / "per_case.csv", rows, encoder["weights"])
+    summary = {"encoder": encoder, "step": segmenter.step, **summarise(rows)}
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    _write_overlays(segmenter, cases, rows, folder, label_value)
+    return summary
+
+
+def _write_table(path: Path, rows: list[dict], weights: str) -> None:
+    """One line per case; the encoder's origin stands in each, so that it survives copying."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["case", *METRICS, "encoder_weights"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "encoder_weights": weights} for row in rows)
+    os.replace(temporary, path)
+
+
+def _write_overlays(segmenter, cases, rows, folder: Path, label_value: int | None) -> None:
+    """Pictures of the best, the median and the worst case by Dice."""
+    overlays = folder / "overlays"
+    overlays.mkdir(exist_ok=True)
+    for old in overlays.glob("*.png"):
+        old.unlink()
+    ranked = sorted(range(len(rows)), key=lambda i: rows[i]["dice"])
+    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
+    for rank, number in chosen.items():
+        row, case = rows[number], cases[number]
+        image, label = read_volume(case.image), read_label(case.label, label_value)
+        mask = read_volume(folder / "masks" / f"{case.name}.nii.gz")
+        title = f"{case.name} ({rank} of {len(rows)}): Dice {row['dice']:.3f}"
+        if np.isfinite(row["hd95_mm"]):
+            title += f", HD95 {row['hd95_mm']:.1f} mm, ASSD {row['assd_mm']:.2f} mm"
+        if segmenter.encoder.warning:
+            title += " - random encoder"
+        path = overlays / f"{rank}_{case.name}.png"
+        write_overlay(path, *(picture_slices(v) for v in (image, label, mask)), title)
+
+
+def picture_slices(volume: Volume) -> np.ndarray:
+    """A volume or mask as slices (Z, H, W) in radiological view, greys scaled to 0..1."""
+    slices, _ = to_slices(volume.array, volume.affine)
+    if slices.max() <= 1 and slices.dtype == np.uint8:
+        return slices
+    return normalise(slices, grey_range(slices, (0.5, 99.5)))
+
+
+def describe(summary: dict) -> str:
+    """The headline of a summary in one line."""
+    parts = []
+    for name, unit in (("dice", ""), ("iou", ""), ("hd95_mm", " mm"), ("assd_mm", " mm")):
+        value = summary[name]
+        if value["mean"] is not None:
+            spread = "" if value["sd"] is None else f" +- {value['sd']:.3f}"
+            title = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95", "assd_mm": "ASSD"}[name]
+            parts.append(f"{title} {value['mean']:.4f}{spread}{unit}")
+    return ", ".join(parts) + f" (mean over {summary['n_cases']} cases)"

@@ -1,0 +1,82 @@
+"""tokens of all blocks (L, B, h, w, D) -> fused tokens for every decoder scale (S, B, h, w, D).
+
+Legend: S decoder scales, L encoder blocks, B batch, h x w patches, D encoder width.
+
+For scale s the fused map is `F_s = sum_l a[s, l] f_l` with `a[s] = softmax(theta[s])` over the
+chosen blocks: learnable fusion weights (arXiv 2502.06615). They start equal.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lagseg_jax.errors import InputError
+
+
+def parse_blocks(blocks: str, depth: int) -> tuple[int, ...]:
+    """Turns `config.fusion.blocks` into sorted 0-based block numbers.
+
+    Args:
+        blocks: "all", "last", or block numbers separated by commas, as in DINOv2's
+            `get_intermediate_layers`.
+        depth: L, the number of blocks of the encoder.
+
+    Raises:
+        InputError: a number is not a block of this encoder, or stands there twice.
+    """
+    if blocks == "all":
+        return tuple(range(depth))
+    if blocks == "last":
+        return (depth - 1,)
+    try:
+        chosen = sorted(int(number) for number in blocks.split(","))
+    except ValueError:
+        chosen = []
+    if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < depth:
+        raise InputError(
+            f"config.fusion.blocks is {blocks!r}, expected 'all', 'last' or different block "
+            f"numbers from 0 to {depth - 1} separated by commas"
+        )
+    return tuple(chosen)
+
+
+class FusionWeights(nn.Module):
+    """The learnable weights of every block for every scale.
+
+    Attributes:
+        scales: S.
+        depth: L.
+        blocks: the blocks that take part; the others have weight 0.
+        learned: False keeps the weights equal (an ablation), without parameters.
+    """
+
+    scales: int
+    depth: int
+    blocks: tuple[int, ...]
+    learned: bool = True
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """Returns the weights (S, L), float32, each row summing to 1."""
+        shape = (self.scales, len(self.blocks))
+        theta = jnp.zeros(shape)
+        if self.learned:
+            theta = self.param("theta", nn.initializers.zeros, shape)
+        weights = jax.nn.softmax(theta, axis=-1)
+        return jnp.zeros((self.scales, self.depth)).at[:, jnp.array(self.blocks)].set(weights)
+
+
+def fuse(patch_tokens: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted sum over the blocks, accumulated in float32.
+
+    Args:
+        patch_tokens: (L, B, h, w, D).
+        weights: (S, L).
+
+    Returns:
+        (S, B, h, w, D) in the dtype of `patch_tokens`.
+    """
+    # One matrix product over flattened tokens: (S, L) @ (L, B h w D).
+    flat = patch_tokens.reshape(patch_tokens.shape[0], -1)
+    fused = jnp.dot(weights.astype(flat.dtype), flat, preferred_element_type=jnp.float32)
+    return fused.astype(patch_tokens.dtype).reshape(-1, *patch_tokens.shape[1:])

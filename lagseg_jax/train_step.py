@@ -1,0 +1,114 @@
+"""state, frozen encoder, batch -> next state and metrics: one device's share of a training step.
+
+The steps are pure functions of arrays. They run inside an axis named `devices`: gradients are
+averaged and metrics gathered over it, so that every device computes the same next state.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from lagseg_jax.augment import Augmentation, augment, slice_keys
+from lagseg_jax.losses import slice_losses
+from lagseg_jax.model import Model
+from lagseg_jax.train_metrics import TrainMetrics, ValidationMetrics, overlap_counts
+
+AXIS = "devices"
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes. The encoder is not in it, so it cannot be trained or saved."""
+
+    step: jax.Array  # int32 scalar, optimiser steps done
+    params: dict  # of the head, float32
+    opt_state: optax.OptState
+
+
+def make_optimizer(train: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
+    """AdamW (Adam at weight decay 0) with linear warm-up and cosine decay to 0 at `steps`."""
+    return optax.chain(
+        optax.clip_by_global_norm(train.gradient_clip) if train.gradient_clip else optax.identity(),
+        optax.adamw(learning_rate(train, steps), weight_decay=train.weight_decay),
+    )
+
+
+def learning_rate(train: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step alone, so resuming cannot make it jump."""
+    warmup = min(train.warmup_steps, steps // 2)
+    return optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, warmup, max(steps, 1))
+
+
+def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    loss: str,
+    augmentation: Augmentation,
+    seed: int,
+) -> Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics]]:
+    """The function to pmap: (state, encoder_params, batch of this device) -> (state, metrics)."""
+
+    def train_step(state: TrainState, encoder_params: dict, batch: dict):
+        keys = slice_keys(seed, state.step, batch["slice"])
+        images, masks = augment(
+            augmentation, keys, batch["image"].astype(jnp.float32), batch["mask"]
+        )
+
+        def mean_loss(params):
+            logits = model.logits(encoder_params, params, images)
+            return slice_losses(loss, logits, masks).mean(), logits
+
+        (value, logits), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        gradients = jax.lax.pmean(gradients, AXIS)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = TrainMetrics.gather_from_model_output(
+            axis_name=AXIS,
+            loss=value,
+            counts=overlap_counts(logits, masks, jnp.ones(len(masks))).sum(axis=0, keepdims=True),
+            gradient_norm=optax.global_norm(gradients),
+        )
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return train_step
+
+
+def make_validation_step(
+    model: Model, loss: str, cases: int
+) -> Callable[[dict, dict, dict], ValidationMetrics]:
+    """The function to pmap: (params, encoder_params, batch of this device) -> metrics.
+
+    Args:
+        model: encoder and head.
+        loss: name of the loss.
+        cases: number of validation cases, which `batch["case"]` counts from 0.
+    """
+
+    def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
+        logits = model.logits(encoder_params, params, batch["image"].astype(jnp.float32))
+        counts = overlap_counts(logits, batch["mask"], batch["weight"])
+        return ValidationMetrics.gather_from_model_output(
+            axis_name=AXIS,
+            loss=slice_losses(loss, logits, batch["mask"]),
+            mask=batch["weight"],
+            counts=jax.ops.segment_sum(counts, batch["case"], num_segments=cases),
+        )
+
+    return validation_step
+
+
+def augmentation_of(augment_config: ml_collections.ConfigDict) -> Augmentation:
+    """`config.augment` as the static argument of the step."""
+    return Augmentation(
+        **{f.name: augment_config[f.name] for f in dataclasses.fields(Augmentation)}
+    )

@@ -1,0 +1,78 @@
+"""config <-> workdir/config.json, and what may change when a run is continued."""
+
+import json
+import os
+from pathlib import Path
+
+import ml_collections
+
+from lagseg_jax.errors import InputError
+
+# What the parameters in a checkpoint depend on; everything else may change between restarts.
+FIXED = (
+    "data.image_size",
+    "data.clip_percentiles",
+    "encoder.variant",
+    "encoder.registers",
+    "fusion.blocks",
+    "fusion.learned",
+    "decoder.scales",
+    "decoder.widths",
+    "decoder.image_injection",
+    "decoder.image_path",
+)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name, then renames it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Records the config of a run; a run that is continued must not contradict the record.
+
+    Raises:
+        InputError: a field that the checkpoints depend on has changed.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        before, now = read_config(workdir), ml_collections.FrozenConfigDict(config)
+        for field in FIXED:
+            old, new = _get(before, field), _get(now, field)
+            if old != new:
+                raise InputError(
+                    f"{path} says config.{field} = {old!r}, but this run was started with {new!r}: "
+                    "use the same value, or another --workdir"
+                )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The config of the run in this folder.
+
+    Raises:
+        InputError: the folder is not a run.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}), expected the record of a training run"
+        ) from None
+    tuples = {
+        section: {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        if isinstance(fields, dict)
+        else fields
+        for section, fields in content.items()
+    }
+    return ml_collections.ConfigDict(tuples)
+
+
+def _get(config, field: str):
+    for name in field.split("."):
+        config = config[name]
+    return config

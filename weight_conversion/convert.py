@@ -1,0 +1,109 @@
+"""published DINOv2 weights -> folder with card.json + encoder.safetensors, in little memory.
+
+python -m weight_conversion.convert --input=FILE_OR_FOLDER --output=FOLDER [--dtype=bfloat16]
+
+Variant, registers and publisher are recognised from the tensors. Tensors are read one at a time
+and written as soon as they are in our form.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from lagseg_jax.encoder import EncoderSpec
+from lagseg_jax.errors import InputError
+from lagseg_jax.weights import file_sha256, write_encoder
+from weight_conversion.formats import recognise
+from weight_conversion.read import open_tensors
+
+
+def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> dict:
+    """Convert one encoder.
+
+    Args:
+        source: .pth, .bin or .safetensors file, or Hugging Face folder.
+        folder: to write to, made if absent.
+        dtype: of the kernels in the result, "float32" or "bfloat16".
+
+    Returns:
+        The card, as written to FOLDER/card.json.
+
+    Raises:
+        InputError: the source is not exactly one published DINOv2 encoder, or the folder cannot
+            be written; nothing is left behind.
+    """
+    source, folder = Path(source), Path(folder)
+    tensors = open_tensors(source)
+    encoder = recognise(tensors.shapes, str(source))
+    if source.is_dir():
+        _check_config(source / "config.json", encoder.spec)
+
+    def rows(name: str) -> Iterator[np.ndarray]:
+        for names in encoder.parts[name]:
+            arrays = [tensors.read(tensor) for tensor in names]
+            for tensor, array in zip(names, arrays):
+                if not np.isfinite(array).all():
+                    raise InputError(f"{source} holds NaN or infinite values in {tensor}.")
+            yield encoder.parameter(name, arrays)
+
+    card = {
+        "format": encoder.format,
+        "ignored_tensors": encoder.ignored,
+        "source": [
+            {"file": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
+            for file in tensors.files
+        ],
+        "versions": _versions("lagseg_jax", "jax", "numpy", "safetensors", "torch"),
+    }
+    try:
+        return write_encoder(folder, encoder.spec, dtype, rows, card)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error}.") from None
+
+
+def _check_config(path: Path, spec: EncoderSpec) -> None:
+    """What a Hugging Face config says and tensors cannot show must be DINOv2's."""
+    if not path.is_file():
+        return
+    try:
+        config = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not readable as JSON: {error}.") from None
+    expected = {"num_attention_heads": spec.heads, "layer_norm_eps": 1e-6, "hidden_act": "gelu"}
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise InputError(f"{path} has {key} = {config[key]!r}, DINOv2 has {value!r}.")
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def main() -> None:
+    """Command line; bad input ends in one line and status 2."""
+    parser = argparse.ArgumentParser(prog="weight_conversion.convert", description=__doc__)
+    parser.add_argument("--input", required=True, help="published file or Hugging Face folder")
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    options = parser.parse_args()
+    try:
+        card = convert(options.input, options.output, options.dtype)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(card, indent=2))
+
+
+if __name__ == "__main__":
+    main()
