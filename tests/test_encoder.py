@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lagseg_jax.encoder import VARIANTS, Activations, Encoder, EncoderSpec, layer_norm
 from lagseg_jax.weights import param_shapes, random_params
@@ -24,13 +25,24 @@ def params(spec):
     return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
 
 
+@functools.partial(jax.jit, static_argnames=("encoder", "method"))
+def apply(encoder, params, *inputs, method=None):
+    return encoder.apply({"params": params}, *inputs, method=method)
+
+
+def bfloat16_kernels(params):
+    flat = flatten_dict(params)
+    cast = {k: x.astype(jnp.bfloat16) if k[-1] == "kernel" else x for k, x in flat.items()}
+    return unflatten_dict(cast)
+
+
 def images(batch, height, width, seed=2):
     return jax.random.normal(jax.random.key(seed), (batch, height, width, 3))
 
 
 def test_shapes(spec, params):
     batch, h, w = 3, 5, 7
-    tokens = Encoder(spec).apply({"params": params}, images(batch, 14 * h, 14 * w))
+    tokens = apply(Encoder(spec), params, images(batch, 14 * h, 14 * w))
     assert isinstance(tokens, Activations)
     assert tokens.patch_tokens.shape == (4, batch, h, w, 64)
     assert tokens.class_token.shape == (4, batch, 64)
@@ -39,13 +51,11 @@ def test_shapes(spec, params):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_fused_is_the_weighted_sum_of_all_blocks(spec, params, dtype):
-    params = jax.tree.map(
-        lambda x, like: x.astype(like.dtype), params, random_params(spec, 0, dtype)
-    )
-    encoder, x = Encoder(spec, dtype), images(2, 70, 42)
+    encoder, x = Encoder(spec, dtype), images(3, 70, 98)
+    params = bfloat16_kernels(params) if dtype == jnp.bfloat16 else params
     weights = jax.random.normal(jax.random.key(3), (3, 4))
-    tokens = encoder.apply({"params": params}, x).patch_tokens
-    fused = encoder.apply({"params": params}, x, weights, method="fused")
+    tokens = apply(encoder, params, x).patch_tokens
+    fused = apply(encoder, params, x, weights, method="fused")
     assert tokens.dtype == fused.dtype == dtype
     expected = jnp.einsum("sl,lbhwd->sbhwd", weights, tokens.astype(jnp.float32))
     tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
@@ -72,24 +82,23 @@ def test_size_must_be_a_multiple_of_the_patch(spec, params):
 
 
 def test_images_of_a_batch_do_not_mix(spec, params):
-    apply = functools.partial(Encoder(spec).apply, {"params": params})
-    x = images(3, 42, 56)
-    together, alone = apply(x), apply(x[1:2])
+    x = images(3, 70, 98)
+    together, alone = apply(Encoder(spec), params, x), apply(Encoder(spec), params, x[1:2])
     for whole, single in zip(together, alone):
         assert np.allclose(whole[:, 1:2], single, atol=1e-5)
 
 
 def test_position_tells_equal_patches_apart(spec, params):
-    tokens = Encoder(spec).apply({"params": params}, jnp.ones((1, 42, 70, 3))).patch_tokens[0, 0]
-    distance = jnp.abs(tokens[:, :, None, None] - tokens[None, None]).max(axis=-1).reshape(15, 15)
-    assert (distance + jnp.eye(15)).min() > 1e-3
+    tokens = apply(Encoder(spec), params, jnp.ones((3, 70, 98, 3))).patch_tokens[0, 0]
+    distance = jnp.abs(tokens[:, :, None, None] - tokens[None, None]).max(axis=-1).reshape(35, 35)
+    assert (distance + jnp.eye(35)).min() > 1e-3
 
 
 def test_rows_and_columns_are_not_swapped(spec, params):
     """Changing one pixel changes the tokens of its own patch most, before attention mixes them."""
     x = np.zeros((1, 42, 70, 3), np.float32)
     x[0, 30, 20] = 1  # patch row 2, column 1
-    encode = functools.partial(Encoder(spec).apply, {"params": params}, method="tokens")
+    encode = functools.partial(apply, Encoder(spec), params, method="tokens")
     (before, size), (after, _) = encode(jnp.zeros_like(x)), encode(x)
     changed = np.abs(after - before)[0, 1 + spec.registers :].max(axis=-1).reshape(size)
     assert size == (3, 5)
@@ -97,14 +106,12 @@ def test_rows_and_columns_are_not_swapped(spec, params):
 
 
 def test_bfloat16_is_close(spec, params):
-    low = jax.tree.map(
-        lambda x, like: x.astype(like.dtype), params, random_params(spec, 0, "bfloat16")
-    )
-    x = images(1, 112, 84)
-    exact = Encoder(spec).apply({"params": params}, x).patch_tokens
-    rounded = Encoder(spec, jnp.bfloat16).apply({"params": low}, x).patch_tokens
+    low = bfloat16_kernels(params)
+    x = images(3, 70, 98)
+    exact = apply(Encoder(spec), params, x).patch_tokens
+    rounded = apply(Encoder(spec, jnp.bfloat16), low, x).patch_tokens
     error = jnp.abs(rounded.astype(jnp.float32) - exact)
-    assert 0 < error.mean() < 0.01 * jnp.abs(exact).mean() * 5
+    assert 0 < error.mean() < 0.02 * jnp.abs(exact).mean()
     assert error.max() < 0.05 * jnp.abs(exact).max()
 
 
@@ -119,9 +126,9 @@ def test_layer_norm_by_hand():
 COUNTS = {
     "tiny": 325_952,
     "small": 22_055_808,
-    "base": 86_579_712,
+    "base": 86_578_944,
     "large": 304_366_592,
-    "giant": 1_136_477_184,
+    "giant": 1_136_477_696,
 }
 
 
@@ -139,7 +146,7 @@ def test_parameter_count(variant):
     assert count(4) == COUNTS[variant] + 4 * VARIANTS[variant]["width"]
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "giant"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_parameter_count_equals_torch(variant):
     torch = pytest.importorskip("torch")
     import dinov2_torch

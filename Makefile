@@ -1,0 +1,32 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes its own environment.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo-installed
+	$(RUN) -m lagseg_jax.main --config=configs/demo.py --workdir=runs/demo
+
+test: $(VENV)/test-installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/test-installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	    sys.exit(v < (3, 11) and "Python %d.%d found, 3.11 or newer needed: make PYTHON=..." % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo-installed: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/test-installed: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
