@@ -8,10 +8,12 @@ cache grows beyond its bound.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +29,7 @@ from lagseg_jax.slices import network_images, network_masks, to_slices
 from lagseg_jax.volume import check_same_geometry, read_label, read_volume
 
 FORMAT = 1  # raise when the content of an entry changes for the same key
+TEMPORARY = "writing-"
 STALE_SECONDS = 24 * 3600  # a temporary folder this old belongs to a process that was killed
 
 
@@ -90,6 +93,9 @@ def _key(case: Case, preparation: Preparation) -> str:
 def _files(case: Case) -> tuple[Path, Path]:
     if case.label is None:
         raise InputError(f"{case.image} has no label, and training and evaluation need one")
+    for path in (case.image, case.label):
+        if not path.is_file():
+            raise InputError(f"{path} does not exist, expected a volume file")
     return case.image, case.label
 
 
@@ -100,7 +106,7 @@ def _write_entry(entry: Path, case: Case, preparation: Preparation) -> None:
     size = preparation.image_size
     slices, _ = to_slices(image.array, image.affine)
     labels, _ = to_slices(label.array, label.affine)
-    temporary = Path(tempfile.mkdtemp(prefix="writing-", dir=entry.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=entry.parent))
     images = network_images(slices, size, preparation.clip_percentiles)
     np.save(temporary / "images.npy", images.astype(np.float16))
     np.save(temporary / "masks.npy", network_masks(labels, size))
@@ -123,10 +129,12 @@ def _evict(folder: Path, in_use: set[str], max_gb: float) -> None:
     for entry in folder.iterdir():
         try:
             used = entry.stat().st_mtime
-            if entry.name.startswith("writing-"):
+            if entry.name.startswith(TEMPORARY):
                 if now - used > STALE_SECONDS:
                     shutil.rmtree(entry, ignore_errors=True)
                 continue
+            if not re.fullmatch("[0-9a-f]{32}", entry.name):
+                continue  # not ours
             sizes[entry.name] = sum(f.stat().st_size for f in entry.iterdir())
             entries.append((used, entry))
         except FileNotFoundError:  # another process evicts at the same time
@@ -140,5 +148,13 @@ def _evict(folder: Path, in_use: set[str], max_gb: float) -> None:
     total = sum(sizes.values())
     for _, entry in sorted(entries):
         if total > max_gb * 1e9 and entry.name not in in_use:
-            shutil.rmtree(entry, ignore_errors=True)
+            _remove(entry)
             total -= sizes[entry.name]
+
+
+def _remove(entry: Path) -> None:
+    # Renamed first: a kill halfway must not leave an entry that looks finished.
+    doomed = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=entry.parent))
+    with contextlib.suppress(FileNotFoundError):  # another process evicts at the same time
+        entry.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

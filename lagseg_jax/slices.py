@@ -79,9 +79,9 @@ def _slice_order(axis: int) -> tuple[int, int, int]:
 
 
 def grey_range(slices: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
-    """The grey values of a volume that become 0 and 1: its percentiles, never equal."""
-    low, high = (float(v) for v in np.percentile(slices, percentiles))
-    return low, high if high > low else low + 1.0
+    """The grey values of a volume that become 0 and 1: its percentiles, never equal in float32."""
+    low, high = (float(v) for v in np.percentile(slices, percentiles).astype(np.float32))
+    return low, high if high > low else low + max(1.0, abs(low))
 
 
 def normalise(slices: np.ndarray, grey: tuple[float, float]) -> np.ndarray:
