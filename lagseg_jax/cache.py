@@ -24,12 +24,13 @@ import numpy as np
 from tqdm import tqdm
 
 from lagseg_jax.dataset import Case
+from lagseg_jax.devices import cache_home
 from lagseg_jax.errors import InputError
 from lagseg_jax.slices import network_images, network_masks, to_slices
 from lagseg_jax.volume import check_same_geometry, read_label, read_volume
 
 FORMAT = 1  # raise when the content of an entry changes for the same key
-TEMPORARY = "writing-"
+TEMPORARY = "lagseg_jax-writing-"
 STALE_SECONDS = 24 * 3600  # a temporary folder this old belongs to a process that was killed
 
 
@@ -53,8 +54,7 @@ class PreparedCase:
 
 def cache_folder(configured: str) -> Path:
     """`config.data.cache_dir`, or the user's cache folder when it is empty."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(configured).expanduser() if configured else Path(home) / "lagseg_jax" / "slices"
+    return Path(configured).expanduser() if configured else cache_home() / "slices"
 
 
 def prepare_cases(

@@ -19,6 +19,11 @@ log = logging.getLogger(__name__)
 METRIC = "dice"  # of the validation cases; the best checkpoint has the largest
 
 
+def _rank(metrics: dict) -> tuple[float, int]:
+    """Of equally good checkpoints the earliest: early stopping counts from it."""
+    return metrics[METRIC], -metrics["step"]
+
+
 class Checkpoints:
     """The checkpoints of one workdir.
 
@@ -31,14 +36,11 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / "checkpoints"
         self._encoder_hash = encoder_hash
         newest = LatestN(n=1)
-        best = BestN(
-            get_metric_fn=lambda metrics: metrics[METRIC],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
+        best = BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
+                best_fn=_rank,  # without it Orbax does not write the metrics
                 preservation_policy=AnyPreservationPolicy([newest, best]),
                 cleanup_tmp_directories=True,
             ),
@@ -52,13 +54,17 @@ class Checkpoints:
             data: state of the training batches.
             validation_dice: None for a checkpoint between validations.
         """
+        step = int(state.step)
         extra = {"data": data, "encoder_sha256": self._encoder_hash}
+        metrics = None
+        if validation_dice is not None:
+            metrics = {METRIC: validation_dice, "step": step}
         self._manager.save(
-            int(state.step),
+            step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
             ),
-            metrics=None if validation_dice is None else {METRIC: validation_dice},
+            metrics=metrics,
         )
 
     def newest(self) -> int | None:
@@ -68,10 +74,9 @@ class Checkpoints:
     def best(self) -> tuple[int, float] | None:
         """Step and validation Dice of the best checkpoint, None before the first validation."""
         found = None
-        for step in self._manager.all_steps():
+        for step in sorted(self._manager.all_steps()):
             metrics = self._manager.metrics(step)
-            # Of equal ones the later, as the preservation policy has it.
-            if metrics and (found is None or metrics[METRIC] >= found[1]):
+            if metrics and (found is None or metrics[METRIC] > found[1]):
                 found = step, float(metrics[METRIC])
         return found
 
@@ -103,7 +108,7 @@ class Checkpoints:
 
         Args:
             step: which checkpoint.
-            like: tree of `jax.ShapeDtypeStruct` or arrays.
+            like: tree of `jax.ShapeDtypeStruct` with the sharding to restore to.
 
         Raises:
             InputError: the checkpoint belongs to another encoder.
@@ -111,7 +116,11 @@ class Checkpoints:
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore({"params": like}, partial_restore=True),
+                state=ocp.args.PyTreeRestore(
+                    {"params": like},
+                    restore_args=ocp.checkpoint_utils.construct_restore_args({"params": like}),
+                    partial_restore=True,
+                ),
                 extra=ocp.args.JsonRestore(),
             ),
         )
@@ -125,7 +134,12 @@ class Checkpoints:
                 f"but the one given has {self._encoder_hash}"
             )
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def close(self) -> None:
         """Waits for the last save, and for the removal of old checkpoints."""
-        self._manager.wait_until_finished()
         self._manager.close()

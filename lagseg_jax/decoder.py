@@ -84,16 +84,17 @@ class Decoder(nn.Module):
         sizes = [(-(-height // s), -(-width // s)) for s in self.scales]
         sizes.insert(0, fused.shape[2:4])
         views = self._image_views(image.astype(self.dtype), sizes)
-        state = None
         for s, (size, channels) in enumerate(zip(sizes, self.widths)):
             # Projected first, upsampled second: the two commute, and the tokens are small.
             tokens = nn.Dense(channels, dtype=self.dtype, name=f"project_{s}")(fused[s])
             parts = [resize_linear(tokens, size)]
-            if state is not None:
-                parts.append(_grow(state, size))
+            if s == 1:  # from 1/14 to the first scale
+                parts.append(resize_linear(state, size))
+            elif s > 1:  # an odd size was rounded up at the coarser scale: its last half goes
+                parts.append(upsample_double(state)[:, : size[0], : size[1]])
             if self.image_injection:
                 parts.append(views[s])
-            # Mixed by a 1x1 convolution first: 3x3 ones over all joined channels cost twice as much.
+            # A 1x1 convolution first: a 3x3 one over all joined channels costs twice as much.
             joined = nn.Dense(channels, dtype=self.dtype, name=f"join_{s}")(
                 jnp.concatenate(parts, axis=-1)
             )
@@ -108,14 +109,6 @@ class Decoder(nn.Module):
             return [resize_linear(image, size) for size in sizes]
         pyramid = ImagePyramid(self.scales, self.widths[1:], self.dtype, name="pyramid")(image)
         return [resize_linear(pyramid[0], sizes[0]), *pyramid]
-
-
-def _grow(state: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Upsamples the state to `size`, which is twice its size (or one less) but after the tokens."""
-    doubled = (2 * state.shape[1], 2 * state.shape[2])
-    if all(0 <= d - n <= 1 for d, n in zip(doubled, size)):
-        return upsample_double(state)[:, : size[0], : size[1]]
-    return resize_linear(state, size)
 
 
 def space_to_depth(x: jax.Array, factor: int) -> jax.Array:

@@ -152,11 +152,11 @@ class Block(nn.Module):
         x = x + self.attention(y) * self.param("scale1", ones, (width,))
         y = layer_norm(x, *LayerNorm(width, name="norm2")())
         x = x + self.mlp(y) * self.param("scale2", ones, (width,))
-        y = layer_norm(x, *final_norm)
+        y, first = layer_norm(x, *final_norm), 1 + self.spec.registers
         if fusion_weights is None:
-            return (x, None), y.astype(self.dtype)
-        patches = y[:, 1 + self.spec.registers :]
-        return (x, sums + fusion_weights[:, None, None, None] * patches), None
+            y = y.astype(self.dtype)
+            return (x, None), Activations(y[:, first:], y[:, 0], y[:, 1:first])
+        return (x, sums + fusion_weights[:, None, None, None] * y[:, first:]), None
 
     def attention(self, x: jax.Array) -> jax.Array:
         """Softmax attention of every token on every token (B, N, D)."""
@@ -224,13 +224,9 @@ class Encoder(nn.Module):
             ValueError: H or W is not a multiple of 14.
         """
         x, size = self.tokens(images)
-        _, y = self.blocks((x, None), self.norm(), None)
-        registers = self.spec.registers
-        return Activations(
-            patch_tokens=y[:, :, 1 + registers :].reshape(*y.shape[:2], *size, -1),
-            class_token=y[:, :, 0],
-            register_tokens=y[:, :, 1 : 1 + registers],
-        )
+        _, tokens = self.blocks((x, None), self.norm(), None)
+        patches = tokens.patch_tokens
+        return tokens._replace(patch_tokens=patches.reshape(*patches.shape[:2], *size, -1))
 
     def fused(self, images: jax.Array, fusion_weights: jax.Array) -> jax.Array:
         """S weighted sums over blocks of the normalised patch tokens, summed while scanning.

@@ -81,8 +81,8 @@ def _write_overlays(segmenter, cases, rows, folder: Path, label_value: int | Non
     for old in overlays.glob("*.png"):
         old.unlink()
     ranked = sorted(range(len(rows)), key=lambda i: rows[i]["dice"])
-    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
-    for rank, number in chosen.items():
+    chosen = {ranked[len(ranked) // 2]: "median", ranked[-1]: "best", ranked[0]: "worst"}
+    for number, rank in chosen.items():
         row, case = rows[number], cases[number]
         image, label = read_volume(case.image), read_label(case.label, label_value)
         mask = read_volume(folder / "masks" / f"{case.name}.nii.gz")

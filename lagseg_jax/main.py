@@ -24,8 +24,7 @@ MODE = flags.DEFINE_enum(
 def run(config, workdir: Path, mode: str) -> dict:
     """Trains if asked to, evaluates the test split, and returns its summary."""
     # Imported late: a typo on the command line is answered before jax is loaded.
-    import jax
-
+    from lagseg_jax.devices import use_compilation_cache
     from lagseg_jax.evaluate import describe, evaluate
     from lagseg_jax.experiment import check_config, load_split
     from lagseg_jax.frozen import load_frozen_encoder
@@ -37,6 +36,7 @@ def run(config, workdir: Path, mode: str) -> dict:
     if mode == "evaluate":
         read_config(workdir)  # says so when there is no run
     check_config(config)
+    use_compilation_cache()
     write_config(workdir, config)
     split = load_split(config, workdir)
     encoder = load_frozen_encoder(config)
@@ -55,7 +55,6 @@ def run(config, workdir: Path, mode: str) -> dict:
         ("checkpoints", f"checkpoints/ (best: step {segmenter.step})"),
     ):
         log.info("  %-17s %s", what, workdir / path)
-    jax.clear_caches()
     return summary
 
 

@@ -66,7 +66,9 @@ def output_paths(files: list[Path], folder: Path) -> list[Path]:
     outputs = [folder / file.name for file in files]
     for file, output in zip(files, outputs):
         if output.resolve() == file.resolve():
-            raise InputError(f"{output} would overwrite its input, expected another --output folder")
+            raise InputError(
+                f"{output} would overwrite its input, expected another --output folder"
+            )
     return outputs
 
 

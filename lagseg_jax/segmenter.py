@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from lagseg_jax.checkpoint import Checkpoints
-from lagseg_jax.devices import replicate, split_batch
+from lagseg_jax.devices import replicated, split_batch, use_compilation_cache
 from lagseg_jax.errors import InputError
 from lagseg_jax.frozen import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.metrics import largest_component
@@ -163,6 +163,7 @@ def load_segmenter(workdir: str | Path, weights: str | None = None) -> Segmenter
         InputError: the folder is not a run, has no checkpoint, or the encoder is another one.
     """
     workdir = Path(workdir)
+    use_compilation_cache()
     config = read_config(workdir)
     if weights is not None:
         config.encoder.weights = str(weights)
@@ -180,9 +181,11 @@ def restore_segmenter(
     step = best[0] if best else checkpoints.newest()
     if step is None:
         raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
-    like = jax.eval_shape(
-        functools.partial(model.init_head, image_size=config.data.image_size), jax.random.key(0)
+    init = functools.partial(model.init_head, image_size=config.data.image_size)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
+        jax.eval_shape(init, jax.random.key(0)),
     )
     params = checkpoints.restore_params(step, like)
     checkpoints.close()
-    return Segmenter(config, model, encoder, replicate(params), step)
+    return Segmenter(config, model, encoder, params, step)

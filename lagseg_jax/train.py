@@ -76,7 +76,8 @@ def train(
     optimizer = make_optimizer(options, steps)
     state = init_state(model.init_head(jax.random.key(config.seed), data.image_size), optimizer)
     state = replicate(state)
-    log.info("trained parameters:\n%s", parameter_overview.get_parameter_overview(state.params))
+    sizes = {name: parameter_overview.count_parameters(tree) for name, tree in state.params.items()}
+    log.info("trained parameters: %s", ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     batches = TrainingBatches(
         sources["train"], options.batch_size, config.seed, data.read_threads, process
     )

@@ -75,7 +75,7 @@ def make_train_step(
             axis_name=AXIS,
             loss=value,
             counts=overlap_counts(logits, masks, jnp.ones(len(masks))).sum(axis=0, keepdims=True),
-            gradient_norm=optax.global_norm(gradients),
+            gradient_norm=optax.tree.norm(gradients),
         )
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics

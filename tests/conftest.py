@@ -1,7 +1,28 @@
-"""Test floor: two simulated CPU devices, and no silent rank promotion in the project's own code."""
+"""Test floor: two simulated CPU devices, one compilation cache, and a tiny run to share."""
 
 import os
+import tempfile
 
 # Before jax is imported anywhere: the 1-device-against-2 tests need a second device.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Several tests compile the same step; nothing is kept from one session to the next.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xla-"))
+
+import pytest
+
+import tiny_run
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory):
+    """Root of six small synthetic cases in the LAScarQS layout."""
+    return tiny_run.write_phantom(tmp_path_factory.mktemp("phantom"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, phantom):
+    """Workdir of a training run of a few steps, with its evaluation; not to be changed."""
+    workdir = tmp_path_factory.mktemp("run") / "tiny"
+    tiny_run.run(workdir, phantom)
+    return workdir

@@ -20,9 +20,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import dinov2_torch as reference  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
+import dinov2_torch as reference  # noqa: E402
 from lagseg_jax.encoder import VARIANTS, Encoder, EncoderSpec  # noqa: E402
 from lagseg_jax.errors import InputError  # noqa: E402
 from lagseg_jax.weights import load_params, param_shapes  # noqa: E402

@@ -125,10 +125,10 @@ def test_donated_replicated_state_stays_replicated():
 def test_overfits_one_slice():
     config = tiny_config(loss="bce+dice", learning_rate=1e-2)
     config.augment.update({name: 0.0 for name in config.augment})
-    _, encoder, state, step = setup(config, steps=60)
+    _, encoder, state, step = setup(config, steps=100)
     step = pmapped(step, 1)
     batch = split_over_devices(batch_of(1), 1)
-    for _ in range(60):
+    for _ in range(100):
         state, metrics = step(state, encoder, batch)
         jax.block_until_ready(metrics)
     assert float(metrics.compute()["dice"]) > 0.97
@@ -146,9 +146,7 @@ def test_validation_dice_is_the_mean_over_cases():
         expected.append(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
     step = make_validation_step(model, "bce", cases=2)
     for devices in (1, 2):
-        metrics = pmapped(step, devices)(
-            state.params, encoder, split_over_devices(batch, devices)
-        )
+        metrics = pmapped(step, devices)(state.params, encoder, split_over_devices(batch, devices))
         np.testing.assert_allclose(metrics.compute()["dice"], np.mean(expected), rtol=1e-5)
 
 

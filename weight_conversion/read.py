@@ -107,22 +107,31 @@ def _open_torch(path: Path) -> Tensors:
         raise InputError(
             f"{path} needs PyTorch to be read: pip install lagseg_jax[conversion]."
         ) from None
-    try:
-        # Files of before PyTorch 1.6 are no zip archives and cannot be memory-mapped.
-        mapped = zipfile.is_zipfile(path)
+    # Files of before PyTorch 1.6 are no zip archives and cannot be memory-mapped.
+    mapped = zipfile.is_zipfile(path)
+
+    def load() -> dict[str, torch.Tensor]:
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return dict(_flatten(tree))
+
+    try:
+        tensors = load()
     except Exception as error:  # whatever a broken or hostile file makes the reader raise
         raise InputError(
             f"{path} is truncated, no PyTorch file, or holds more than tensors; nothing of it was "
             f"executed ({_one_line(error)})."
         ) from None
-    tensors = dict(_flatten(tree))
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise InputError(f"{path} stores {name} as {tensor.dtype}, not as plain float.")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Tensors(shapes, lambda name: tensors[name].detach().float().numpy(), [path])
+
+    def read(name: str) -> np.ndarray:
+        # Mapped anew, as above, which costs some 30 ms each.
+        return (load() if mapped else tensors)[name].detach().float().numpy()
+
+    return Tensors(shapes, read, [path])
 
 
 def _flatten(tree: object, prefix: str = ""):

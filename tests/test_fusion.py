@@ -1,0 +1,92 @@
+"""Fusion: softmax weights over the chosen blocks of each scale, and the sum that they weigh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from lagseg_jax.errors import InputError
+from lagseg_jax.fusion import FusionWeights, fuse, parse_blocks
+
+SCALES, DEPTH = 3, 7
+BLOCKS = (1, 4, 6)
+
+
+def weights_of(theta, blocks=BLOCKS):
+    module = FusionWeights(SCALES, DEPTH, blocks)
+    return module.apply({"params": {"theta": jnp.asarray(theta)}})
+
+
+def tokens_of(dtype=np.float32):
+    tokens = np.random.default_rng(0).normal(size=(DEPTH, 2, 3, 5, 11))
+    return jnp.asarray(tokens, dtype)
+
+
+@pytest.mark.parametrize("blocks", [tuple(range(DEPTH)), (DEPTH - 1,), BLOCKS])
+def test_weights_start_equal_over_the_chosen_blocks(blocks):
+    module = FusionWeights(SCALES, DEPTH, blocks)
+    weights, variables = module.init_with_output(jax.random.key(0))
+    assert variables["params"]["theta"].shape == (SCALES, len(blocks))
+    expected = np.zeros((SCALES, DEPTH))
+    expected[:, list(blocks)] = 1 / len(blocks)
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_weights_are_a_softmax_for_each_scale():
+    theta = np.random.default_rng(1).normal(scale=3, size=(SCALES, len(BLOCKS)))
+    weights = np.asarray(weights_of(theta))
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+    others = [block for block in range(DEPTH) if block not in BLOCKS]
+    assert (weights[:, others] == 0).all()
+    for s in range(SCALES):
+        expected = np.exp(theta[s]) / np.exp(theta[s]).sum()
+        np.testing.assert_allclose(weights[s, list(BLOCKS)], expected, rtol=1e-5)
+
+
+def test_fixed_weights_have_no_parameters():
+    module = FusionWeights(SCALES, DEPTH, BLOCKS, learned=False)
+    weights, variables = module.init_with_output(jax.random.key(0))
+    assert not variables
+    np.testing.assert_array_equal(weights, weights_of(np.zeros((SCALES, len(BLOCKS)))))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (jnp.bfloat16, 0.02)])
+def test_fuse_equals_a_loop(dtype, tolerance):
+    tokens = tokens_of(dtype)
+    weights = np.random.default_rng(1).dirichlet(np.ones(DEPTH), SCALES).astype(np.float32)
+    fused = fuse(tokens, jnp.asarray(weights))
+    assert fused.shape == (SCALES, 2, 3, 5, 11) and fused.dtype == dtype
+    for s in range(SCALES):
+        expected = sum(weights[s, block] * np.float64(tokens[block]) for block in range(DEPTH))
+        np.testing.assert_allclose(np.float64(fused[s]), expected, atol=tolerance)
+
+
+def test_gradient_of_theta_matches_finite_differences():
+    target = jnp.asarray(np.random.default_rng(2).normal(size=(SCALES, 2, 3, 5, 11)), np.float32)
+
+    tokens = tokens_of()
+
+    @jax.jit
+    def loss(theta):
+        return jnp.mean((fuse(tokens, weights_of(theta)) - target) ** 2)
+
+    theta = jnp.asarray(np.random.default_rng(1).normal(size=(SCALES, len(BLOCKS))), np.float32)
+    assert np.abs(jax.grad(loss)(theta)).min() > 1e-4
+    check_grads(loss, (theta,), order=1, modes=["rev"], eps=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [("all", (0, 1, 2, 3)), ("last", (3,)), ("2", (2,)), ("0,2", (0, 2)), ("3, 0", (0, 3))],
+)
+def test_blocks(text, blocks):
+    assert parse_blocks(text, 4) == blocks
+
+
+@pytest.mark.parametrize("text", ["", "first", "0,4", "-1", "1,1", "1,,2", "0.5", "2;3"])
+def test_blocks_that_do_not_exist_are_refused(text):
+    expected = rf"config\.fusion\.blocks is '{text}', expected 'all', 'last' or .* from 0 to 3"
+    with pytest.raises(InputError, match=expected):
+        parse_blocks(text, 4)
