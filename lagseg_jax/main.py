@@ -3,6 +3,7 @@
 The same workdir resumes. `--mode=evaluate` judges the best checkpoint again.
 """
 
+import difflib
 import sys
 from pathlib import Path
 
@@ -11,14 +12,6 @@ from ml_collections import config_flags
 
 from lagseg_jax.errors import InputError
 from lagseg_jax.logs import exit_on_input_error, log_to_console
-
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment config, e.g. configs/giant.py.", lock_config=True
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder resumes.")
-MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"], "train (then evaluate), or only evaluate."
-)
 
 
 def run(config, workdir: Path, mode: str) -> dict:
@@ -58,16 +51,65 @@ def run(config, workdir: Path, mode: str) -> dict:
     return summary
 
 
-def main() -> int:
-    """Parses the flags and runs; bad input is one sentence and status 2."""
+def parse_flags(arguments: list[str]) -> flags.FlagValues:
+    """The command line, with `config`, `workdir` and `mode`.
+
+    Raises:
+        InputError: an unknown flag or field (with the nearest name), or a value of a wrong type.
+    """
+    plain = [a for a in arguments if not a.startswith("--config.")]
     try:
-        flags.FLAGS(sys.argv)
+        values = _flags(plain)
+        if values.config is not None:
+            _check_fields(arguments, values.config.to_dict())
+            values = _flags(arguments)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(str(error)) from None
-    if CONFIG.value is None or WORKDIR.value is None:
+    return values
+
+
+def _flags(arguments: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    about = (
+        "Experiment config, e.g. configs/giant.py; --config.SECTION.FIELD=VALUE changes a field."
+    )
+    config_flags.DEFINE_config_file(
+        "config", None, about, values, lock_config=True, sys_argv=arguments
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes.", values)
+    modes = ["train", "evaluate"]
+    flags.DEFINE_enum("mode", "train", modes, "train (then evaluate), or only evaluate.", values)
+    flags.DEFINE_boolean("help", False, "Print this.", values, short_name="h")
+    rest = values(arguments)[1:]
+    if rest:
+        raise InputError(f"{rest[0]!r} is not a flag, expected --config, --workdir and others")
+    return values
+
+
+def _check_fields(arguments: list[str], config: dict) -> None:
+    """Raises InputError for a `--config.x` that the config does not have."""
+    known = [
+        f"config.{section}.{name}" if isinstance(content, dict) else f"config.{section}"
+        for section, content in config.items()
+        for name in (content if isinstance(content, dict) else [section])
+    ]
+    for argument in arguments:
+        field = argument.removeprefix("--").split("=")[0]
+        if argument.startswith("--config.") and field not in known:
+            nearest = difflib.get_close_matches(field, known, n=1, cutoff=0)[0]
+            raise InputError(f"{field} is not a field of the config, did you mean {nearest}?")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the flags and runs; returns the exit status."""
+    values = parse_flags(sys.argv if arguments is None else ["main", *arguments])
+    if values.help:
+        print(f"{__doc__}\n{values.main_module_help() or values.get_help()}")
+        return 0
+    if values.config is None or values.workdir is None:
         raise InputError("--config and --workdir are needed, e.g. --config=configs/base.py")
     log_to_console()
-    run(CONFIG.value, Path(WORKDIR.value), MODE.value)
+    run(values.config, Path(values.workdir), values.mode)
     return 0
 
 

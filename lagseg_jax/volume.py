@@ -327,7 +327,12 @@ def _read_voxels(
         raise InputError(
             f"{path}: truncated, {filled} bytes of voxels found, expected {data.size}."
         )
-    stream.read(1)  # gzip compares the checksum only when its end is reached
+    # Gzip compares the checksum only when its end is reached, and damaged streams often run on.
+    if stream.read(1):
+        raise InputError(
+            f"{path}: damaged, more than the {data.size} bytes of voxels found that its header "
+            "declares."
+        )
     array = data.view(dtype).reshape(shape, order="F")
     return array.astype(dtype.newbyteorder("="), copy=False)
 

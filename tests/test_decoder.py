@@ -21,10 +21,15 @@ def inputs(decoder, patches=(2, 3), batch=1, seed=0):
 
 
 def init(decoder, fused, image):
-    """Parameters without zeros, so that nothing is cut off by chance."""
+    """Random parameters, none of them zero; scales of the normalisations around 1."""
     shapes = jax.eval_shape(decoder.init, jax.random.key(0), fused, image)
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0.1, 0.3, x.shape), x.dtype), shapes)
+
+    def draw(path, x):
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(centre, 0.2, x.shape), x.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 # Shapes and parameters
@@ -156,7 +161,7 @@ def test_mirrored_input_gives_mirrored_logits():
     logits = apply(params, fused, image)
     for axis in (1, 2):
         flipped = apply(params, jnp.flip(fused, axis + 1), jnp.flip(image, axis))
-        np.testing.assert_allclose(jnp.flip(flipped, axis), logits, atol=1e-3)
+        np.testing.assert_allclose(jnp.flip(flipped, axis), logits, atol=1e-4)
 
 
 # Between pixels and channels

@@ -477,10 +477,7 @@ def test_bombs_are_not_unpacked(tmp_path, name):
     (tmp_path / name).write_bytes(bomb(name))
     tracemalloc.start()
     try:
-        if "more present" in name:
-            assert read_volume(tmp_path / name).array.shape == SHAPE
-        else:
-            refused(tmp_path / name, max_bytes=2**26)
+        refused(tmp_path / name, max_bytes=2**26)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

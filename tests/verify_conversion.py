@@ -8,7 +8,6 @@ block by block. Giant takes about 10 minutes on 2 cores, 14 GB of memory and 9 G
 """
 
 import argparse
-import functools
 import json
 import os
 import subprocess
@@ -61,9 +60,9 @@ def reference_tokens(source: Path, style: str, variant: str, registers: int, ima
 def our_tokens(folder: Path, dtype: str, images: list):
     """The same from the converted folder, float32."""
     spec, params, _ = load_params(folder, dtype)
-    encode = jax.jit(functools.partial(Encoder(spec, jnp.dtype(dtype)).apply, {"params": params}))
+    encode = jax.jit(Encoder(spec, jnp.dtype(dtype)).apply)
     for image in images:
-        patches, classes, registers = encode(image)
+        patches, classes, registers = encode({"params": params}, image)
         patches = patches.reshape(*patches.shape[:2], -1, patches.shape[-1])
         yield np.asarray(
             jnp.concatenate([classes[:, :, None], registers, patches], axis=2), np.float32

@@ -1,0 +1,106 @@
+"""predict_volume: geometry, batching, compilation, and the inputs it refuses."""
+
+import nibabel
+import numpy as np
+import pytest
+
+import lagseg_jax
+from lagseg_jax.volume import read_volume
+
+
+@pytest.fixture(scope="module")
+def segmenter(finished_run):
+    return lagseg_jax.load_segmenter(finished_run)
+
+
+@pytest.fixture(scope="module")
+def volume(phantom):
+    return read_volume(phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz")
+
+
+def test_probability_is_on_the_input_grid(segmenter, volume):
+    probability = segmenter.predict_probability(volume.array, volume.spacing, volume.affine)
+    assert probability.shape == volume.array.shape == (47, 43, 11)
+    assert probability.dtype == np.float32
+    assert 0 <= probability.min() < probability.max() <= 1
+    mask = segmenter.predict_volume(volume.array, volume.spacing, volume.affine, components=0)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, probability >= 0.5)
+
+
+def test_orientation_of_the_file_does_not_matter(segmenter, volume):
+    """The same patient stored along other axes gets the same mask, voxel for voxel."""
+    image = nibabel.Nifti1Image(volume.array, volume.affine)
+    probability = segmenter.predict_probability(volume.array, volume.spacing, volume.affine)
+    for codes in ("RAS", "LPS", "ASL", "IRP"):
+        start = nibabel.io_orientation(volume.affine)
+        change = nibabel.orientations.ornt_transform(
+            start, nibabel.orientations.axcodes2ornt(codes)
+        )
+        turned = image.as_reoriented(change)
+        found = segmenter.predict_probability(
+            np.asarray(turned.dataobj), turned.header.get_zooms(), turned.affine
+        )
+        expected = nibabel.orientations.apply_orientation(probability, change)
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=codes)
+
+
+def test_spacing_alone_means_right_anterior_superior(segmenter, volume):
+    spacing = (1.0, 1.5, 4.0)
+    np.testing.assert_array_equal(
+        segmenter.predict_probability(volume.array, spacing),
+        segmenter.predict_probability(volume.array, spacing, np.diag([*spacing, 1])),
+    )
+
+
+def test_grey_scale_and_dtype_do_not_matter(segmenter, volume):
+    plain = segmenter.predict_probability(volume.array, volume.spacing)
+    for scaled in (
+        volume.array.astype(np.float64) * 0.25 + 3,
+        volume.array.astype(np.int64) * 2,
+    ):
+        found = segmenter.predict_probability(scaled, volume.spacing)
+        np.testing.assert_allclose(found, plain, atol=1e-4)
+
+
+def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, volume):
+    """11 slices in batches of 4 (2 devices): any split into batches gives the same."""
+    assert segmenter.config.predict.batch_size == 2
+    all_at_once = segmenter.predict_probability(volume.array, volume.spacing)
+    config = segmenter.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.predict.batch_size = 11
+    other = type(segmenter)(
+        config, segmenter.model, segmenter.encoder, segmenter.head_params, segmenter.step
+    )
+    found = other.predict_probability(volume.array, volume.spacing)
+    np.testing.assert_allclose(found, all_at_once, atol=1e-5)
+
+
+def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
+    segmenter.predict_probability(volume.array, volume.spacing)
+    before = segmenter._compiled._cache_size()
+    for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
+        array = np.resize(volume.array, shape).astype(volume.array.dtype)
+        assert segmenter.predict_volume(array, (1, 1, 3)).shape == shape
+    assert segmenter._compiled._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing", "found"),
+    [
+        (np.zeros((4, 5), np.uint8), (1, 1, 1), "(4, 5)"),
+        (np.zeros((4, 5, 6, 2), np.uint8), (1, 1, 1), "(4, 5, 6, 2)"),
+        (np.full((4, 5, 6), np.nan, np.float32), (1, 1, 1), "NaN"),
+        (np.zeros((4, 5, 6), np.uint8), (1, 0, 1), "spacing"),
+    ],
+)
+def test_refuses_what_is_no_volume(segmenter, array, spacing, found):
+    with pytest.raises(ValueError, match=r".") as error:
+        segmenter.predict_volume(array, spacing)
+    assert found in str(error.value)
+
+
+def test_refuses_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json"):
+        lagseg_jax.load_segmenter(tmp_path)
