@@ -73,6 +73,7 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float] | None:
         """Step and validation Dice of the best checkpoint, None before the first validation."""
+        self._manager.wait_until_finished()
         found = None
         for step in sorted(self._manager.all_steps()):
             metrics = self._manager.metrics(step)

@@ -84,6 +84,7 @@ class Decoder(nn.Module):
         sizes = [(-(-height // s), -(-width // s)) for s in self.scales]
         sizes.insert(0, fused.shape[2:4])
         views = self._image_views(image.astype(self.dtype), sizes)
+        state = None
         for s, (size, channels) in enumerate(zip(sizes, self.widths)):
             # Projected first, upsampled second: the two commute, and the tokens are small.
             tokens = nn.Dense(channels, dtype=self.dtype, name=f"project_{s}")(fused[s])

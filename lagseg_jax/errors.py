@@ -1,4 +1,4 @@
-"""Bad input -> one sentence for the user, and a non-zero exit."""
+"""what went wrong -> one sentence for the user, and a non-zero exit."""
 
 
 class InputError(ValueError):
@@ -8,3 +8,7 @@ class InputError(ValueError):
     expected. Every command line entry prints it as `error: ...` and exits with status 2; library
     callers get it as an ordinary `ValueError`.
     """
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, for a reason that is not in the input; exit status 1."""

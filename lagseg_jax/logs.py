@@ -8,10 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from lagseg_jax.errors import InputError
+from lagseg_jax.errors import InputError, TrainingError
 
 log = logging.getLogger("lagseg_jax")
 
@@ -31,14 +30,17 @@ def log_to_console() -> None:
         log.addHandler(_Console())
 
 
-def exit_on_input_error(main) -> int:
-    """Runs a command line: bad input becomes one sentence on standard error and status 2."""
+def exit_status(main) -> int:
+    """Runs a command line: what went wrong becomes one sentence on standard error.
+
+    Returns the exit status: that of `main`, 2 for bad input, 1 for a training that cannot go on.
+    """
     try:
         return main() or 0
-    except InputError as error:
+    except (InputError, TrainingError) as error:
         sentence = " ".join(str(error).split())
         print(f"error: {sentence}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
 
 
 class MetricsWriter:
@@ -52,6 +54,9 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, header: dict, step: int):
+        # Late: tensorboardX loads torch where that is installed, and only training needs it.
+        from tensorboardX import SummaryWriter
+
         path = Path(workdir) / "metrics.jsonl"
         rows = [header]
         if path.exists() and step:

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lagseg_jax.errors import InputError
-from lagseg_jax.logs import exit_on_input_error, log_to_console
+from lagseg_jax.logs import exit_status, log_to_console
 
 
 def run(config, workdir: Path, mode: str) -> dict:
@@ -114,4 +114,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_on_input_error(main))
+    sys.exit(exit_status(main))

@@ -51,7 +51,9 @@ class Model:
         """Freshly initialised parameters of the head, float32."""
         spec, patches = self.encoder.spec, image_size // 14
         tokens = jnp.zeros((spec.depth, 1, patches, patches, spec.width))
-        return self.head.init(key, tokens, jnp.zeros((1, image_size, image_size)))["params"]
+        # Compiled, the forward pass that tells the shapes is left out.
+        init = jax.jit(self.head.init)
+        return init(key, tokens, jnp.zeros((1, image_size, image_size)))["params"]
 
     def logits(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
         """Training form: grey images (B, H, W) in 0..1 -> logits (B, H, W) float32.

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lagseg_jax.errors import InputError
-from lagseg_jax.logs import exit_on_input_error, log_to_console
+from lagseg_jax.logs import exit_status, log_to_console
 from lagseg_jax.volume import SUFFIXES, is_volume_file
 
 log = logging.getLogger(__name__)
@@ -121,4 +121,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_on_input_error(main))
+    sys.exit(exit_status(main))

@@ -1,7 +1,10 @@
 """config -> trained head in the workdir: data, pmapped steps, validation, checkpoints, logs."""
 
+import dataclasses
 import logging
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,9 +22,11 @@ from lagseg_jax.cache import Preparation, cache_folder, prepare_cases
 from lagseg_jax.checkpoint import Checkpoints
 from lagseg_jax.dataset import Case
 from lagseg_jax.devices import replicate
+from lagseg_jax.errors import TrainingError
 from lagseg_jax.frozen import FrozenEncoder
 from lagseg_jax.logs import MetricsWriter, Progress
-from lagseg_jax.model import build_model
+from lagseg_jax.model import Model, build_model
+from lagseg_jax.train_metrics import TrainMetrics
 from lagseg_jax.train_step import (
     AXIS,
     TrainState,
@@ -36,8 +41,32 @@ from lagseg_jax.train_step import (
 log = logging.getLogger(__name__)
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what is kept."""
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When what happens, in optimiser steps counted from 1."""
+
+    steps: int
+    per_epoch: int
+    evaluate_every: int
+    checkpoint_every: int
+    log_every: int
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps happens after this one."""
+        return step % every == 0 or step == self.steps
+
+
+def make_plan(options: ml_collections.ConfigDict, slices: int) -> Plan:
+    """`config.train` for a training set of so many slices."""
+    per_epoch = max(1, slices // options.batch_size)
+    evaluate_every = options.evaluate_every or per_epoch
+    return Plan(
+        steps=max(1, round(options.epochs * per_epoch)),
+        per_epoch=per_epoch,
+        evaluate_every=evaluate_every,
+        checkpoint_every=options.checkpoint_every or evaluate_every,
+        log_every=options.log_every,
+    )
 
 
 def train(
@@ -59,92 +88,59 @@ def train(
         TrainingError: the loss is not finite any more.
     """
     options, data = config.train, config.data
-    devices = jax.local_device_count()
-    process = (jax.process_index(), jax.process_count())
     check_batch_size("config.train.batch_size", options.batch_size, jax.device_count())
-    preparation = Preparation(data.image_size, tuple(data.clip_percentiles), data.label_value)
-    sources = {}
-    for part in ("train", "validation"):
-        folder = cache_folder(data.cache_dir)
-        sources[part] = SliceSource(prepare_cases(split[part], preparation, folder, data.cache_gb))
-    per_epoch = max(1, len(sources["train"]) // options.batch_size)
-    steps = max(1, round(options.epochs * per_epoch))
-    evaluate_every = options.evaluate_every or per_epoch
-    checkpoint_every = options.checkpoint_every or evaluate_every
+    training, validation = (load_slices(config, split[part]) for part in ("train", "validation"))
+    plan = make_plan(options, len(training))
 
     model = build_model(config, encoder.spec)
-    optimizer = make_optimizer(options, steps)
-    state = init_state(model.init_head(jax.random.key(config.seed), data.image_size), optimizer)
-    state = replicate(state)
-    sizes = {name: parameter_overview.count_parameters(tree) for name, tree in state.params.items()}
+    optimizer = make_optimizer(options, plan.steps)
+    params = model.init_head(jax.random.key(config.seed), data.image_size)
+    state = replicate(init_state(params, optimizer))
+    sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
     log.info("trained parameters: %s", ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
-    batches = TrainingBatches(
-        sources["train"], options.batch_size, config.seed, data.read_threads, process
-    )
+
+    augmentation = augmentation_of(config.augment)
+    step_fn = make_train_step(model, optimizer, options.loss, augmentation, config.seed)
+    train_step = jax.pmap(step_fn, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
+    validate = make_validation(config, model, encoder, validation)
+
+    process = (jax.process_index(), jax.process_count())
+    batches = TrainingBatches(training, options.batch_size, config.seed, data.read_threads, process)
     checkpoints = Checkpoints(workdir, encoder.sha256)
     if checkpoints.newest() is not None:
         state, position = checkpoints.restore(checkpoints.newest(), state)
         batches.restore(position)
         log.info("continuing from step %d (%s)", int(state.step), checkpoints.folder)
     start = int(state.step)
-
-    augmentation = augmentation_of(config.augment)
-    step_fn = make_train_step(model, optimizer, options.loss, augmentation, config.seed)
-    train_step = jax.pmap(step_fn, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
-    validation_fn = make_validation_step(model, options.loss, len(split["validation"]))
-    validation_step = jax.pmap(validation_fn, AXIS, in_axes=(None, None, 0), out_axes=None)
-
-    def validate(state: TrainState) -> dict[str, float]:
-        total = None
-        for batch in evaluation_batches(sources["validation"], options.batch_size, process):
-            batch = split_over_devices(batch, devices)
-            metrics = validation_step(state.params, encoder.params, batch)
-            total = metrics if total is None else total.merge(metrics)
-            jax.block_until_ready(total)
-        return {f"validation_{k}": float(v) for k, v in total.compute().items()}
-
-    header = {"encoder": encoder.report(), "steps": steps, "slices": len(sources["train"])}
+    header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(training)}
     writer = MetricsWriter(workdir, header, start)
-    schedule = learning_rate(options, steps)
+    meter = Meter(learning_rate(options, plan.steps), options.batch_size, start)
     log.info(
         "training: %d steps of %d slices on %d devices (%s), %d steps per epoch",
-        *(steps, options.batch_size, jax.device_count(), jax.devices()[0].device_kind, per_epoch),
+        *(plan.steps, options.batch_size, jax.device_count()),
+        *(jax.devices()[0].device_kind, plan.per_epoch),
     )
-    progress = Progress("training", steps, start)
-    note, total, last_time, last_step = {}, None, time.monotonic(), start
+    progress, note = Progress("training", plan.steps, start), {}
     try:
-        for step in range(start + 1, steps + 1):
-            if _stopped_early(checkpoints, step - 1, evaluate_every, options.patience):
+        for step in range(start + 1, plan.steps + 1):
+            if stopped_early(checkpoints, step - 1, plan.evaluate_every, options.patience):
                 break
-            batch = split_over_devices(next(batches), devices)
+            batch = split_over_devices(next(batches), jax.local_device_count())
             state, metrics = train_step(state, encoder.params, batch)
-            total = metrics if total is None else total.merge(metrics)
-            if jax.default_backend() == "cpu":
-                # Collectives of simulated CPU devices deadlock when steps overlap.
-                jax.block_until_ready(metrics)
-            row = {}
-            if step % options.log_every == 0 or step == steps:
-                row = {name: float(value) for name, value in total.compute().items()}
-                if not row["loss"] < float("inf"):
-                    kept = checkpoints.newest()
-                    raise TrainingError(
-                        f"the loss is {row['loss']} at step {step}; the newest checkpoint in "
-                        f"{checkpoints.folder} is that of step {kept}"
-                    )
-                seconds, total = time.monotonic() - last_time, None
-                row["learning_rate"] = float(schedule(step - 1))
-                row["slices_per_second"] = (step - last_step) * options.batch_size / seconds
-                last_time, last_step = time.monotonic(), step
+            meter.add(metrics)
+            row, dice = {}, None
+            if plan.due(step, plan.log_every):
+                row |= meter.read(step)
                 note["loss"] = f"{row['loss']:.4f}"
-            validation = {}
-            if step % evaluate_every == 0 or step == steps:
-                validation = validate(state)
-                note["validation dice"] = f"{validation['validation_dice']:.4f}"
-                last_time, last_step = time.monotonic(), step
-            if row or validation:
-                writer.write(step, row | validation)
-            if validation or step % checkpoint_every == 0:
-                checkpoints.save(state, batches.state(), validation.get("validation_dice"))
+            if plan.due(step, plan.evaluate_every):
+                row |= validate(state)
+                dice = row["validation_dice"]
+                note["validation dice"] = f"{dice:.4f}"
+                meter.restart_clock(step)
+            if row:
+                writer.write(step, row)
+            if dice is not None or plan.due(step, plan.checkpoint_every):
+                checkpoints.save(state, batches.state(), dice)
             progress.advance(note)
     finally:
         progress.close()
@@ -153,7 +149,82 @@ def train(
         checkpoints.close()
 
 
-def _stopped_early(checkpoints: Checkpoints, step: int, every: int, patience: int) -> bool:
+def load_slices(config: ml_collections.ConfigDict, cases: list[Case]) -> SliceSource:
+    """All slices of the cases, decoded into the cache if they are not there yet."""
+    data = config.data
+    preparation = Preparation(data.image_size, tuple(data.clip_percentiles), data.label_value)
+    folder = cache_folder(data.cache_dir)
+    return SliceSource(prepare_cases(cases, preparation, folder, data.cache_gb))
+
+
+def make_validation(
+    config: ml_collections.ConfigDict, model: Model, encoder: FrozenEncoder, slices: SliceSource
+) -> Callable[[TrainState], dict[str, float]]:
+    """The function that judges a state on all validation slices, on all devices."""
+    step_fn = make_validation_step(model, config.train.loss, len(slices.cases))
+    validation_step = jax.pmap(step_fn, AXIS, in_axes=(None, None, 0), out_axes=None)
+    process = (jax.process_index(), jax.process_count())
+
+    def validate(state: TrainState) -> dict[str, float]:
+        total = None
+        for batch in evaluation_batches(slices, config.train.batch_size, process):
+            batch = split_over_devices(batch, jax.local_device_count())
+            metrics = _settled(validation_step(state.params, encoder.params, batch))
+            total = metrics if total is None else total.merge(metrics)
+        return {f"validation_{name}": float(value) for name, value in total.compute().items()}
+
+    return validate
+
+
+class Meter:
+    """Metrics and speed since the last log line.
+
+    Args:
+        schedule: learning rate as a function of the step.
+        batch_size: slices per step.
+        step: training starts after this one.
+    """
+
+    def __init__(self, schedule: Callable[[int], jax.Array], batch_size: int, step: int):
+        self._schedule, self._batch_size = schedule, batch_size
+        self._total: TrainMetrics | None = None
+        self.restart_clock(step)
+
+    def restart_clock(self, step: int) -> None:
+        """Leaves out what is no training (validation, say) from the speed."""
+        self._step, self._time = step, time.monotonic()
+
+    def add(self, metrics: TrainMetrics) -> None:
+        """Adds those of one step."""
+        metrics = _settled(metrics)
+        self._total = metrics if self._total is None else self._total.merge(metrics)
+
+    def read(self, step: int) -> dict[str, float]:
+        """The row for this step; starts anew.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        row = {name: float(value) for name, value in self._total.compute().items()}
+        if not math.isfinite(row["loss"]):
+            raise TrainingError(
+                f"the loss is {row['loss']} at step {step}: training stops, and the checkpoints "
+                "of earlier steps stay as they are"
+            )
+        seconds = time.monotonic() - self._time
+        row["learning_rate"] = float(self._schedule(step - 1))
+        row["slices_per_second"] = (step - self._step) * self._batch_size / seconds
+        self._total = None
+        self.restart_clock(step)
+        return row
+
+
+def _settled(metrics):
+    """On simulated CPU devices, waits: collectives of steps that overlap deadlock there."""
+    return jax.block_until_ready(metrics) if jax.default_backend() == "cpu" else metrics
+
+
+def stopped_early(checkpoints: Checkpoints, step: int, every: int, patience: int) -> bool:
     """Whether the last `patience` validations, up to this step, were no better than an older one.
 
     Asked of the checkpoints, so that a run that is continued stops where it would have stopped.

@@ -59,7 +59,9 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     path = Path(workdir) / "config.json"
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        for field in FIXED:  # other programs write a config.json, too
+            _get(content, field)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}), expected the record of a training run"
         ) from None

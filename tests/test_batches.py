@@ -70,7 +70,9 @@ def test_a_batch_holds_the_slices_that_it_names(batches):
         assert (batch["image"].dtype, batch["mask"].dtype) == (np.float16, np.uint8)
         assert (batch["image"] == batch["slice"][:, None, None]).all()
         assert (batch["mask"] == batch["slice"][:, None, None] % 2).all()
-        np.testing.assert_array_equal(batch["case"], np.searchsorted([5, 12], batch["slice"], "right"))
+        np.testing.assert_array_equal(
+            batch["case"], np.searchsorted([5, 12], batch["slice"], "right")
+        )
 
 
 def test_the_order_is_a_function_of_the_seed(batches):

@@ -1,4 +1,4 @@
-"""The cache decodes each file once, never serves old content, keeps its bound and survives kills."""
+"""The cache decodes a file once, never serves old content, keeps its bound, survives kills."""
 
 import os
 import shutil

@@ -13,7 +13,7 @@ import pytest
 import tiny_run
 from configs import default
 from lagseg_jax import main
-from lagseg_jax.logs import exit_on_input_error
+from lagseg_jax.logs import exit_status
 
 ROOT = Path(default.__file__).parent.parent
 
@@ -29,7 +29,7 @@ def run_main(monkeypatch, tmp_path, capsys):
 
     def call(*arguments, config="demo"):
         line = command(f"--workdir={tmp_path / 'run'}", *arguments, config=config)
-        status = exit_on_input_error(lambda: main.main(line))
+        status = exit_status(lambda: main.main(line))
         lines = capsys.readouterr().err.strip().splitlines()
         return status, lines[-1] if lines else ""
 
@@ -207,7 +207,7 @@ def test_a_changed_architecture_does_not_continue_a_run(finished_run, phantom):
 def test_typo_exits_without_a_traceback_and_before_jax(tmp_path):
     script = (
         "import sys; from lagseg_jax import main, logs; "
-        "status = logs.exit_on_input_error(main.main); "
+        "status = logs.exit_status(main.main); "
         "print('jax' in sys.modules); sys.exit(status)"
     )
     arguments = command(f"--workdir={tmp_path}", "--config.train.lrr=3")

@@ -102,7 +102,7 @@ def test_grey_becomes_what_torchvision_makes_of_it():
     ],
 )
 def test_impossible_configs_are_refused(fields, expected):
-    with pytest.raises(InputError, match=rf"config\.\S+ is .*") as error:
+    with pytest.raises(InputError, match=r"config\.\S+ is .*") as error:
         build_model(tiny_config(**fields), EncoderSpec("tiny"))
     error.match(expected)
 

@@ -10,7 +10,7 @@ import pytest
 
 from lagseg_jax import predict
 from lagseg_jax.errors import InputError
-from lagseg_jax.logs import exit_on_input_error
+from lagseg_jax.logs import exit_status
 from lagseg_jax.volume import read_volume
 
 
@@ -37,7 +37,7 @@ def inputs(phantom, tmp_path):
 
 
 def call(*arguments):
-    return exit_on_input_error(lambda: predict.main([str(a) for a in arguments]))
+    return exit_status(lambda: predict.main([str(a) for a in arguments]))
 
 
 @pytest.fixture(autouse=True)

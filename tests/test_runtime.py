@@ -1,0 +1,43 @@
+"""The package runs without TensorFlow and torch, and asks for JAX only when it computes."""
+
+import os
+import subprocess
+import sys
+
+MODULES = (
+    "main predict train evaluate segmenter weights experiment phantom overlay checkpoint logs"
+).split()
+
+
+def imported(code, folder):
+    """The top-level modules that a fresh Python has loaded after `code`."""
+    path = os.pathsep.join([str(folder), *sys.path])
+    code += "\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", "import sys\n" + code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+def test_neither_tensorflow_nor_torch_is_imported(tmp_path):
+    """Empty packages of these names make even an attempt visible where they are not installed."""
+    for name in ("tensorflow", "torch"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    control = imported("import tensorflow, torch", tmp_path)
+    assert control >= {"tensorflow", "torch"}
+    code = "\n".join(f"import lagseg_jax.{module}" for module in MODULES)
+    found = imported(code, tmp_path)
+    assert "jax" in found and not found & {"tensorflow", "torch"}
+
+
+def test_files_and_metrics_need_no_jax(tmp_path):
+    """So errors in files and options are printed at once."""
+    modules = ("volume", "dataset", "split", "metrics", "phantom", "errors")
+    found = imported("\n".join(f"import lagseg_jax.{module}" for module in modules), tmp_path)
+    assert "numpy" in found and "jax" not in found
