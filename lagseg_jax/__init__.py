@@ -2,7 +2,7 @@
 
 The files in the order in which the data flows:
 
-    volume, dataset, split            MRI files -> cases -> training, validation and test patients
+    mri_file, volume, dataset, split  MRI files -> cases -> training, validation and test patients
     slices, resize, cache, batches    volumes -> square slices -> Grain batches
     augment                           random transformations, on the device
     position_embedding, encoder       slices -> tokens of every DINOv2 block

@@ -20,13 +20,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import save_file
 
-import dinov2_torch as reference  # noqa: E402
-from lagseg_jax.encoder import VARIANTS, Encoder, EncoderSpec  # noqa: E402
-from lagseg_jax.errors import InputError  # noqa: E402
-from lagseg_jax.weights import load_params, param_shapes  # noqa: E402
-from weight_conversion.convert import convert  # noqa: E402
+import dinov2_torch as reference
+from lagseg_jax.encoder import VARIANTS, Encoder, EncoderSpec
+from lagseg_jax.errors import InputError
+from lagseg_jax.weights import load_params, param_shapes
+from weight_conversion.convert import convert
 
 FORMATS = {
     "meta": "Meta release",
