@@ -54,9 +54,6 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, header: dict, step: int):
-        # Late: tensorboardX loads torch where that is installed, and only training needs it.
-        from tensorboardX import SummaryWriter
-
         path = Path(workdir) / "metrics.jsonl"
         rows = [header]
         if path.exists() and step:
@@ -65,7 +62,7 @@ class MetricsWriter:
         temporary.write_text("".join(_line(row) for row in rows))
         os.replace(temporary, path)
         self._file = path.open("a")
-        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
+        self._board = _summary_writer()(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes one row; not-a-number becomes null."""
@@ -78,6 +75,19 @@ class MetricsWriter:
         """Flushes and closes both files."""
         self._file.close()
         self._board.close()
+
+
+def _summary_writer() -> type:
+    """tensorboardX's writer, without the torch that it would load, for nothing."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # what Python documents for "cannot be imported"
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def _line(row: dict) -> str:

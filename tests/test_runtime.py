@@ -32,6 +32,7 @@ def test_neither_tensorflow_nor_torch_is_imported(tmp_path):
     control = imported("import tensorflow, torch", tmp_path)
     assert control >= {"tensorflow", "torch"}
     code = "\n".join(f"import lagseg_jax.{module}" for module in MODULES)
+    code += f"\nlagseg_jax.logs.MetricsWriter({str(tmp_path)!r}, {{}}, 0).close()"
     found = imported(code, tmp_path)
     assert "jax" in found and not found & {"tensorflow", "torch"}
 

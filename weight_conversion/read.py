@@ -22,6 +22,7 @@ _FOLDER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_MOST_MAPPED = 64 * 2**20  # bytes of a .pth file that are kept in memory
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,14 @@ def _open_torch(path: Path) -> Tensors:
             raise InputError(f"{path} stores {name} as {tensor.dtype}, not as plain float.")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
+    touched = 0
+
     def read(name: str) -> np.ndarray:
-        # Mapped anew, as above, which costs some 30 ms each.
-        return (load() if mapped else tensors)[name].detach().float().numpy()
+        nonlocal tensors, touched
+        if mapped and touched > _MOST_MAPPED:  # map anew, so that pages read leave our memory
+            tensors, touched = load(), 0
+        touched += tensors[name].nbytes
+        return tensors[name].detach().float().numpy()
 
     return Tensors(shapes, read, [path])
 
