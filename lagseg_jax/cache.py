@@ -17,17 +17,17 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lagseg_jax.dataset import Case
 from lagseg_jax.devices import cache_home
 from lagseg_jax.errors import InputError
+from lagseg_jax.logs import Progress
 from lagseg_jax.slices import network_images, network_masks, to_slices
-from lagseg_jax.volume import check_same_geometry, read_label, read_volume
+from lagseg_jax.volume import read_image_and_label
 
 FORMAT = 1  # raise when the content of an entry changes for the same key
 TEMPORARY = "lagseg_jax-writing-"
@@ -67,21 +67,41 @@ def prepare_cases(
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys = [_key(case, preparation) for case in cases]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = [
-            pool.submit(_write_entry, folder / key, case, preparation)
-            for key, case in zip(keys, cases)
-            if not (folder / key).is_dir()
-        ]
-        finished = concurrent.futures.as_completed(futures)
+    missing = [
+        (folder / key, case) for key, case in zip(keys, cases) if not (folder / key).is_dir()
+    ]
+    _in_parallel("decoding volumes", lambda e: _write_entry(*e, preparation), missing)
+    _evict(folder, set(keys), max_gb)
+    return [_open_entry(folder / key, case.name) for key, case in zip(keys, cases)]
+
+
+def check_cases(cases: Sequence[Case], label_value: int | None) -> None:
+    """Reads every case once, so that a bad test case is met before the training, not after it.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    _in_parallel(
+        "checking test cases", lambda case: read_image_and_label(*_files(case), label_value), cases
+    )
+
+
+def _in_parallel(what: str, function: Callable, items: Sequence) -> None:
+    """Calls the function on every item in threads; the first error ends it and is raised."""
+    if not items:
+        return
+    progress = Progress(what, len(items))
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(function, item) for item in items]
         try:
-            for future in tqdm(finished, "decoding volumes", len(futures), disable=not futures):
+            for future in concurrent.futures.as_completed(futures):
                 future.result()
+                progress.advance()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _evict(folder, set(keys), max_gb)
-    return [_open_entry(folder / key, case.name) for key, case in zip(keys, cases)]
+        finally:
+            progress.close()
 
 
 def _key(case: Case, preparation: Preparation) -> str:
@@ -100,9 +120,7 @@ def _files(case: Case) -> tuple[Path, Path]:
 
 
 def _write_entry(entry: Path, case: Case, preparation: Preparation) -> None:
-    image = read_volume(case.image)
-    label = read_label(case.label, preparation.label_value or None)
-    check_same_geometry(image, label)
+    image, label = read_image_and_label(*_files(case), preparation.label_value or None)
     size = preparation.image_size
     slices, _ = to_slices(image.array, image.affine)
     labels, _ = to_slices(label.array, label.affine)

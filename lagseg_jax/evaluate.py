@@ -18,7 +18,7 @@ from lagseg_jax.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.overlay import write_overlay
 from lagseg_jax.segmenter import Segmenter
 from lagseg_jax.slices import grey_range, normalise, to_slices
-from lagseg_jax.volume import Volume, check_same_geometry, read_label, read_volume, write_mask
+from lagseg_jax.volume import Volume, read_image_and_label, read_volume, write_mask
 from lagseg_jax.workdir import write_atomically
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ def evaluate(
     rows = []
     progress = Progress("evaluating", len(cases))
     for case in cases:
-        image, label = read_volume(case.image), read_label(case.label, label_value)
-        check_same_geometry(image, label)
+        image, label = read_image_and_label(case.image, case.label, label_value)
         mask = segmenter.predict_volume(image.array, image.spacing, image.affine)
         write_mask(folder / "masks" / f"{case.name}.nii.gz", mask, image)
         _, geometry = to_slices(image.array, image.affine)
@@ -84,7 +83,7 @@ def _write_overlays(segmenter, cases, rows, folder: Path, label_value: int | Non
     chosen = {ranked[len(ranked) // 2]: "median", ranked[-1]: "best", ranked[0]: "worst"}
     for number, rank in chosen.items():
         row, case = rows[number], cases[number]
-        image, label = read_volume(case.image), read_label(case.label, label_value)
+        image, label = read_image_and_label(case.image, case.label, label_value)
         mask = read_volume(folder / "masks" / f"{case.name}.nii.gz")
         title = f"{case.name} ({rank} of {len(rows)}): Dice {row['dice']:.3f}"
         if np.isfinite(row["hd95_mm"]):

@@ -18,7 +18,7 @@ from lagseg_jax.batches import (
     evaluation_batches,
     split_over_devices,
 )
-from lagseg_jax.cache import Preparation, cache_folder, prepare_cases
+from lagseg_jax.cache import Preparation, cache_folder, check_cases, prepare_cases
 from lagseg_jax.checkpoint import Checkpoints
 from lagseg_jax.dataset import Case
 from lagseg_jax.devices import replicate
@@ -90,6 +90,7 @@ def train(
     options, data = config.train, config.data
     check_batch_size("config.train.batch_size", options.batch_size, jax.device_count())
     training, validation = (load_slices(config, split[part]) for part in ("train", "validation"))
+    check_cases(split["test"], data.label_value or None)
     plan = make_plan(options, len(training))
 
     model = build_model(config, encoder.spec)

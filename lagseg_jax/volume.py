@@ -88,6 +88,15 @@ def read_label(path: str | Path, label_value: int | None = None) -> Volume:
     return replace(volume, array=mask.astype(np.uint8))
 
 
+def read_image_and_label(
+    image: str | Path, label: str | Path, label_value: int | None = None
+) -> tuple[Volume, Volume]:
+    """Reads a labelled case: `read_volume`, `read_label` and `check_same_geometry`."""
+    volumes = read_volume(image), read_label(label, label_value)
+    check_same_geometry(*volumes)
+    return volumes
+
+
 def check_same_geometry(image: Volume, label: Volume) -> None:
     """Image and label must share one voxel grid: equal shape, affines within 1e-3 mm.
 

@@ -74,8 +74,7 @@ def test_content(cases, folder):
 
 def test_the_second_time_nothing_is_decoded(cases, folder, monkeypatch):
     first = prepare(cases, folder)
-    monkeypatch.setattr(cache, "read_volume", fail)
-    monkeypatch.setattr(cache, "read_label", fail)
+    monkeypatch.setattr(cache, "read_image_and_label", fail)
     second = prepare(cases[::-1], folder)[::-1]
     for a, b in zip(first, second):
         assert a.name == b.name
@@ -113,17 +112,17 @@ def test_every_setting_has_entries_of_its_own(cases, folder, change):
 
 
 def test_a_bad_file_is_named_and_the_others_are_not_waited_for(cases, folder, monkeypatch):
-    read = cache.read_volume
+    read = cache.read_image_and_label
     reads = []
 
-    def slow_read(path):
-        reads.append(path)
-        if path != cases[0].image:
+    def slow_read(image, *label):
+        reads.append(image)
+        if image != cases[0].image:
             time.sleep(0.05)
-        return read(path)
+        return read(image, *label)
 
     cases[0].image.write_bytes(cases[0].image.read_bytes()[:-50])
-    monkeypatch.setattr(cache, "read_volume", slow_read)
+    monkeypatch.setattr(cache, "read_image_and_label", slow_read)
     monkeypatch.setattr(cache.os, "cpu_count", lambda: 1)
     many = [write_case(cases[0].image.parent, number) for number in range(3, 23)]
     with pytest.raises(InputError, match=r"image_0\.nii\.gz"):
@@ -231,14 +230,14 @@ def test_what_else_lies_in_the_folder_is_left_alone(cases, folder):
 
 
 def test_two_writers_of_the_same_case(cases, folder, monkeypatch):
-    read = cache.read_volume
+    read = cache.read_image_and_label
     both_decode = threading.Barrier(2, timeout=20)
 
-    def read_together(path):
+    def read_together(*files):
         both_decode.wait()
-        return read(path)
+        return read(*files)
 
-    monkeypatch.setattr(cache, "read_volume", read_together)
+    monkeypatch.setattr(cache, "read_image_and_label", read_together)
     results = []
     threads = [
         threading.Thread(target=lambda: results.append(prepare(cases[:1], folder)[0]))
