@@ -5,7 +5,6 @@ and in its metadata the hash of the frozen encoder, never the encoder itself. Or
 temporary name and renames, so a checkpoint that is there is whole.
 """
 
-import logging
 from pathlib import Path
 
 import jax
@@ -15,7 +14,6 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from lagseg_jax.errors import InputError
 from lagseg_jax.train_step import TrainState
 
-log = logging.getLogger(__name__)
 METRIC = "dice"  # of the validation cases; the best checkpoint has the largest
 
 

@@ -5,7 +5,6 @@ Every case is judged as a whole volume in its original grid, by lagseg_jax.metri
 
 import csv
 import json
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,6 @@ from lagseg_jax.segmenter import Segmenter
 from lagseg_jax.slices import grey_range, normalise, to_slices
 from lagseg_jax.volume import Volume, read_image_and_label, read_volume, write_mask
 from lagseg_jax.workdir import write_atomically
-
-log = logging.getLogger(__name__)
 
 
 def evaluate(

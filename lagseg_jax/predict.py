@@ -5,15 +5,12 @@ reported and the others go on; the exit status is then 2.
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from lagseg_jax.errors import InputError
-from lagseg_jax.logs import exit_status, log_to_console
+from lagseg_jax.logs import exit_status, log, log_to_console
 from lagseg_jax.volume import SUFFIXES, is_volume_file
-
-log = logging.getLogger(__name__)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

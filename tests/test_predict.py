@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+import subprocess
+import sys
 
 import nibabel
 import nrrd
@@ -110,3 +112,17 @@ def test_find_inputs_takes_one_file_of_any_name(tmp_path):
     assert predict.find_inputs(path) == [path]
     with pytest.raises(InputError):
         predict.find_inputs(tmp_path / "y.nii")
+
+
+def test_as_a_program_it_reports_every_case(finished_run, inputs, tmp_path):
+    """Run with -m, the module has another name, and its log must reach the console all the same."""
+    arguments = ["--workdir", finished_run, "-i", inputs, "-o", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lagseg_jax.predict", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    for line in ("c.nrrd: ", " mL", "bad.nii.gz", "1 of 4 inputs could not be used"):
+        assert line in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr

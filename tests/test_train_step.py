@@ -125,10 +125,10 @@ def test_donated_replicated_state_stays_replicated():
 def test_overfits_one_slice():
     config = tiny_config(loss="bce+dice", learning_rate=1e-2)
     config.augment.update({name: 0.0 for name in config.augment})
-    _, encoder, state, step = setup(config, steps=100)
+    _, encoder, state, step = setup(config, steps=160)
     step = pmapped(step, 1)
     batch = split_over_devices(batch_of(1), 1)
-    for _ in range(100):
+    for _ in range(160):
         state, metrics = step(state, encoder, batch)
         jax.block_until_ready(metrics)
     assert float(metrics.compute()["dice"]) > 0.97
