@@ -5,6 +5,7 @@ and in its metadata the hash of the frozen encoder, never the encoder itself. Or
 temporary name and renames, so a checkpoint that is there is whole.
 """
 
+import math
 from pathlib import Path
 
 import jax
@@ -22,16 +23,28 @@ def _rank(metrics: dict) -> tuple[float, int]:
     return metrics[METRIC], -metrics["step"]
 
 
+def _restore_args(like, **options) -> ocp.args.PyTreeRestore:
+    """Restores a tree with the shapes, dtypes and sharding of `like`."""
+    args = ocp.checkpoint_utils.construct_restore_args(like)
+    return ocp.args.PyTreeRestore(like, restore_args=args, **options)
+
+
 class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
         workdir: the run's folder; checkpoints lie in `checkpoints/<step>`.
         encoder_hash: SHA-256 of the frozen encoder; a checkpoint of another one is refused.
+        read_only: changes nothing in the folder, where a training may be saving right now.
+
+    Raises:
+        InputError: `read_only`, and there is no such folder.
     """
 
-    def __init__(self, workdir: Path, encoder_hash: str):
+    def __init__(self, workdir: Path, encoder_hash: str, read_only: bool = False):
         self.folder = Path(workdir).absolute() / "checkpoints"
+        if read_only and not self.folder.is_dir():
+            raise InputError(f"{self.folder} does not exist, expected the checkpoints of a run")
         self._encoder_hash = encoder_hash
         newest = LatestN(n=1)
         best = BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
@@ -40,7 +53,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 best_fn=_rank,  # without it Orbax does not write the metrics
                 preservation_policy=AnyPreservationPolicy([newest, best]),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -50,17 +65,18 @@ class Checkpoints:
         Args:
             state: the train state.
             data: state of the training batches.
-            validation_dice: None for a checkpoint between validations.
+            validation_dice: None for a checkpoint between validations, NaN when the validation
+                cases have no atrium; neither can be the best.
         """
         step = int(state.step)
         extra = {"data": data, "encoder_sha256": self._encoder_hash}
         metrics = None
-        if validation_dice is not None:
+        if validation_dice is not None and math.isfinite(validation_dice):
             metrics = {METRIC: validation_dice, "step": step}
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
+                state=ocp.args.PyTreeSave(state), extra=ocp.args.JsonSave(extra)
             ),
             metrics=metrics,
         )
@@ -95,9 +111,7 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
-            ),
+            args=ocp.args.Composite(state=_restore_args(abstract), extra=ocp.args.JsonRestore()),
         )
         self._check_encoder(step, restored.extra["encoder_sha256"])
         return restored.state, restored.extra["data"]
@@ -115,11 +129,7 @@ class Checkpoints:
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(
-                    {"params": like},
-                    restore_args=ocp.checkpoint_utils.construct_restore_args({"params": like}),
-                    partial_restore=True,
-                ),
+                state=_restore_args({"params": like}, partial_restore=True),
                 extra=ocp.args.JsonRestore(),
             ),
         )

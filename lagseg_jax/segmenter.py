@@ -176,7 +176,7 @@ def restore_segmenter(
 ) -> Segmenter:
     """As `load_segmenter`, with the encoder already loaded."""
     model = build_model(config, encoder.spec)
-    checkpoints = Checkpoints(workdir, encoder.sha256)
+    checkpoints = Checkpoints(workdir, encoder.sha256, read_only=True)
     best = checkpoints.best()
     step = best[0] if best else checkpoints.newest()
     if step is None:
