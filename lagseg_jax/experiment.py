@@ -12,6 +12,7 @@ from lagseg_jax.model import check_decoder, check_encoder, compute_dtype
 from lagseg_jax.phantom import write_dataset
 from lagseg_jax.slices import check_image_size
 from lagseg_jax.split import nnunet_folds, read_split, split_by_patient, write_split
+from lagseg_jax.workdir import has_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +63,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, list[Case]]:
-    """Finds the cases of the dataset and who is in which part; the first run writes it down.
+    """Finds the cases of the dataset and who is in which part; the first start writes it down.
 
     Args:
         config: `config.data` says where and how.
-        workdir: keeps `splits.json`, which later runs obey, and the phantom if there is one.
+        workdir: keeps `splits.json`, which a run with checkpoints obeys, and the phantom.
 
     Returns:
         {"train": cases, "validation": cases, "test": cases}
@@ -82,7 +83,7 @@ def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, li
         "data: %s at %s, %d labelled cases, %d without label",
         *(dataset.layout, dataset.root, len(dataset.cases), dataset.unlabelled),
     )
-    if path.exists():
+    if path.exists() and has_checkpoints(workdir):
         split = read_split(path, dataset.cases)
     else:
         cases = group_duplicates(dataset.cases)

@@ -30,21 +30,26 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether training has got as far as its first checkpoint in this folder."""
+    return any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*"))
+
+
 def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Records the config of a run; a run that is continued must not contradict the record.
+    """Records the config of a run; a run with checkpoints must not contradict them.
 
     Raises:
         InputError: a field that the checkpoints depend on has changed.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if has_checkpoints(workdir):
         before, now = read_config(workdir), ml_collections.FrozenConfigDict(config)
         for field in FIXED:
             old, new = _get(before, field), _get(now, field)
             if old != new:
                 raise InputError(
-                    f"{path} says config.{field} = {old!r}, but this run was started with {new!r}: "
-                    "use the same value, or another --workdir"
+                    f"config.{field} is {new!r}, but {path} says that this run was trained with "
+                    f"{old!r}, expected the same value or another --workdir"
                 )
     workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(config.to_dict(), indent=2) + "\n")

@@ -54,14 +54,23 @@ def test_every_fixed_field_is_tested_here():
 @pytest.mark.parametrize("field", CHANGES)
 def test_what_the_checkpoints_depend_on_may_not_change(tmp_path, field):
     write_config(tmp_path, default.get_config())
+    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
     record = (tmp_path / "config.json").read_text()
     with pytest.raises(InputError) as error:
         write_config(tmp_path, changed(**{field: CHANGES[field]}))
     section, name = field.split(".")
     before = default.get_config()[section][name]
-    for part in ("config.json", f"config.{field} = {before!r}", repr(CHANGES[field]), "--workdir"):
+    for part in (f"config.{field} is {CHANGES[field]!r}", repr(before), "config.json", "--workdir"):
         assert part in str(error.value)
     assert (tmp_path / "config.json").read_text() == record
+
+
+def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
+    write_config(tmp_path, default.get_config())
+    (tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp").mkdir(parents=True)
+    config = changed(**{"encoder.variant": "small"})
+    write_config(tmp_path, config)
+    assert read_config(tmp_path).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize(
