@@ -6,7 +6,9 @@ from pathlib import Path
 import ml_collections
 
 from lagseg_jax.dataset import Case, detect, group_duplicates
+from lagseg_jax.encoder import VARIANTS
 from lagseg_jax.errors import InputError
+from lagseg_jax.fusion import parse_blocks
 from lagseg_jax.losses import LOSSES
 from lagseg_jax.model import check_decoder, check_encoder, compute_dtype
 from lagseg_jax.phantom import write_dataset
@@ -32,6 +34,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     check_image_size(config.data.image_size)
     check_encoder(config.encoder)
     check_decoder(config.decoder, config.data.image_size)
+    parse_blocks(config.fusion.blocks, VARIANTS[config.encoder.variant]["depth"])
     for field in ("encoder.dtype", "decoder.dtype"):
         section, name = field.split(".")
         compute_dtype(f"config.{field}", config[section][name])

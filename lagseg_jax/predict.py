@@ -41,7 +41,7 @@ def find_inputs(path: Path) -> list[Path]:
     """The volume files at `path`: itself, or those of the folder (not of its subfolders).
 
     Raises:
-        InputError: nothing is there, or two files would give masks of the same name.
+        InputError: nothing is there, or the folder holds no volume file.
     """
     if path.is_file():
         return [path]

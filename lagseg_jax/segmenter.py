@@ -56,11 +56,11 @@ class Segmenter:
         """Segments the left atrium.
 
         Args:
-            volume: (x, y, z) grey values, any numeric dtype, axes as in NIfTI: x to the patient's
-                right or left, y to the front, z to the head.
+            volume: (x, y, z) grey values, any numeric dtype; as in NIfTI, indices grow towards the
+                patient's right, front and head, unless `affine` says otherwise.
             spacing: voxel spacing in mm along x, y and z.
-            affine: (4, 4) voxel index -> scanner position in mm (RAS), for volumes whose axes lie
-                otherwise; by default x, y, z are taken as right, anterior, superior.
+            affine: (4, 4) voxel index -> scanner position in mm (RAS). Pass it where there is one:
+                a volume whose axes run otherwise is not recognised as such without it.
             components: connected components kept, largest first, 0 for all; by default
                 `config.predict.components`.
 

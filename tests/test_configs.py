@@ -69,6 +69,7 @@ def test_deltas_are_short_and_say_how_to_run_them(name):
         ("decoder.widths", (8, 8), "multiples of 8"),
         ("decoder.widths", (8, 8, 8, 8, 12), "multiples of 8"),
         ("decoder.image_path", "raw", "pyramid"),
+        ("fusion.blocks", "2,12", "0 to 11"),
         ("train.loss", "focal", "bce+dice"),
         ("train.batch_size", 0, "above 0"),
         ("train.patience", -1, "0 or more"),
