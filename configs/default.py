@@ -21,6 +21,10 @@ def get_config() -> ml_collections.ConfigDict:
     data.counts = ()  # the same as numbers of patients, e.g. (16, 4, 4); () uses the fractions
     data.fold = -1  # 0-4: nnU-Net's seeded five folds, this one is the test split; -1: not used
     data.split_seed = 0  # which patients go where; apart from `seed`, so seeds share a split
+    data.train_patients = 0  # so many of the training patients; 0: all. Fewer lie within more
+    data.train_fraction = 1.0  # the same as a fraction of the training patients
+    data.allow = ()  # problems that training accepts, e.g. ("empty_label",); see lagseg_jax.check
+    data.max_gb = 2.0  # decoded size of one file; what declares more is refused before it is read
     data.cache_dir = ""  # of decoded slices; "": ~/.cache/lagseg_jax (or $XDG_CACHE_HOME)
     data.cache_gb = 20.0  # the oldest entries go when the cache grows beyond this
     data.read_threads = 4  # threads that read slices ahead of the training step
@@ -54,6 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.epochs = 50.0  # passes over the training slices; 0.5 is half a pass
+    train.steps = 0  # optimiser steps; 0: those that `epochs` make
     train.batch_size = 32  # slices per step, over all devices
     train.loss = "bce"  # bce (with logits), dice (soft, per slice), or bce+dice
     train.learning_rate = 1e-3  # peak; cosine decay to zero after the warm-up
@@ -63,6 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.evaluate_every = 0  # steps between validations; 0: once per epoch
     train.checkpoint_every = 0  # steps between checkpoints; 0: with every validation
     train.patience = 10  # validations without a better Dice before training stops; 0: never
+    train.max_skipped = 10  # steps in a row without a finite loss and gradient end the training
     train.log_every = 20  # steps between lines of metrics.jsonl
 
     config.predict = predict = ml_collections.ConfigDict()

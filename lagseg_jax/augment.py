@@ -51,7 +51,7 @@ def _augment_slice(strength: Augmentation, key: jax.Array, image: jax.Array, mas
     move, contrast, light, noise, field = jax.random.split(key, 5)
     mask = mask.astype(jnp.float32)
     if strength.rotation_degrees or strength.scale or strength.translation:
-        coordinates = _affine_coordinates(strength, move, image.shape[0])
+        coordinates = list(_affine_coordinates(strength, move, image.shape[0]))
         image = map_coordinates(image, coordinates, order=1, mode="constant")
         mask = jnp.round(map_coordinates(mask, coordinates, order=1, mode="constant"))
     if strength.bias_field:

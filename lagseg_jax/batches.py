@@ -4,6 +4,8 @@ The order is a function of the seed alone: a global shuffle, dealt out to the pr
 Reading is done by threads (the slices are memory maps), so there are no worker processes to die.
 """
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -29,11 +31,28 @@ class SliceSource:
         """One slice: image (S, S) float16 in 0..1, mask (S, S) uint8, its number and its case's."""
         case, z = self.index[number]
         return {
-            "image": np.asarray(self.cases[case].images[z]),
-            "mask": np.asarray(self.cases[case].masks[z]),
-            "slice": np.int32(number),
-            "case": np.int32(case),
+            "image": _slice(self.cases[case].images, z),
+            "mask": _slice(self.cases[case].masks, z),
+            "slice": np.array(number, np.int32),
+            "case": np.array(case, np.int32),
         }
+
+
+def _slice(slices: np.ndarray, z: int) -> np.ndarray:
+    """One slice, of a memory map only if its file is still as long: else reading it would kill us.
+
+    Raises:
+        InputError: the file was cut short; the signal (SIGBUS) would not say which one.
+    """
+    if isinstance(slices, np.memmap) and slices.filename:
+        with contextlib.suppress(FileNotFoundError):  # removed, but ours for as long as it is open
+            size, expected = os.stat(slices.filename).st_size, slices.offset + slices.nbytes
+            if size < expected:
+                raise InputError(
+                    f"{slices.filename} has {size} bytes, expected {expected}: something changed "
+                    "the cache of decoded slices; delete its folder, and the same command continues"
+                )
+    return np.array(slices[z])  # copied here, by a reading thread, and not at its first use
 
 
 class TrainingBatches:
@@ -68,12 +87,12 @@ class TrainingBatches:
     def __next__(self) -> Batch:
         return next(self._iterator)
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict:
         """How many slices all processes have consumed: valid for any number of processes."""
         local = self._iterator.get_state()["next_index"]
         return {"slices_consumed": local * self._processes}
 
-    def restore(self, state: dict[str, int]) -> None:
+    def restore(self, state: dict) -> None:
         """Continues after the slices that `state` has consumed."""
         self._iterator.set_state({"next_index": state["slices_consumed"] // self._processes})
 
@@ -103,13 +122,3 @@ def evaluation_batches(
 def split_over_devices(batch: Batch, devices: int) -> Batch:
     """(B, ...) -> (devices, B / devices, ...) for pmap."""
     return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
-
-
-def check_batch_size(name: str, batch_size: int, devices: int) -> None:
-    """Raises InputError unless the batch divides evenly over all devices."""
-    if batch_size < 1 or batch_size % devices:
-        nearest = max(devices, round(batch_size / devices) * devices)
-        raise InputError(
-            f"{name} is {batch_size}, expected a multiple of the {devices} devices, "
-            f"such as {nearest}"
-        )

@@ -1,46 +1,55 @@
 """case files -> network images (Z, S, S) and masks (Z, S, S) on disk, decoded only once.
 
 An entry is a folder `<key>/` with `images.npy` (float16) and `masks.npy` (uint8), read through
-memory maps. The key covers everything that decides the content: both files (path, size, time of
-change) and the preparation settings. Entries are written under a temporary name and renamed, so a
-killed process leaves nothing that looks finished; the least recently used entries go when the
-cache grows beyond its bound.
+memory maps, and `inspection.json`, what the check of the case found; cases that are only checked
+have nothing but the latter. The key covers everything that decides the content: both files (path,
+size, time of change) and the preparation settings. Entries are written under a temporary name and
+renamed, so a killed process leaves nothing that looks finished; the least recently used entries go
+when the cache grows beyond its bound.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lagseg_jax.dataset import Case
-from lagseg_jax.devices import cache_home
 from lagseg_jax.errors import InputError
-from lagseg_jax.logs import Progress
+from lagseg_jax.folders import cache_home
+from lagseg_jax.logs import still
+from lagseg_jax.parallel import in_parallel
+from lagseg_jax.processes import gather, share
+from lagseg_jax.quality import Inspection, Problem, errors_of, find_duplicates, inspect_case
 from lagseg_jax.slices import network_images, network_masks, to_slices
-from lagseg_jax.volume import read_image_and_label
+from lagseg_jax.volume import MAX_BYTES
 
-FORMAT = 1  # raise when the content of an entry changes for the same key
+log = logging.getLogger(__name__)
+
+FORMAT = 2  # raise when the content of an entry changes for the same key
 TEMPORARY = "lagseg_jax-writing-"
 STALE_SECONDS = 24 * 3600  # a temporary folder this old belongs to a process that was killed
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """The settings that decide what a case looks like to the network."""
+    """The settings that decide what a case looks like to the network, and which are refused."""
 
     image_size: int
     clip_percentiles: tuple[float, float]
     label_value: int
+    max_bytes: int = MAX_BYTES
+    allow: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,84 +67,120 @@ def cache_folder(configured: str) -> Path:
 
 
 def prepare_cases(
-    cases: Sequence[Case], preparation: Preparation, folder: Path, max_gb: float
+    cases: Sequence[Case],
+    preparation: Preparation,
+    folder: Path,
+    max_gb: float,
+    only_checked: Sequence[Case] = (),
 ) -> list[PreparedCase]:
-    """Decodes the cases that are not in the cache yet, in parallel, and opens all of them.
+    """Checks cases and decodes them, in parallel, unless the cache has them; opens all of them.
+
+    Args:
+        cases: to be decoded.
+        preparation: how.
+        folder: of the cache.
+        max_gb: bound of the cache.
+        only_checked: further cases (of the test, say), so that a bad one is met now, not later.
 
     Raises:
-        InputError: a file cannot be used (named at once), or the cases do not fit into `max_gb`.
+        InputError: a dataset with errors (see `quality`; all of them are logged), or cases that do
+            not fit into `max_gb`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    keys = [_key(case, preparation) for case in cases]
-    missing = [
-        (folder / key, case) for key, case in zip(keys, cases) if not (folder / key).is_dir()
-    ]
-    _in_parallel("decoding volumes", lambda e: _write_entry(*e, preparation), missing)
-    _evict(folder, set(keys), max_gb)
-    return [_open_entry(folder / key, case.name) for key, case in zip(keys, cases)]
+    uses = [(case, "decoded") for case in cases] + [(case, "checked") for case in only_checked]
+    entries = [folder / _key(case, preparation, use) for case, use in uses]
+    jobs = [(entry, *use) for entry, use in zip(entries, uses)]
+    found: dict[Path, Inspection] = {}
+    # Then what the other processes could not leave here: bad cases, or all where each has a disk.
+    for part in (share(jobs), jobs):
+        missing = [job for job in part if job[0] not in found and not job[0].is_dir()]
+        inspections = in_parallel(
+            "checking volumes", lambda job: _write_entry(*job, preparation), missing
+        )
+        found |= {job[0]: inspection for job, inspection in zip(missing, inspections)}
+        gather(None)
+    inspections = [found.get(entry) or _read_inspection(entry, case) for entry, case, _ in jobs]
+    _refuse(inspections, preparation.allow)
+    _evict(folder, {entry.name for entry in entries}, max_gb)
+    return [_open_entry(entry, case.name) for entry, case in zip(entries, cases)]
 
 
-def check_cases(cases: Sequence[Case], label_value: int | None) -> None:
-    """Reads every case once, so that a bad test case is met before the training, not after it.
+def _refuse(inspections: list[Inspection], allow: Sequence[str]) -> None:
+    """A dataset with errors is refused; of warnings only the number is said."""
+    duplicates = find_duplicates(inspections)
+    _log_errors(duplicates, allow)
+    problems = [problem for inspection in inspections for problem in inspection.problems]
+    problems += duplicates
+    errors = errors_of(problems, allow)
+    if len(errors) == 1:
+        raise InputError(errors[0].sentence)
+    if errors:
+        bad = len({error.case for error in errors})
+        raise InputError(
+            f"{bad} of {len(inspections)} cases cannot be used, all of them are named above, the "
+            f"first: {errors[0].sentence}"
+        )
+    warnings = Counter(problem.code for problem in problems if problem.code not in allow)
+    if warnings:
+        counts = ", ".join(f"{code} {count}" for code, count in warnings.items())
+        log.warning("data: warnings (%s); python -m lagseg_jax.check DATASET lists them", counts)
 
-    Raises:
-        InputError: a file cannot be used.
-    """
-    _in_parallel(
-        "checking test cases", lambda case: read_image_and_label(*_files(case), label_value), cases
-    )
+
+def _log_errors(problems: Sequence[Problem], allow: Sequence[str]) -> None:
+    for error in errors_of(problems, allow):
+        log.error("  %-16s %s", error.code, error.sentence)
 
 
-def _in_parallel(what: str, function: Callable, items: Sequence) -> None:
-    """Calls the function on every item in threads; the first error ends it and is raised."""
-    if not items:
-        return
-    progress = Progress(what, len(items))
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(function, item) for item in items]
+def _key(case: Case, preparation: Preparation, use: str) -> str:
+    files = []
+    for path in filter(None, (case.image, case.label)):
         try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                progress.advance()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            progress.close()
-
-
-def _key(case: Case, preparation: Preparation) -> str:
-    files = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(case)]
-    content = json.dumps([FORMAT, files, dataclasses.astuple(preparation)])
+            state = path.stat()
+        except OSError:  # no such file: never cached, and refused
+            continue
+        files.append((str(path.resolve()), state.st_size, state.st_mtime_ns))
+    settings: tuple = (preparation.label_value,)
+    if use == "decoded":
+        settings += (preparation.image_size, preparation.clip_percentiles)
+    content = json.dumps([FORMAT, use, files, settings])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _files(case: Case) -> tuple[Path, Path]:
-    if case.label is None:
-        raise InputError(f"{case.image} has no label, and training and evaluation need one")
-    for path in (case.image, case.label):
-        if not path.is_file():
-            raise InputError(f"{path} does not exist, expected a volume file")
-    return case.image, case.label
-
-
-def _write_entry(entry: Path, case: Case, preparation: Preparation) -> None:
-    image, label = read_image_and_label(*_files(case), preparation.label_value or None)
-    size = preparation.image_size
-    slices, _ = to_slices(image.array, image.affine)
-    labels, _ = to_slices(label.array, label.affine)
+def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) -> Inspection:
+    """Inspects a case, and keeps the outcome if its files can be used."""
+    with still(f"reading {case.image} and its label"):
+        inspection, image, mask = inspect_case(
+            case, preparation.label_value or None, preparation.max_bytes
+        )
+    _log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
+    if image is None or mask is None or not inspection.usable:
+        return inspection
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=entry.parent))
-    images = network_images(slices, size, preparation.clip_percentiles)
-    np.save(temporary / "images.npy", images.astype(np.float16))
-    np.save(temporary / "masks.npy", network_masks(labels, size))
+    if use == "decoded":
+        slices, _ = to_slices(image.array, image.affine)
+        labels, _ = to_slices(mask.array, mask.affine)
+        size = preparation.image_size
+        images = network_images(slices, size, preparation.clip_percentiles)
+        np.save(temporary / "images.npy", images.astype(np.float16))
+        np.save(temporary / "masks.npy", network_masks(labels, size))
+    problems = [dataclasses.asdict(problem) for problem in inspection.problems]
+    content = {"facts": inspection.facts, "problems": problems}
+    (temporary / "inspection.json").write_text(json.dumps(content))
     try:
         temporary.rename(entry)
     except OSError:  # another process was faster with the same content
         shutil.rmtree(temporary)
+    return inspection
+
+
+def _read_inspection(entry: Path, case: Case) -> Inspection:
+    os.utime(entry)  # the time of last use, for eviction
+    content = json.loads((entry / "inspection.json").read_text())
+    problems = [Problem(**problem) for problem in content["problems"]]
+    return Inspection(case, content["facts"], problems)
 
 
 def _open_entry(entry: Path, name: str) -> PreparedCase:
-    os.utime(entry)  # the time of last use, for eviction
     images, masks = (np.load(entry / f"{part}.npy", mmap_mode="r") for part in ("images", "masks"))
     return PreparedCase(name, images, masks)
 

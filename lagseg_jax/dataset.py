@@ -15,7 +15,11 @@ from lagseg_jax.volume import SUFFIXES, case_name, is_volume_file
 
 @dataclass(frozen=True)
 class Case:
-    """One image; `label` is None where the publisher keeps it back, `name` is unique."""
+    """One image; `name` is unique.
+
+    `label` is None where the publisher keeps it back; otherwise it is where the label ought to be,
+    and `quality` says so if it is missing there.
+    """
 
     name: str
     patient: str
@@ -38,21 +42,16 @@ def detect(root: str | Path) -> Dataset:
 
     Raises:
         InputError: no such folder, empty folder, unknown layout, several datasets under `root`
-            (both LAScarQS tasks, say), no label at all, or a training image without its label.
+            (both LAScarQS tasks, say), or no label at all.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, expected that of a dataset.")
-    below = _folders(root)
     found, unlabelled = [], []
-    for folder in [root, *below, *(deeper for one in below for deeper in _folders(one))]:
-        for layout, _, read in LAYOUTS:
-            cases = read(folder)
-            if cases is not None:
-                labelled = [case for case in cases if case.label is not None]
-                unlabelled += [case for case in cases if case.label is None]
-                found += [(layout, folder, labelled)] if labelled else []
-                break
+    for layout, folder, cases in find_layouts(root):
+        labelled = [case for case in cases if case.label is not None]
+        unlabelled += [case for case in cases if case.label is None]
+        found += [(layout, folder, labelled)] if labelled else []
     if len(found) > 1:
         folders = ", ".join(str(folder) for _, folder, _ in found)
         raise InputError(f"{root}: several datasets found, expected the name of one: {folders}.")
@@ -67,6 +66,23 @@ def detect(root: str | Path) -> Dataset:
         raise InputError(f"{root}: {what} found, expected one of {known}.")
     layout, folder, cases = found[0]
     return Dataset(layout, folder, cases, len(unlabelled))
+
+
+def find_layouts(root: Path) -> list[tuple[str, Path, list[Case]]]:
+    """Layout, folder and cases, labelled or not, of every dataset in `root` or two levels below.
+
+    Raises:
+        InputError: a damaged `dataset.json`, or the same case in two formats.
+    """
+    below = _folders(root)
+    found = []
+    for folder in [root, *below, *(deeper for one in below for deeper in _folders(one))]:
+        for layout, _, read in LAYOUTS:
+            cases = read(folder)
+            if cases is not None:
+                found.append((layout, folder, cases))
+                break
+    return found
 
 
 def group_duplicates(cases: Iterable[Case]) -> list[Case]:
@@ -126,8 +142,8 @@ def _nnunet(folder: Path) -> list[Case] | None:
             )
     return _paired_folders(
         folder,
-        {match[1]: image for image, match in train.items()},
-        {match[1]: image for image, match in test.items()},
+        {match[1]: image for image, match in train.items() if match},
+        {match[1]: image for image, match in test.items() if match},
     )
 
 
@@ -149,16 +165,14 @@ LAYOUTS: list[tuple[str, str, Callable[[Path], list[Case] | None]]] = [
 
 
 def _case_folders(folder: Path, image: str, label: str) -> list[Case] | None:
-    """Cases that are folders with files of fixed names: labels for all of them or for none."""
+    """Cases that are folders with files of fixed names; without any label, a test set."""
     # os.path: False, not an error, in the folders of other users.
     folders = [case for case in _folders(folder) if os.path.isfile(case / image)]
-    missing = [case for case in folders if not (case / label).is_file()]
     if not folders:
         return None
-    if missing and len(missing) < len(folders):
-        raise InputError(f"{missing[0]}: {image} without its label, expected {label} beside it.")
+    labelled = any((case / label).is_file() for case in folders)
     return [
-        Case(case.name, case.name, case / image, None if missing else case / label)
+        Case(case.name, case.name, case / image, case / label if labelled else None)
         for case in folders
     ]
 
@@ -168,10 +182,7 @@ def _paired_folders(folder: Path, train: dict[str, Path], test: dict[str, Path])
     cases = []
     for name, image in train.items():
         suffix = image.name[len(case_name(image)) :]
-        label = folder / "labelsTr" / f"{name}{suffix}"
-        if not label.is_file():
-            raise InputError(f"{image}: training image without its label, expected {label}.")
-        cases.append(Case(name, name, image, label))
+        cases.append(Case(name, name, image, folder / "labelsTr" / f"{name}{suffix}"))
     return cases + [Case(name, name, image, None) for name, image in test.items()]
 
 

@@ -81,17 +81,17 @@ class Decoder(nn.Module):
             Logits (B, H, W), float32.
         """
         height, width = image.shape[1:3]
-        sizes = [(-(-height // s), -(-width // s)) for s in self.scales]
-        sizes.insert(0, fused.shape[2:4])
+        h, w = fused.shape[2:4]
+        sizes = [(h, w)] + [(-(-height // s), -(-width // s)) for s in self.scales]
         views = self._image_views(image.astype(self.dtype), sizes)
-        state = None
+        state: jax.Array | None = None
         for s, (size, channels) in enumerate(zip(sizes, self.widths)):
             # Projected first, upsampled second: the two commute, and the tokens are small.
             tokens = nn.Dense(channels, dtype=self.dtype, name=f"project_{s}")(fused[s])
             parts = [resize_linear(tokens, size)]
-            if s == 1:  # from 1/14 to the first scale
+            if state is not None and s == 1:  # from 1/14 to the first scale
                 parts.append(resize_linear(state, size))
-            elif s > 1:  # an odd size was rounded up at the coarser scale: its last half goes
+            elif state is not None:  # an odd size was rounded up before: its last half goes
                 parts.append(upsample_double(state)[:, : size[0], : size[1]])
             if self.image_injection:
                 parts.append(views[s])

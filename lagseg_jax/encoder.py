@@ -13,18 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lagseg_jax.position_embedding import RULES, interpolate
-
-PATCH = 14
-
-# Oquab et al. 2023, table 17; `hidden` is the width inside the MLP. "tiny" is ours: a demo and test
-# size without published weights.
-VARIANTS = {
-    "tiny": {"width": 64, "depth": 4, "heads": 2, "mlp": "gelu", "hidden": 256},
-    "small": {"width": 384, "depth": 12, "heads": 6, "mlp": "gelu", "hidden": 1536},
-    "base": {"width": 768, "depth": 12, "heads": 12, "mlp": "gelu", "hidden": 3072},
-    "large": {"width": 1024, "depth": 24, "heads": 16, "mlp": "gelu", "hidden": 4096},
-    "giant": {"width": 1536, "depth": 40, "heads": 24, "mlp": "swiglu", "hidden": 4096},
-}
+from lagseg_jax.variants import PATCH, VARIANTS
 
 
 @dataclass(frozen=True)
@@ -261,6 +250,7 @@ class Encoder(nn.Module):
         # ordered (row in patch, column in patch, channel), as the pixels are.
         x = images.reshape(batch, h, PATCH, w, PATCH, channels).transpose(0, 1, 3, 2, 4, 5)
         x = self.patch_embedding(x.reshape(batch, h, w, -1))
+        assert self.spec.interpolation is not None  # chosen in __post_init__
         x = x + interpolate(self.position_embedding, (h, w), self.spec.interpolation)
         extra = self.class_token[None]
         if self.spec.registers:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
+from typing import Any
 
 import ml_collections
 
 from lagseg_jax.devices import replicate
 from lagseg_jax.encoder import EncoderSpec
+from lagseg_jax.logs import still
 from lagseg_jax.model import compute_dtype
 from lagseg_jax.weights import load_params, params_hash, random_params
 
@@ -31,7 +33,7 @@ class FrozenEncoder:
     origin: str
     warning: str
 
-    def report(self) -> dict[str, str]:
+    def report(self) -> dict[str, Any]:
         """What every result file says about the encoder."""
         report = {
             "variant": self.spec.variant,
@@ -42,6 +44,7 @@ class FrozenEncoder:
         return report | ({"warning": self.warning} if self.warning else {})
 
 
+@still("loading the encoder")
 def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
     """Loads converted weights, or draws random ones with one clear warning.
 

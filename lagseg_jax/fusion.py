@@ -10,35 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lagseg_jax.errors import InputError
-
-
-def parse_blocks(blocks: str, depth: int) -> tuple[int, ...]:
-    """Turns `config.fusion.blocks` into sorted 0-based block numbers.
-
-    Args:
-        blocks: "all", "last", or block numbers separated by commas, as in DINOv2's
-            `get_intermediate_layers`.
-        depth: L, the number of blocks of the encoder.
-
-    Raises:
-        InputError: a number is not a block of this encoder, or stands there twice.
-    """
-    if blocks == "all":
-        return tuple(range(depth))
-    if blocks == "last":
-        return (depth - 1,)
-    try:
-        chosen = sorted(int(number) for number in blocks.split(","))
-    except ValueError:
-        chosen = []
-    if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < depth:
-        raise InputError(
-            f"config.fusion.blocks is {blocks!r}, expected 'all', 'last' or different block "
-            f"numbers from 0 to {depth - 1} separated by commas"
-        )
-    return tuple(chosen)
-
 
 class FusionWeights(nn.Module):
     """The learnable weights of every block for every scale.

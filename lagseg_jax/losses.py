@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lagseg_jax.errors import InputError
+from lagseg_jax.config_check import one_of
 
 
 def bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -50,6 +50,5 @@ def slice_losses(name: str, logits: jax.Array, mask: jax.Array) -> jax.Array:
     Raises:
         InputError: there is no loss of that name.
     """
-    if name not in LOSSES:
-        raise InputError(f"config.train.loss is {name!r}, expected one of {', '.join(LOSSES)}")
+    one_of("config.train.loss", name, tuple(LOSSES))
     return LOSSES[name](logits, jnp.asarray(mask, jnp.float32))

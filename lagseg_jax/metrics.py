@@ -6,6 +6,7 @@ distances are NaN in both cases, which `summarise` counts and never averages as 
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -163,7 +164,7 @@ def case_metrics(
     }
 
 
-def summarise(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
+def summarise(rows: Sequence[Mapping[str, object]]) -> dict[str, Any]:
     """Rows of `case_metrics` -> mean, SD and n per metric, counts, and a check of Dice against IoU.
 
     IoU = D / (2 - D) is convex in Dice, so by Jensen's inequality the mean IoU of any table of hard
@@ -180,7 +181,7 @@ def summarise(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
       {"floor", "found", "consistent"}}}, JSON-serialisable: None instead of NaN.
     """
     columns = {name: _finite(row.get(name) for row in rows) for name in METRICS}
-    summary: dict[str, object] = {name: _mean_sd_n(values) for name, values in columns.items()}
+    summary: dict[str, Any] = {name: _mean_sd_n(values) for name, values in columns.items()}
     return summary | {
         "n_cases": len(rows),
         "n_empty_truth": columns["truth_ml"].count(0.0),
@@ -191,21 +192,6 @@ def summarise(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
             "slice": _dice_iou_check(columns["slice_dice"], columns["slice_iou"]),
         },
     }
-
-
-def largest_component(mask: np.ndarray, keep: int = 1) -> np.ndarray:
-    """Only the `keep` largest components of a mask (x, y, z), 26-neighbourhood; dtype unchanged.
-
-    Of two components of one size the first in memory order is kept; `keep` = 0 keeps them all.
-    """
-    if keep < 0:
-        raise ValueError(f"keep is {keep}, expected the number of components to keep, or 0 for all")
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    if keep == 0 or count <= keep:
-        return mask
-    sizes = np.bincount(labels.ravel())[1:]
-    kept = np.argsort(-sizes, kind="stable")[:keep] + 1
-    return np.where(np.isin(labels, kept), mask, np.zeros_like(mask))
 
 
 def _masks(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,17 +4,17 @@ Legend: B batch, L encoder blocks, S decoder scales, h x w patches, D encoder wi
 """
 
 import dataclasses
-import itertools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
+from lagseg_jax.config_check import check_decoder, one_of, parse_blocks
 from lagseg_jax.decoder import Decoder
-from lagseg_jax.encoder import VARIANTS, Encoder, EncoderSpec
-from lagseg_jax.errors import InputError
-from lagseg_jax.fusion import FusionWeights, fuse, parse_blocks
+from lagseg_jax.encoder import Encoder, EncoderSpec
+from lagseg_jax.fusion import FusionWeights, fuse
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of the images DINOv2 was trained on
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,8 +61,8 @@ class Model:
         Keeps the tokens of all blocks, because the gradient of the fusion weights needs them, and
         stops the gradient there: the encoder is frozen.
         """
-        tokens = self.encoder.apply({"params": encoder_params}, to_rgb(images)).patch_tokens
-        return self.head.apply({"params": head_params}, jax.lax.stop_gradient(tokens), images)
+        tokens = _apply(self.encoder, encoder_params, to_rgb(images)).patch_tokens
+        return _apply(self.head, head_params, jax.lax.stop_gradient(tokens), images)
 
     def probability(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
         """Inference form: images (B, H, W) in 0..1 -> probability of atrium (B, H, W) float32.
@@ -70,11 +70,13 @@ class Model:
         The same function as `sigmoid(logits)`, but blocks are fused while the encoder runs, so
         that memory does not grow with its depth.
         """
-        head = {"params": head_params}
-        weights = self.head.apply(head, method="fusion_weights")
-        encoder = {"params": encoder_params}
-        fused = self.encoder.apply(encoder, to_rgb(images), weights, method="fused")
-        return jax.nn.sigmoid(self.head.apply(head, fused, images, method="decode"))
+        weights = _apply(self.head, head_params, method="fusion_weights")
+        fused = _apply(self.encoder, encoder_params, to_rgb(images), weights, method="fused")
+        return jax.nn.sigmoid(_apply(self.head, head_params, fused, images, method="decode"))
+
+
+def _apply(module: nn.Module, params: dict, *inputs: jax.Array, method: str | None = None) -> Any:
+    return module.apply({"params": params}, *inputs, method=method)
 
 
 def to_rgb(images: jax.Array) -> jax.Array:
@@ -106,38 +108,7 @@ def build_model(config: ml_collections.ConfigDict, spec: EncoderSpec) -> Model:
     return Model(Encoder(spec, dtype), head)
 
 
-def check_decoder(decoder: ml_collections.ConfigDict, image_size: int) -> None:
-    """Raises InputError for scales, widths or an image path that the decoder cannot have."""
-    scales, widths = tuple(decoder.scales), tuple(decoder.widths)
-    halves = all(2 * fine == coarse for coarse, fine in itertools.pairwise(scales))
-    if not scales or not halves or scales[-1] < 1 or image_size % scales[-1]:
-        raise InputError(
-            f"config.decoder.scales is {scales}, expected halves such as (8, 4, 2, 1), the last "
-            f"one dividing the image size {image_size}"
-        )
-    if len(widths) != len(scales) + 1 or any(w < 8 or w % 8 for w in widths):
-        raise InputError(
-            f"config.decoder.widths is {widths}, expected {len(scales) + 1} multiples of 8: one "
-            f"for 1/14 and one for each scale of {scales}"
-        )
-    if decoder.image_path not in ("resized", "pyramid"):
-        raise InputError(
-            f"config.decoder.image_path is {decoder.image_path!r}, expected 'resized' or 'pyramid'"
-        )
-
-
-def check_encoder(encoder: ml_collections.ConfigDict) -> None:
-    """Raises InputError for a variant or a number of registers that does not exist."""
-    if encoder.variant not in VARIANTS:
-        raise InputError(
-            f"config.encoder.variant is {encoder.variant!r}, expected one of {', '.join(VARIANTS)}"
-        )
-    if encoder.registers not in (0, 4):
-        raise InputError(f"config.encoder.registers is {encoder.registers}, expected 0 or 4")
-
-
 def compute_dtype(field: str, name: str) -> jnp.dtype:
     """ "float32" or "bfloat16" -> dtype; anything else is an InputError naming the field."""
-    if name not in DTYPES:
-        raise InputError(f"{field} is {name!r}, expected 'float32' or 'bfloat16'")
+    one_of(field, name, tuple(DTYPES))
     return DTYPES[name]

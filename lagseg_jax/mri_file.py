@@ -6,10 +6,10 @@ allows, is allocated or unpacked, and no other file is opened.
 
 import gzip
 import io
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import nibabel as nib
 import nrrd
@@ -33,6 +33,9 @@ _NRRD_GEOMETRY = (
 )
 _METRES = {1: 1000.0, 3: 0.001}  # NIfTI xyzt_units & 7: metre, micrometre; all else counts as mm
 _MAX_HEADER_BYTES = 2**24
+_MAX_NRRD_HEADER_BYTES = 2**20  # pynrrd needs seconds for more; real ones are a few kB
+_SILENT = logging.getLogger(f"{__name__}.nibabel")  # the refusal says it already
+_SILENT.disabled = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,8 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along the three axes of `array`."""
-        return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
 
 
 def read_nifti(path: Path, max_bytes: int) -> Volume:
@@ -64,9 +68,11 @@ def read_nifti(path: Path, max_bytes: int) -> Volume:
         version_2 = int.from_bytes(start, "little") == 540 or int.from_bytes(start, "big") == 540
         kind = nib.nifti2.Nifti2Header if version_2 else nib.Nifti1Header
         block = start + stream.read(kind.template_dtype.itemsize - 4)
-        header = kind(block)
+        header = kind(block, check=False)
+        header.check_fix(logger=_SILENT)
         offset = header.get_data_offset()
-        if header["magic"].item() != header.single_magic or offset > _MAX_HEADER_BYTES:
+        single_file = header["magic"].item() == header.single_magic
+        if not single_file or not len(block) <= offset <= _MAX_HEADER_BYTES:
             raise InputError(
                 f"{path}: half of a .hdr/.img pair, or data that start at byte {offset}, expected "
                 "header and data in one file."
@@ -84,9 +90,8 @@ def read_nifti(path: Path, max_bytes: int) -> Volume:
         array = _read_voxels(path, stream, shape, dtype)
     if scaled:
         array = array.astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # _check_content reports what overflows
-            array *= np.float32(slope)
-            array += np.float32(intercept)
+        array *= np.float32(slope)
+        array += np.float32(intercept)
     affine = header.get_best_affine()
     affine[:3] *= _METRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return Volume(array, affine, stored_shape, header, path)
@@ -96,7 +101,7 @@ def read_nrrd(path: Path, max_bytes: int) -> Volume:
     """Reads .nrrd with its data inside, raw or gzip; raises as `read_nifti` does."""
     with path.open("rb") as stream:
         # Parsed from a bounded piece: a line of the header can be as long as the file.
-        beginning = io.BytesIO(stream.read(_MAX_HEADER_BYTES))
+        beginning = io.BytesIO(stream.read(_MAX_NRRD_HEADER_BYTES))
         header = dict(nrrd.read_header(beginning))
         for field in ("data file", "datafile"):
             if field in header:
@@ -174,7 +179,7 @@ def _check_size(
 
 
 def _read_voxels(
-    path: Path, stream: BinaryIO, shape: tuple[int, ...], dtype: np.dtype
+    path: Path, stream: io.BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
     """Exactly the declared bytes, in pieces: a bomb is never unpacked further than its header."""
     data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
@@ -193,17 +198,19 @@ def _read_voxels(
             "declares."
         )
     array = data.view(dtype).reshape(shape, order="F")
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    if not dtype.isnative:
+        array.byteswap(inplace=True)
+    return array.view(dtype.newbyteorder("="))
 
 
 def nifti_bytes(voxels: np.ndarray, like: Volume) -> bytes:
-    """The content of a .nii file: uint8 voxels in the stored shape, with the geometry of `like`."""
+    """The content of a .nii file: voxels in the stored shape, with the geometry of `like`."""
     if isinstance(like.header, dict):
         image = nib.Nifti1Image(voxels, like.affine)
         image.header.set_xyzt_units("mm")
         return image.to_bytes()
     header = like.header.copy()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(voxels.dtype)
     header.set_intent("none")
     for field in ("cal_min", "cal_max", "descrip", "aux_file"):
         header[field] = np.zeros_like(header[field])

@@ -11,11 +11,8 @@ import dataclasses
 
 import numpy as np
 
-from lagseg_jax.errors import InputError
-from lagseg_jax.resize import linear_matrix
+from lagseg_jax.interpolation import linear_matrix
 from lagseg_jax.volume import from_canonical, to_canonical
-
-PATCH = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +22,7 @@ class SliceGeometry:
     orientation: np.ndarray  # (3, 2), of lagseg_jax.volume.to_canonical
     axis: int  # canonical axis across which the slices were cut
     volume_axis: int  # the same axis in the volume's own order
-    spacing: tuple[float, float, float]  # mm, of the axes (slice, row, column)
-
-
-def check_image_size(image_size: int) -> None:
-    """Raises InputError unless the image size is a positive multiple of the 14-pixel patch."""
-    if image_size < PATCH or image_size % PATCH:
-        lower = max(PATCH, image_size // PATCH * PATCH)
-        raise InputError(
-            f"config.data.image_size is {image_size}, expected a multiple of {PATCH} such as "
-            f"{lower} or {lower + PATCH}"
-        )
+    spacing: tuple[float, ...]  # mm, of the axes (slice, row, column)
 
 
 def to_slices(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, SliceGeometry]:
@@ -80,8 +67,28 @@ def _slice_order(axis: int) -> tuple[int, int, int]:
 
 def grey_range(slices: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
     """The grey values of a volume that become 0 and 1: its percentiles, never equal in float32."""
-    low, high = (float(v) for v in np.percentile(slices, percentiles).astype(np.float32))
+    low, high = (float(np.float32(_percentile(slices, percent))) for percent in percentiles)
     return low, high if high > low else low + max(1.0, abs(low))
+
+
+def _percentile(slices: np.ndarray, percent: float) -> float:
+    """np.percentile of slices (Z, H, W), slice by slice: that one copies and sorts the volume."""
+    place = percent / 100 * (slices.size - 1)
+    below = int(place)  # the value lies between the ones of this rank and the next
+    last = percent > 50  # counted from the nearer end
+    count = slices.size - below if last else min(below + 2, slices.size)
+    kept = np.empty(0, slices.dtype)
+    for plane in slices:
+        values = plane.ravel()
+        if kept.size == count:
+            values = values[values > kept[0] if last else values < kept[-1]]
+        kept = np.concatenate([kept, values])
+        if kept.size >= count:
+            parts = np.partition(kept, -count if last else count - 1)
+            kept = parts[-count:] if last else parts[:count]
+    kept.sort()
+    two = kept[:2] if last else kept[below:]
+    return float(np.percentile(two, 100 * (place - below)))
 
 
 def normalise(slices: np.ndarray, grey: tuple[float, float]) -> np.ndarray:
@@ -118,7 +125,8 @@ def network_images(
     slices: np.ndarray, image_size: int, percentiles: tuple[float, float]
 ) -> np.ndarray:
     """Slices (Z, H, W) of any grey scale -> images (Z, S, S), float32 in 0..1."""
-    rows, columns = resize_matrices(*slices.shape[1:], image_size)
+    _, height, width = slices.shape
+    rows, columns = resize_matrices(height, width, image_size)
     return rows @ normalise(slices, grey_range(slices, percentiles)) @ columns.T
 
 
@@ -128,5 +136,6 @@ def network_masks(slices: np.ndarray, image_size: int) -> np.ndarray:
     Rounding the interpolated coverage keeps the outline where it is; taking the nearest voxel
     would move it by up to half a voxel.
     """
-    rows, columns = resize_matrices(*slices.shape[1:], image_size)
+    _, height, width = slices.shape
+    rows, columns = resize_matrices(height, width, image_size)
     return (rows @ slices.astype(np.float32) @ columns.T >= 0.5).astype(np.uint8)

@@ -11,7 +11,7 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -136,8 +136,8 @@ def load_params(
     structs = param_structs(spec, dtype)
     try:
         with safe_open(path, framework="numpy") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        if problem := mismatch(found, {name: s.shape for name, s in structs.items()}):
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        if problem := mismatch(shapes, {name: s.shape for name, s in structs.items()}):
             raise InputError(
                 f"{path} does not fit {_title(spec.variant, spec.registers)}: {problem}."
             )
@@ -260,7 +260,7 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def mismatch(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
+def mismatch(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
     """Missing, extra and misshaped tensors in words, those of all blocks as one; "" if none."""
     wrong = [
         f"{name} {found[name]} instead of {shape}"

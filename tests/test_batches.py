@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from lagseg_jax.batches import (
     SliceSource,
     TrainingBatches,
-    check_batch_size,
     evaluation_batches,
     split_over_devices,
 )
@@ -160,15 +160,16 @@ def test_a_batch_is_dealt_out_in_order():
     assert split["image"].shape == (3, 2, 2, 2)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "devices", "nearest"), [(7, 2, 8), (30, 8, 32), (3, 8, 8), (0, 1, 1), (-4, 4, 4)]
-)
-def test_a_batch_that_devices_cannot_share_is_refused(batch_size, devices, nearest):
-    expected = rf"a\.b is {batch_size}, expected a multiple of the {devices} dev.* as {nearest}$"
-    with pytest.raises(InputError, match=expected):
-        check_batch_size("a.b", batch_size, devices)
-
-
-def test_batches_that_devices_can_share_are_accepted():
-    for batch_size, devices in ((1, 1), (7, 1), (8, 8), (32, 4)):
-        check_batch_size("config.train.batch_size", batch_size, devices)
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_a_file_cut_short_while_it_is_read_is_named(tmp_path, part):
+    """Reading the memory map alone would end the process with SIGBUS, which names nothing."""
+    for name, dtype in (("images", np.float16), ("masks", np.uint8)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((300, 59, 61), dtype))
+    maps = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "masks")]
+    batches = TrainingBatches(SliceSource([PreparedCase("case", *maps)]), 4, seed=0, threads=2)
+    next(batches)
+    os.truncate(tmp_path / f"{part}.npy", 5000)
+    with pytest.raises(InputError, match=rf"{part}\.npy has 5000 bytes"):
+        for _ in range(75):
+            next(batches)
+    batches.close()

@@ -152,11 +152,14 @@ def test_malformed_dataset_json(tmp_path, content, expected):
         (("imagesTr/a_0000.nii.gz", "labelsTr/a_0000.nii.gz"), "imagesTr", "labelsTr/a.nii.gz"),
     ],
 )
-def test_a_missing_label_is_named(tmp_path, files, where, expected):
+def test_a_missing_label_does_not_hide_the_case(tmp_path, files, where, expected):
+    """Where the label ought to be stands in the case, so that a check of all cases can say so."""
     if where == "train_1":
         lascarqs(tmp_path, numbers=(2, 3))
     make(tmp_path, *files)
-    refused(tmp_path, tmp_path / where, "without its label", expected)
+    (case,) = [case for case in detect(tmp_path).cases if not case.label.is_file()]
+    assert str(case.image).startswith(str(tmp_path / where))
+    assert str(case.label).endswith(expected)
 
 
 def test_dataset_json_from_notepad(tmp_path):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lagseg_jax.errors import InputError
-from lagseg_jax.fusion import FusionWeights, fuse, parse_blocks
+from lagseg_jax.fusion import FusionWeights, fuse
 
 SCALES, DEPTH = 3, 7
 BLOCKS = (1, 4, 6)
@@ -75,18 +74,3 @@ def test_gradient_of_theta_matches_finite_differences():
     theta = jnp.asarray(np.random.default_rng(1).normal(size=(SCALES, len(BLOCKS))), np.float32)
     assert np.abs(jax.grad(loss)(theta)).min() > 1e-4
     check_grads(loss, (theta,), order=1, modes=["rev"], eps=1e-2, rtol=1e-2)
-
-
-@pytest.mark.parametrize(
-    ("text", "blocks"),
-    [("all", (0, 1, 2, 3)), ("last", (3,)), ("2", (2,)), ("0,2", (0, 2)), ("3, 0", (0, 3))],
-)
-def test_blocks(text, blocks):
-    assert parse_blocks(text, 4) == blocks
-
-
-@pytest.mark.parametrize("text", ["", "first", "0,4", "-1", "1,1", "1,,2", "0.5", "2;3"])
-def test_blocks_that_do_not_exist_are_refused(text):
-    expected = rf"config\.fusion\.blocks is '{text}', expected 'all', 'last' or .* from 0 to 3"
-    with pytest.raises(InputError, match=expected):
-        parse_blocks(text, 4)

@@ -39,6 +39,7 @@ def test_neither_tensorflow_nor_torch_is_imported(tmp_path):
 
 def test_files_and_metrics_need_no_jax(tmp_path):
     """So errors in files and options are printed at once."""
-    modules = ("volume", "dataset", "split", "metrics", "phantom", "errors")
+    modules = "volume dataset split metrics phantom errors quality check compare info cache"
+    modules = [*modules.split(), "config_check", "experiment", "slices", "statistics", "main"]
     found = imported("\n".join(f"import lagseg_jax.{module}" for module in modules), tmp_path)
     assert "numpy" in found and "jax" not in found

@@ -6,9 +6,7 @@ import jax.image
 import numpy as np
 import pytest
 
-from lagseg_jax.errors import InputError
 from lagseg_jax.slices import (
-    check_image_size,
     from_slices,
     grey_range,
     network_images,
@@ -180,18 +178,13 @@ def test_a_constant_volume_is_black(value):
     np.testing.assert_array_equal(network_images(slices, 14, (0.5, 99.5)), 0)
 
 
-# Image size
-
-
-@pytest.mark.parametrize(
-    ("size", "suggestions"), [(450, "448 or 462"), (13, "14 or 28"), (0, "14 or 28")]
-)
-def test_an_image_size_that_patches_do_not_fill_is_refused(size, suggestions):
-    expected = rf"config\.data\.image_size is {size}, expected a multiple of 14.*{suggestions}"
-    with pytest.raises(InputError, match=expected):
-        check_image_size(size)
-
-
-def test_multiples_of_the_patch_are_accepted():
-    for size in (14, 196, 448, 518):
-        check_image_size(size)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize("percentiles", [(0.5, 99.5), (0, 100), (30, 70), (50.1, 99)])
+def test_grey_range_is_numpys_percentile(dtype, percentiles):
+    """Found slice by slice, for any number of slices and with equal values."""
+    generator = np.random.default_rng(0)
+    for shape in ((1, 1, 2), (1, 12, 9), (3, 5, 7), (41, 5, 3)):
+        slices = generator.normal(100, 40, shape).clip(0, 255).astype(dtype)
+        expected = np.percentile(slices, percentiles)
+        if expected[1] > expected[0]:
+            np.testing.assert_allclose(grey_range(slices, percentiles), expected, rtol=1e-6)
