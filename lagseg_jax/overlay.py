@@ -1,5 +1,6 @@
 """image, truth, prediction (Z, H, W) -> one PNG: contours on eight slices over the atrium."""
 
+import math
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 ROWS, COLUMNS = 2, 4
+MOST_PIXELS = 1.1e6  # of a picture: about 1 MB, so that three of them can be mailed in a report
 # Okabe and Ito's sky blue and orange: told apart on grey with every kind of colour vision.
 TRUTH_COLOUR, PREDICTION_COLOUR = "#56B4E9", "#E69F00"
 BACKGROUND, TEXT = "#101216", "#E8EAED"
@@ -44,9 +46,9 @@ def write_overlay(
     width = 3.0  # inches per panel
     height = width * shown.shape[1] / shown.shape[2]
     header = 0.55
-    figure = Figure(
-        figsize=(COLUMNS * width, ROWS * height + header), dpi=130, facecolor=BACKGROUND
-    )
+    size = (COLUMNS * width, ROWS * height + header)
+    dpi = min(130, math.sqrt(MOST_PIXELS / (size[0] * size[1])))
+    figure = Figure(figsize=size, dpi=dpi, facecolor=BACKGROUND)
     canvas = FigureCanvasAgg(figure)
     top = 1 - header / figure.get_figheight()
     panels = figure.subplots(ROWS, COLUMNS, squeeze=False)
@@ -94,7 +96,7 @@ def _region(mask: np.ndarray) -> tuple[np.ndarray, slice, slice]:
     occupied = np.flatnonzero(mask.any((1, 2)))
     count = min(ROWS * COLUMNS, occupied.size)
     numbers = occupied[np.linspace(0, occupied.size - 1, count).round().astype(int)]
-    return numbers, _with_margin(mask.any((0, 2))), _with_margin(mask.any((0, 1)))
+    return numbers, _with_margin(mask.max((0, 2))), _with_margin(mask.max((0, 1)))
 
 
 def _with_margin(occupied: np.ndarray) -> slice:

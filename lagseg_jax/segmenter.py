@@ -1,8 +1,8 @@
-"""workdir -> a function from a volume (x, y, z) to its atrium mask (x, y, z).
+"""workdir(s) -> a function from a volume (x, y, z) to its atrium mask (x, y, z).
 
 Everything from the slice's grey values to the probability on the slice's own grid is one compiled
 function: normalising, padding and resizing (two matrix products), encoder, fusion, decoder, and
-resizing back.
+resizing back. Several models are an ensemble: their probabilities are averaged, batch by batch.
 """
 
 import dataclasses
@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from lagseg_jax.checkpoint import Checkpoints
+from lagseg_jax.components import clean_mask
 from lagseg_jax.devices import replicated, split_batch, use_compilation_cache
 from lagseg_jax.errors import InputError
 from lagseg_jax.frozen import FrozenEncoder, load_frozen_encoder
-from lagseg_jax.metrics import largest_component
+from lagseg_jax.inference import average_probability, slice_probability
 from lagseg_jax.model import Model, build_model
 from lagseg_jax.slices import from_slices, grey_range, resize_matrices, restore_matrices, to_slices
+from lagseg_jax.weights import read_card
 from lagseg_jax.workdir import read_config
 
 BUCKET = 64  # slice sizes are padded to multiples of this: few sizes, few compilations
@@ -30,7 +31,7 @@ STORED_DTYPES = ("uint8", "int16", "uint16", "float32")  # go to the device as t
 
 @dataclasses.dataclass(frozen=True)
 class Segmenter:
-    """A trained model, ready for volumes.
+    """A trained model, or several of them, ready for volumes.
 
     Attributes:
         config: of the run.
@@ -38,6 +39,8 @@ class Segmenter:
         encoder: the frozen weights.
         head_params: trained parameters, on all local devices.
         step: training step of the parameters.
+        partners: further models, of any image size and encoder, whose probabilities are averaged
+            with this one's; their `config.predict` does not count.
     """
 
     config: ml_collections.ConfigDict
@@ -45,6 +48,7 @@ class Segmenter:
     encoder: FrozenEncoder
     head_params: dict
     step: int
+    partners: tuple["Segmenter", ...] = ()
 
     def predict_volume(
         self,
@@ -52,6 +56,8 @@ class Segmenter:
         spacing: Sequence[float],
         affine: np.ndarray | None = None,
         components: int | None = None,
+        min_mm3: float = 0.0,
+        tta: bool = False,
     ) -> np.ndarray:
         """Segments the left atrium.
 
@@ -63,22 +69,47 @@ class Segmenter:
                 a volume whose axes run otherwise is not recognised as such without it.
             components: connected components kept, largest first, 0 for all; by default
                 `config.predict.components`.
+            min_mm3: components smaller than this go.
+            tta: average over the four in-plane mirrorings, at four times the computing.
 
         Returns:
-            Mask (x, y, z), uint8: 1 is atrium.
+            Mask (x, y, z), uint8: 1 where the probability is `config.predict.threshold` or more.
 
         Raises:
             InputError: the volume is not three-dimensional, or has values that are not finite.
         """
-        probability = self.predict_probability(volume, spacing, affine)
-        mask = (probability >= self.config.predict.threshold).astype(np.uint8)
-        keep = self.config.predict.components if components is None else components
-        return largest_component(mask, keep).astype(np.uint8)
+        # Compared on the device: a whole volume of probabilities would be the largest array here.
+        mask = self._predict(volume, spacing, affine, tta, self.config.predict.threshold)
+        return self.clean(mask, spacing, components, min_mm3)
 
     def predict_probability(
-        self, volume: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None = None
+        self,
+        volume: np.ndarray,
+        spacing: Sequence[float],
+        affine: np.ndarray | None = None,
+        tta: bool = False,
     ) -> np.ndarray:
         """The probability of atrium (x, y, z), float32; arguments as in predict_volume."""
+        return self._predict(volume, spacing, affine, tta, None)
+
+    def clean(
+        self,
+        mask: np.ndarray,
+        spacing: Sequence[float],
+        components: int | None = None,
+        min_mm3: float = 0.0,
+    ) -> np.ndarray:
+        """The mask without small components; arguments as in predict_volume."""
+        keep = self.config.predict.components if components is None else components
+        return clean_mask(mask, spacing, keep, min_mm3)
+
+    def fusion_weights(self) -> np.ndarray:
+        """How much each encoder block counts at each decoder scale: (S, L), rows sum to 1."""
+        params = {"params": self.head_params}
+        return np.asarray(self.model.head.apply(params, method="fusion_weights"))
+
+    def _predict(self, volume, spacing, affine, tta: bool, threshold: float | None) -> np.ndarray:
+        """Volume -> probability (x, y, z) float32, or uint8 where it is compared to a threshold."""
         volume = np.asarray(volume)
         if volume.ndim != 3 or 0 in volume.shape:
             raise InputError(f"the volume has shape {volume.shape}, expected three axes x, y, z")
@@ -90,40 +121,48 @@ class Segmenter:
             raise InputError("the volume has voxels that are NaN or infinite, expected finite ones")
         affine = np.diag([*spacing, 1.0]) if affine is None else affine
         slices, geometry = to_slices(volume, affine)
-        return from_slices(self._slice_probability(slices), geometry)
+        return from_slices(self._predict_slices(slices, tta, threshold), geometry)
 
-    def _slice_probability(self, slices: np.ndarray) -> np.ndarray:
-        """Slices (Z, H, W) -> probability (Z, H, W), float32."""
+    def _predict_slices(self, slices: np.ndarray, tta: bool, threshold) -> np.ndarray:
+        """Slices (Z, H, W) -> the same as `_predict` for each."""
         count, height, width = slices.shape
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
-        size = self.config.data.image_size
-        there = resize_matrices(height, width, size)
-        back = restore_matrices(height, width, size)
-        # Zero columns (rows) in the matrices make the padding of the slices irrelevant.
-        there = [np.pad(m, ((0, 0), (0, p - m.shape[1]))) for m, p in zip(there, padded)]
-        back = [np.pad(m, ((0, p - m.shape[0]), (0, 0))) for m, p in zip(back, padded)]
-        grey = np.array(grey_range(slices, self.config.data.clip_percentiles), np.float32)
-        settings = jax.device_put((there, back, grey))
+        members = (self, *self.partners)
+        settings = [member._settings(slices, padded) for member in members]
         batch = self.config.predict.batch_size * jax.local_device_count()
-        result = np.empty(slices.shape, np.float32)
-        pending = None
+        result = np.empty(slices.shape, np.float32 if threshold is None else np.uint8)
+        pending: tuple = ()
         for start in range(0, count, batch):
             block = np.zeros((batch, *padded), slices.dtype)
             part = slices[start : start + batch]
             block[: len(part), :height, :width] = part
-            output = self._compiled(
-                self.encoder.params, self.head_params, split_batch(block), *settings
-            )
+            block = split_batch(block)
+            outputs = [
+                slice_probability(m.model, m.encoder.params, m.head_params, block, *matrices, tta)
+                for m, matrices in zip(members, settings)
+            ]
+            output = average_probability(outputs, threshold)
             # Fetch the batch before while this one runs.
-            if pending is not None:
+            if pending:
                 _store(result, *pending)
             pending = start, output
         _store(result, *pending)
         return result
 
-    @functools.cached_property
-    def _compiled(self):
-        return jax.jit(functools.partial(slice_probability, self.model))
+    def _settings(self, slices: np.ndarray, padded: Sequence[int]) -> tuple:
+        """The arguments `there`, `back` and `grey` of slice_probability for slices (Z, H, W)."""
+        size, (height, width) = self.config.data.image_size, slices.shape[1:]
+        # Zero columns (rows) in the matrices make the padding of the slices irrelevant.
+        there = [
+            np.pad(m, ((0, 0), (0, p - m.shape[1])))
+            for m, p in zip(resize_matrices(height, width, size), padded)
+        ]
+        back = [
+            np.pad(m, ((0, p - m.shape[0]), (0, 0)))
+            for m, p in zip(restore_matrices(height, width, size), padded)
+        ]
+        grey = np.array(grey_range(slices, self.config.data.clip_percentiles), np.float32)
+        return jax.device_put((there, back, grey))
 
 
 def _store(result: np.ndarray, start: int, output: jax.Array) -> None:
@@ -131,44 +170,52 @@ def _store(result: np.ndarray, start: int, output: jax.Array) -> None:
     target[...] = np.asarray(output)[: len(target), : target.shape[1], : target.shape[2]]
 
 
-def slice_probability(model: Model, encoder_params, head_params, slices, there, back, grey):
-    """Grey slices (B, H, W) of any dtype -> probability of atrium (B, H, W), float32.
+def load_segmenter(
+    workdir: str | Path | Sequence[str | Path], weights: str | Sequence[str] | None = None
+) -> Segmenter:
+    """Loads the best checkpoint of a run, or of several runs as an ensemble.
+
+    The mean probability of an ensemble is compared to the threshold of the first run, whose
+    `config.predict` counts for all. Runs of one encoder share its weights on the device.
 
     Args:
-        model: encoder and head (static).
-        encoder_params: of the encoder.
-        head_params: of the head.
-        slices: as stored in the volume.
-        there: `rows (S, H)` and `columns (S, W)` of `slices.resize_matrices`.
-        back: `rows (H, S)` and `columns (W, S)` of `slices.restore_matrices`.
-        grey: (2,) the values that become 0 and 1.
-    """
-    images = jnp.clip((slices.astype(jnp.float32) - grey[0]) / (grey[1] - grey[0]), 0, 1)
-    images = _product(there[0], images, there[1])
-    return _product(back[0], model.probability(encoder_params, head_params, images), back[1])
-
-
-def _product(rows, images, columns):
-    return jnp.einsum("ij,bjk,lk->bil", rows, images, columns, precision="highest")
-
-
-def load_segmenter(workdir: str | Path, weights: str | None = None) -> Segmenter:
-    """Loads the best checkpoint of a run.
-
-    Args:
-        workdir: folder of a finished or unfinished training run.
-        weights: folder of the converted encoder weights, if they moved since the training.
+        workdir: folder of a finished or unfinished training run, or several of them.
+        weights: folder of the converted encoder weights, if they moved since the training; one for
+            all runs or one for each.
 
     Raises:
-        InputError: the folder is not a run, has no checkpoint, or the encoder is another one.
+        InputError: a folder is not a run, has no checkpoint, or the encoder is another one.
     """
-    workdir = Path(workdir)
+    workdirs = [Path(w) for w in ([workdir] if isinstance(workdir, str | Path) else workdir)]
+    moved = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
+    if len(moved) == 1:
+        moved *= len(workdirs)
+    if len(moved) != len(workdirs):
+        raise InputError(
+            f"{len(moved)} folders of weights for {len(workdirs)} workdirs, expected one for all "
+            "or one for each"
+        )
     use_compilation_cache()
-    config = read_config(workdir)
-    if weights is not None:
-        config.encoder.weights = str(weights)
-    encoder = load_frozen_encoder(config)
-    return restore_segmenter(config, workdir, encoder)
+    encoders: dict[tuple, FrozenEncoder] = {}
+    members = []
+    for folder, place in zip(workdirs, moved):
+        config = read_config(folder)
+        if place is not None:
+            config.encoder.weights = str(place)
+        key = _encoder_identity(config.encoder)
+        if key not in encoders:
+            encoders[key] = load_frozen_encoder(config)
+        members.append(restore_segmenter(config, folder, encoders[key]))
+    return dataclasses.replace(members[0], partners=tuple(members[1:]))
+
+
+def _encoder_identity(encoder: ml_collections.ConfigDict) -> tuple:
+    """Equal for encoders of equal weights in equal precision."""
+    weights = ("random", encoder.seed)
+    if encoder.weights:
+        card = read_card(encoder.weights)
+        weights = (card["sha256"], card["interpolation"])
+    return encoder.variant, encoder.registers, encoder.dtype, *weights
 
 
 def restore_segmenter(

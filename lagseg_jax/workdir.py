@@ -23,11 +23,14 @@ FIXED = (
 )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name, then renames it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file under a hidden temporary name, then renames it: complete or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def has_checkpoints(workdir: Path) -> bool:

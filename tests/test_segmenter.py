@@ -1,10 +1,15 @@
 """predict_volume: geometry, batching, compilation, and the inputs it refuses."""
 
+import dataclasses
+
+import jax
 import nibabel
 import numpy as np
 import pytest
 
 import lagseg_jax
+import lagseg_jax.segmenter
+from lagseg_jax.inference import slice_probability
 from lagseg_jax.volume import read_volume
 
 
@@ -79,11 +84,68 @@ def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, vol
 
 def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
     segmenter.predict_probability(volume.array, volume.spacing)
-    before = segmenter._compiled._cache_size()
+    before = slice_probability._cache_size()
     for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
         array = np.resize(volume.array, shape).astype(volume.array.dtype)
         assert segmenter.predict_volume(array, (1, 1, 3)).shape == shape
-    assert segmenter._compiled._cache_size() == before
+    assert slice_probability._cache_size() == before
+
+
+def test_mirroring_makes_the_answer_symmetric(segmenter, volume):
+    """A mirrored patient gets the mirrored probability; without `tta` the network may differ."""
+    array = volume.array[:, :, 2:7]
+    mirrored = {}
+    for tta in (False, True):
+        plain = segmenter.predict_probability(array, volume.spacing, tta=tta)
+        for axes in ((0,), (1,), (0, 1)):
+            turned = segmenter.predict_probability(np.flip(array, axes), volume.spacing, tta=tta)
+            mirrored[tta, axes] = np.abs(np.flip(turned, axes) - plain).max()
+    assert all(mirrored[True, axes] < 1e-5 < mirrored[False, axes] for _, axes in mirrored)
+
+
+def test_mirroring_is_the_mean_of_four(segmenter, volume):
+    array = volume.array[:, :, 2:7]
+    parts = [
+        np.flip(segmenter.predict_probability(np.flip(array, axes), volume.spacing), axes)
+        for axes in ((), (0,), (1,), (0, 1))
+    ]
+    found = segmenter.predict_probability(array, volume.spacing, tta=True)
+    np.testing.assert_allclose(found, np.mean(parts, 0), atol=1e-5)
+
+
+def variation(segmenter, **changes):
+    """Another model: other parameters, image size or threshold."""
+    config = segmenter.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.image_size = changes.pop("image_size", config.data.image_size)
+        config.predict.threshold = changes.pop("threshold", config.predict.threshold)
+    params = jax.tree.map(lambda x: x * changes.pop("scale", 1.3), segmenter.head_params)
+    return dataclasses.replace(segmenter, config=config, head_params=params)
+
+
+def test_ensemble_is_the_mean_and_the_threshold_is_the_first_ones(segmenter, volume):
+    """Three models, one of another image size; every part of `predict` is the first one's."""
+    place = volume.array[:, :, 2:7], volume.spacing, volume.affine
+    others = variation(segmenter, image_size=56, threshold=0.9), variation(segmenter)
+    first = variation(segmenter, threshold=0.4)
+    ensemble = dataclasses.replace(first, partners=others)
+    expected = np.mean([m.predict_probability(*place) for m in (first, *others)], axis=0)
+    probability = ensemble.predict_probability(*place)
+    np.testing.assert_allclose(probability, expected, atol=1e-6)
+    assert np.abs(probability - first.predict_probability(*place)).max() > 1e-3
+    mask = ensemble.predict_volume(*place, components=0)
+    np.testing.assert_array_equal(mask, probability >= 0.4)
+
+
+def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
+    loads = []
+    real = lagseg_jax.segmenter.load_frozen_encoder
+    monkeypatch.setattr(
+        lagseg_jax.segmenter, "load_frozen_encoder", lambda c: loads.append(c) or real(c)
+    )
+    ensemble = lagseg_jax.load_segmenter([finished_run, finished_run])
+    (partner,) = ensemble.partners
+    assert len(loads) == 1 and partner.encoder is ensemble.encoder
 
 
 @pytest.mark.parametrize(
