@@ -1,4 +1,4 @@
-"""segmenter + labelled cases -> per_case.csv, summary.json, masks and overlay pictures.
+"""segmenter + labelled cases -> per_case.csv, summary.json, masks, pictures and report.html.
 
 Every case is judged as a whole volume in its original grid, by lagseg_jax.metrics.
 """
@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from lagseg_jax.dataset import Case
-from lagseg_jax.logs import Progress
+from lagseg_jax.logs import Progress, still
+from lagseg_jax.manifest import run_manifest
 from lagseg_jax.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.overlay import write_overlay
+from lagseg_jax.processes import gather, process, share
+from lagseg_jax.report_page import write_report
 from lagseg_jax.segmenter import Segmenter
 from lagseg_jax.slices import grey_range, normalise, to_slices
 from lagseg_jax.volume import Volume, read_image_and_label, read_volume, write_mask
@@ -26,11 +29,14 @@ def evaluate(
 ) -> dict:
     """Predicts and scores the cases, and writes everything into `folder`.
 
+    Several processes share the cases; the first one writes the tables and pictures over all.
+
     Args:
         segmenter: a trained model.
         cases: labelled cases.
-        folder: gets `per_case.csv`, `summary.json`, `masks/<case>.nii.gz` and `overlays/*.png` of
-            the best, the median and the worst case.
+        folder: gets `per_case.csv`, `summary.json`, `masks/<case>.nii.gz`, `overlays/*.png` of the
+            best, the median and the worst case, `fusion_weights.csv`, `manifest.json`, and
+            `report.html`, which shows all of them.
         label_value: of the atrium in the labels; None for the only non-zero value.
 
     Returns:
@@ -42,22 +48,38 @@ def evaluate(
     folder = Path(folder)
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     rows = []
-    progress = Progress("evaluating", len(cases))
-    for case in cases:
-        image, label = read_image_and_label(case.image, case.label, label_value)
-        mask = segmenter.predict_volume(image.array, image.spacing, image.affine)
-        write_mask(folder / "masks" / f"{case.name}.nii.gz", mask, image)
-        _, geometry = to_slices(image.array, image.affine)
-        scores = case_metrics(label.array, mask, image.spacing, geometry.volume_axis)
+    mine = share(cases)
+    progress = Progress("evaluating", len(mine))
+    for case in mine:
+        with still(f"evaluating {case.image}"):
+            image, label = _read(segmenter, case, label_value)
+            mask = segmenter.predict_volume(image.array, image.spacing, image.affine)
+            write_mask(folder / "masks" / f"{case.name}.nii.gz", mask, image)
+            _, geometry = to_slices(image.array, image.affine)
+            scores = case_metrics(label.array, mask, image.spacing, geometry.volume_axis)
         rows.append({"case": case.name, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
     progress.close()
+    by_name = {row["case"]: row for part in gather(rows) for row in part}
+    rows = [by_name[case.name] for case in cases]
     encoder = segmenter.encoder.report()
-    _write_table(folder / "per_case.csv", rows, encoder["weights"])
     summary = {"encoder": encoder, "step": segmenter.step, **summarise(rows)}
+    if process()[0] > 0:
+        return summary
+    _write_table(folder / "per_case.csv", rows, encoder["weights"])
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write_overlays(segmenter, cases, rows, folder, label_value)
+    _write_fusion_weights(folder / "fusion_weights.csv", segmenter)
+    manifest = run_manifest(segmenter, cases)
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_report(folder)
     return summary
+
+
+def _read(segmenter: Segmenter, case: Case, label_value: int | None) -> tuple[Volume, Volume]:
+    assert case.label is not None  # a split is of labelled cases
+    max_bytes = int(segmenter.config.data.max_gb * 1e9)
+    return read_image_and_label(case.image, case.label, label_value, max_bytes)
 
 
 def _write_table(path: Path, rows: list[dict], weights: str) -> None:
@@ -70,6 +92,15 @@ def _write_table(path: Path, rows: list[dict], weights: str) -> None:
     os.replace(temporary, path)
 
 
+def _write_fusion_weights(path: Path, segmenter: Segmenter) -> None:
+    """One line per scale, coarsest first, one column per encoder block."""
+    weights = segmenter.fusion_weights()
+    lines = [",".join(["scale", *(f"block_{block}" for block in range(weights.shape[1]))])]
+    for scale, row in zip((14, *segmenter.config.decoder.scales), weights):
+        lines.append(",".join([f"1/{scale}", *(f"{weight:.6g}" for weight in row)]))
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
 def _write_overlays(segmenter, cases, rows, folder: Path, label_value: int | None) -> None:
     """Pictures of the best, the median and the worst case by Dice."""
     overlays = folder / "overlays"
@@ -80,7 +111,7 @@ def _write_overlays(segmenter, cases, rows, folder: Path, label_value: int | Non
     chosen = {ranked[len(ranked) // 2]: "median", ranked[-1]: "best", ranked[0]: "worst"}
     for number, rank in chosen.items():
         row, case = rows[number], cases[number]
-        image, label = read_image_and_label(case.image, case.label, label_value)
+        image, label = _read(segmenter, case, label_value)
         mask = read_volume(folder / "masks" / f"{case.name}.nii.gz")
         title = f"{case.name} ({rank} of {len(rows)}): Dice {row['dice']:.3f}"
         if np.isfinite(row["hd95_mm"]):
@@ -88,7 +119,8 @@ def _write_overlays(segmenter, cases, rows, folder: Path, label_value: int | Non
         if segmenter.encoder.warning:
             title += " - random encoder"
         path = overlays / f"{rank}_{case.name}.png"
-        write_overlay(path, *(picture_slices(v) for v in (image, label, mask)), title)
+        shown, truth, prediction = (picture_slices(v) for v in (image, label, mask))
+        write_overlay(path, shown, truth, prediction, title)
 
 
 def picture_slices(volume: Volume) -> np.ndarray:

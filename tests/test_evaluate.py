@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from configs import default
 from lagseg_jax.dataset import detect
 from lagseg_jax.evaluate import describe, evaluate
 from lagseg_jax.metrics import case_metrics
@@ -16,9 +17,14 @@ from lagseg_jax.volume import read_image_and_label, read_volume
 def segmenter_of(masks):
     """Predicts the given masks in turn."""
     queue = iter(masks)
-    report = {"weights": "weights/base", "sha256": "0" * 64}
+    report = {"variant": "base", "weights": "weights/base", "sha256": "0" * 64}
+    config = default.get_config()
+    weights = np.full((len(config.decoder.scales) + 1, 12), 1 / 12)
+    weights[:, [3, 7]] = 0.75 / 12, 1.25 / 12
     return SimpleNamespace(
+        config=config,
         predict_volume=lambda volume, spacing, affine: next(queue),
+        fusion_weights=lambda: weights,
         encoder=SimpleNamespace(report=lambda: report, warning=""),
         step=17,
     )
@@ -63,6 +69,12 @@ def test_tables_agree_with_the_predictions(labelled, tmp_path):
     pictures = {p.name for p in (tmp_path / "overlays").iterdir()}
     assert f"best_{cases[0].name}.png" in pictures and f"worst_{cases[2].name}.png" in pictures
     assert len(pictures) == 3 and any(name.startswith("median_") for name in pictures)
+    weights = np.loadtxt(tmp_path / "fusion_weights.csv", str, delimiter=",")
+    assert weights[:, 0].tolist() == ["scale", "1/14", "1/8", "1/4", "1/2", "1/1"]
+    assert weights[0, 1:].tolist() == [f"block_{block}" for block in range(12)]
+    np.testing.assert_allclose(weights[1:, 4].astype(float), 0.75 / 12, rtol=1e-5)
+    assert json.loads((tmp_path / "manifest.json").read_text())["dataset"]["cases"] == 4
+    assert (tmp_path / "report.html").read_text().count('src="data:image/png') == 3
     for case, mask in zip(cases, masks):
         written = read_volume(tmp_path / "masks" / f"{case.name}.nii.gz")
         np.testing.assert_array_equal(written.array, mask)

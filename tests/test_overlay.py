@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from lagseg_jax.overlay import PREDICTION_COLOUR, TRUTH_COLOUR, _region, write_overlay
+from lagseg_jax.overlay import (
+    MOST_PIXELS,
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    _region,
+    write_overlay,
+)
 
 SHAPE = (13, 37, 53)  # Z, H, W
 
@@ -60,6 +66,13 @@ def test_an_old_picture_is_replaced_and_no_global_state_touched(tmp_path, image)
     write_overlay(str(tmp_path / "case.png"), image, None, ball((6, 15, 20), 5), "new")
     assert matplotlib.image.imread(tmp_path / "case.png").ndim == 3
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_tall_crop_stays_within_the_pixels(tmp_path):
+    image = np.random.default_rng(0).normal(size=(3, 97, 23))
+    write_overlay(tmp_path / "case.png", image, None, np.ones(image.shape), "tall")
+    height, width = matplotlib.image.imread(tmp_path / "case.png").shape[:2]
+    assert 0.95 * MOST_PIXELS < height * width <= MOST_PIXELS
 
 
 def test_region_spreads_over_the_atrium_and_adds_a_margin():

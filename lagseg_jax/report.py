@@ -1,0 +1,29 @@
+"""workdir -> its evaluation/report.html, made again: python -m lagseg_jax.report WORKDIR.
+
+An evaluation writes the report itself; this only reads the files that it left, without jax.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lagseg_jax.logs import exit_status, log, log_to_console
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the report; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lagseg_jax.report",
+        description="Writes the HTML report of an evaluation again, from the files in the workdir.",
+    )
+    parser.add_argument("workdir", type=Path, help="folder of a run that was evaluated")
+    options = parser.parse_args(arguments)
+    log_to_console()
+    from lagseg_jax.report_page import write_report
+
+    log.info("%s", write_report(options.workdir / "evaluation"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
