@@ -89,6 +89,34 @@ def nnunet_folds(cases: Sequence[Case], fold: int, seed: int = 12345) -> Split:
     return split | {"test": [case.name for case in cases if case.name in in_fold]}
 
 
+def fewer_training_patients(
+    split: Split, cases: Sequence[Case], count: int = 0, fraction: float = 1.0, seed: int = 0
+) -> Split:
+    """Keeps some of the training patients, for few-shot curves; the other parts stay as they are.
+
+    They are the first ones of one seeded order, so that a smaller set lies within a larger one.
+
+    Args:
+        split: of `cases`.
+        cases: labelled cases.
+        count: patients kept; 0 keeps `fraction` of them.
+        fraction: of the training patients, above 0, at most 1; at least one patient is kept.
+        seed: of the order.
+
+    Raises:
+        InputError: there are fewer training patients than `count`.
+    """
+    patient_of = {case.name: case.patient for case in cases}
+    patients = sorted({patient_of[name] for name in split["train"]})
+    if count > len(patients):
+        raise InputError(
+            f"config.data.train_patients is {count}, expected at most the {len(patients)} training "
+            "patients of the split"
+        )
+    kept = _shuffled(patients, seed)[: count or max(1, round(fraction * len(patients)))]
+    return split | {"train": [name for name in split["train"] if patient_of[name] in set(kept)]}
+
+
 def write_split(path: str | Path, split: Split) -> None:
     """Writes `splits.json`, complete or not at all."""
     path = Path(path)

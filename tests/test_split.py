@@ -9,7 +9,13 @@ import pytest
 
 from lagseg_jax.dataset import Case
 from lagseg_jax.errors import InputError
-from lagseg_jax.split import nnunet_folds, read_split, split_by_patient, write_split
+from lagseg_jax.split import (
+    fewer_training_patients,
+    nnunet_folds,
+    read_split,
+    split_by_patient,
+    write_split,
+)
 
 
 def cases_of(patients):
@@ -173,3 +179,27 @@ def test_names_are_kept_as_they_are(tmp_path):
     write_split(tmp_path / "splits.json", split_by_patient(cases))
     assert "心房_1" in (tmp_path / "splits.json").read_text("utf-8")
     assert json.loads((tmp_path / "splits.json").read_text("utf-8")) == split_by_patient(cases)
+
+
+def test_smaller_training_sets_lie_within_larger_ones():
+    cases = cases_of([n // 2 for n in range(46)])  # two cases of each of 23 patients
+    split = split_by_patient(cases)
+    sets = [fewer_training_patients(split, cases, count) for count in (1, 2, 5, 11, 16)]
+    kept = [set(s["train"]) for s in sets]
+    assert [len(names) for names in kept] == [2, 4, 10, 22, 32]
+    assert all(few < more for few, more in itertools.pairwise(kept))
+    assert [len(patients(cases, names)) for names in kept] == [1, 2, 5, 11, 16]
+    for part in ("validation", "test"):
+        assert all(s[part] == split[part] for s in sets)
+    assert fewer_training_patients(split, cases) == split == sets[-1]
+    assert fewer_training_patients(split, cases, 5, seed=1) != sets[2]
+
+
+def test_fractions_of_the_training_patients_are_counts():
+    cases = cases_of(range(23))  # 16 of them to train
+    split = split_by_patient(cases)
+    for fraction, count in ((0.01, 1), (0.25, 4), (0.5, 8)):
+        expected = fewer_training_patients(split, cases, count)
+        assert fewer_training_patients(split, cases, fraction=fraction) == expected
+    with pytest.raises(InputError, match=r"train_patients is 17, .*at most the 16"):
+        fewer_training_patients(split, cases, 17)
