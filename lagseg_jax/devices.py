@@ -1,11 +1,11 @@
 """arrays on the host -> the same arrays on every local device; compiled code kept on disk."""
 
-import os
-from pathlib import Path
-
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lagseg_jax.folders import cache_home
 
 
 def local_mesh() -> Mesh:
@@ -27,14 +27,20 @@ def replicate(tree):
     return jax.device_put(tree, replicated())
 
 
+def shared_by_processes(tree):
+    """Arrays that every process has on its local devices -> the same as arrays on all devices.
+
+    Nothing is copied. Several processes can save only such arrays together.
+    """
+    if jax.process_count() == 1:
+        return tree
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
+
+
 def split_batch(tree):
     """Puts a tree on the local devices, the first axis of every leaf divided among them."""
     return jax.device_put(tree, NamedSharding(local_mesh(), PartitionSpec("devices")))
-
-
-def cache_home() -> Path:
-    """Where the project may keep what can be made again: $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lagseg_jax"
 
 
 def use_compilation_cache() -> None:
@@ -42,5 +48,5 @@ def use_compilation_cache() -> None:
 
     JAX's own setting (JAX_COMPILATION_CACHE_DIR) has precedence.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))

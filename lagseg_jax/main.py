@@ -3,38 +3,44 @@
 The same workdir resumes. `--mode=evaluate` judges the best checkpoint again.
 """
 
-import difflib
 import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from lagseg_jax.errors import InputError
+from lagseg_jax.command_line import parse_flags
+from lagseg_jax.config_check import check_batch_size, check_config, check_processes
+from lagseg_jax.errors import InputError, TrainingError
+from lagseg_jax.interrupt import handled
 from lagseg_jax.logs import exit_status, log_to_console
+from lagseg_jax.processes import joined, once, process
+from lagseg_jax.workdir import read_config, write_config
 
 
 def run(config, workdir: Path, mode: str) -> dict:
     """Trains if asked to, evaluates the test split, and returns its summary."""
-    # Imported late: a typo on the command line is answered before jax is loaded.
+    if mode == "evaluate":
+        read_config(workdir)  # says so when there is no run
+    check_config(config)
+    # Imported late: a mistake in the config is answered before jax is loaded.
+    import jax
+
     from lagseg_jax.devices import use_compilation_cache
     from lagseg_jax.evaluate import describe, evaluate
-    from lagseg_jax.experiment import check_config, load_split
+    from lagseg_jax.experiment import load_split
     from lagseg_jax.frozen import load_frozen_encoder
     from lagseg_jax.logs import log
     from lagseg_jax.segmenter import restore_segmenter
     from lagseg_jax.train import train
-    from lagseg_jax.workdir import read_config, write_config
 
-    if mode == "evaluate":
-        read_config(workdir)  # says so when there is no run
-    check_config(config)
+    check_processes(config, process()[1])
     use_compilation_cache()
-    write_config(workdir, config)
+    if mode == "train":
+        check_batch_size("config.train.batch_size", config.train.batch_size, jax.device_count())
+    once(write_config, workdir, config)
     split = load_split(config, workdir)
     encoder = load_frozen_encoder(config)
-    if mode == "train":
-        train(config, workdir, split, encoder)
+    unsaved = train(config, workdir, split, encoder) if mode == "train" else []
     segmenter = restore_segmenter(config, workdir, encoder)
     folder = workdir / "evaluation"
     summary = evaluate(segmenter, split["test"], folder, config.data.label_value or None)
@@ -42,74 +48,46 @@ def run(config, workdir: Path, mode: str) -> dict:
     if encoder.warning:
         log.warning("WARNING: %s", encoder.warning)
     for what, path in (
+        ("report", "evaluation/report.html"),
         ("metrics", "evaluation/summary.json, evaluation/per_case.csv, metrics.jsonl"),
         ("overlay pictures", "evaluation/overlays/"),
         ("predicted masks", "evaluation/masks/"),
         ("checkpoints", f"checkpoints/ (best: step {segmenter.step})"),
     ):
         log.info("  %-17s %s", what, workdir / path)
+    if unsaved:
+        raise TrainingError(
+            f"the checkpoints of steps {', '.join(map(str, unsaved))} could not be saved (see "
+            f"above); the newest one in {workdir / 'checkpoints'} is whole"
+        )
     return summary
 
 
-def parse_flags(arguments: list[str]) -> flags.FlagValues:
-    """The command line, with `config`, `workdir` and `mode`.
-
-    Raises:
-        InputError: an unknown flag or field (with the nearest name), or a value of a wrong type.
-    """
-    plain = [a for a in arguments if not a.startswith("--config.")]
-    try:
-        values = _flags(plain)
-        if values.config is not None:
-            _check_fields(arguments, values.config.to_dict())
-            values = _flags(arguments)
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-        raise InputError(str(error)) from None
-    return values
-
-
-def _flags(arguments: list[str]) -> flags.FlagValues:
-    values = flags.FlagValues()
-    about = (
-        "Experiment config, e.g. configs/giant.py; --config.SECTION.FIELD=VALUE changes a field."
-    )
-    config_flags.DEFINE_config_file(
-        "config", None, about, values, lock_config=True, sys_argv=arguments
-    )
-    flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes.", values)
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this command, apart from `config` and `workdir`."""
     modes = ["train", "evaluate"]
     flags.DEFINE_enum("mode", "train", modes, "train (then evaluate), or only evaluate.", values)
-    flags.DEFINE_boolean("help", False, "Print this.", values, short_name="h")
-    rest = values(arguments)[1:]
-    if rest:
-        raise InputError(f"{rest[0]!r} is not a flag, expected --config, --workdir and others")
-    return values
-
-
-def _check_fields(arguments: list[str], config: dict) -> None:
-    """Raises InputError for a `--config.x` that the config does not have."""
-    known = [
-        f"config.{section}.{name}" if isinstance(content, dict) else f"config.{section}"
-        for section, content in config.items()
-        for name in (content if isinstance(content, dict) else [section])
-    ]
-    for argument in arguments:
-        field = argument.removeprefix("--").split("=")[0]
-        if argument.startswith("--config.") and field not in known:
-            nearest = difflib.get_close_matches(field, known, n=1, cutoff=0)[0]
-            raise InputError(f"{field} is not a field of the config, did you mean {nearest}?")
+    several = "Of several processes, where it is not detected (see launch/README.md): "
+    flags.DEFINE_string("coordinator_address", None, several + "host:port of the first.", values)
+    for name, meaning in (("num_processes", "how many"), ("process_id", "which this is, from 0")):
+        flags.DEFINE_integer(name, None, f"{several}{meaning}.", flag_values=values)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the flags and runs; returns the exit status."""
-    values = parse_flags(sys.argv if arguments is None else ["main", *arguments])
+    values = parse_flags(sys.argv if arguments is None else ["main", *arguments], define_flags)
     if values.help:
         print(f"{__doc__}\n{values.main_module_help() or values.get_help()}")
         return 0
     if values.config is None or values.workdir is None:
         raise InputError("--config and --workdir are needed, e.g. --config=configs/base.py")
     log_to_console()
-    run(values.config, Path(values.workdir), values.mode)
+    # Before the others are waited for; `run` does it again for those that are detected.
+    check_config(values.config)
+    check_processes(values.config, values.num_processes or 1)
+    # Signals after jax.distributed, which has a handler of its own.
+    with joined(values.coordinator_address, values.num_processes, values.process_id), handled():
+        run(values.config, Path(values.workdir), values.mode)
     return 0
 
 
