@@ -3,18 +3,31 @@
 The files in the order in which the data flows:
 
     mri_file, volume, dataset, split  MRI files -> cases -> training, validation and test patients
-    slices, resize, cache, batches    volumes -> square slices -> Grain batches
+    quality, check, parallel          a whole dataset -> its problems, before any training
+    slices, resize, interpolation     volumes -> square slices, and maps of any size
+    cache, folders, batches           slices -> disk -> Grain batches
     augment                           random transformations, on the device
-    position_embedding, encoder       slices -> tokens of every DINOv2 block
+    variants, position_embedding, encoder
+                                           slices -> tokens of every DINOv2 block
     weights, frozen                   converted or random weights -> the frozen encoder on devices
     fusion, decoder, model            tokens of all blocks + image -> logits
     losses, train_metrics             logits + mask -> loss, Dice on the device
-    train_step, checkpoint, train     one step; Orbax; the training run
-    segmenter, predict                volume -> mask, for programs and for files
-    metrics, overlay, evaluate        mask + label -> Dice, HD95, ASSD, tables and pictures
-    experiment, workdir, logs, main   config -> run; what it writes; the command line
+    train_step, checkpoint, checkpoint_record, meter, train
+                                      one step; Orbax; what the steps gave; the training run
+    inference, segmenter, components  volume -> mask, for programs; its components
+    dicom, inputs, outputs, mesh, mask_statistics, predict
+                                      files or DICOM series -> masks, surfaces, pictures, tables
+    stablehlo, export                 trained model -> one file that runs without this package
+    metrics, overlay, evaluate, compare
+                                      mask + label -> Dice, HD95, ASSD, tables and pictures
+    statistics, manifest              intervals and tests; what made an evaluation
+    report, report_page, report_sections, report_data, report_figures, report_fusion, report_style
+                                      files of an evaluation -> one HTML page
+    command_line, config_check, experiment, workdir, logs, main, info, versions
+                                      config -> run; what it writes; the command line
+    study, study_table, study_plot    arms of a study -> runs, one table, one plot
     phantom                           synthetic LGE-like volumes for the demo and the tests
-    errors, devices                   one sentence for bad input; arrays on all devices
+    errors, interrupt, devices        one sentence for bad input; signals; arrays on all devices
 """
 
 __all__ = ["load_encoder", "load_segmenter"]

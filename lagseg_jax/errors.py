@@ -12,3 +12,10 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on, for a reason that is not in the input; exit status 1."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped by SIGTERM or Ctrl-C, with all finished work saved; exit status 75.
+
+    75 is EX_TEMPFAIL of sysexits.h ("try again later"): the same command continues.
+    """

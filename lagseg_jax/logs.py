@@ -1,46 +1,87 @@
 """metrics of a step -> metrics.jsonl, TensorBoard files and a progress bar with ETA."""
 
+import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from lagseg_jax.errors import InputError, TrainingError
+from lagseg_jax.errors import InputError, Interrupted, TrainingError
 
 log = logging.getLogger("lagseg_jax")
+
+SILENT_SECONDS = 60.0  # nothing is silent for longer
+EXIT_STATUS = {InputError: 2, TrainingError: 1, Interrupted: 75}
 
 
 class _Console(logging.Handler):
     """Prints plain lines without tearing a progress bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            # In one piece: several processes may write to the same terminal or file.
+            tqdm.write(f"{self.format(record)}\n", file=sys.stderr, end="")
+        except OSError:  # standard error may go to a disk that is full
+            self.handleError(record)
 
 
-def log_to_console() -> None:
-    """Sends what the package reports to standard error; called by the command lines only."""
-    log.setLevel(logging.INFO)
+def log_to_console(process: int = 0) -> None:
+    """Sends what the package reports to standard error; called by the command lines only.
+
+    Of several processes, those after the first report warnings and errors only, with their number.
+    """
+    log.setLevel(logging.WARNING if process else logging.INFO)
     log.propagate = False
     if not log.handlers:
         log.addHandler(_Console())
+    prefix = f"[process {process}] " if process else ""
+    log.handlers[0].setFormatter(logging.Formatter(f"{prefix}%(message)s"))
 
 
 def exit_status(main) -> int:
     """Runs a command line: what went wrong becomes one sentence on standard error.
 
-    Returns the exit status: that of `main`, 2 for bad input, 1 for a training that cannot go on.
+    Returns the exit status: that of `main`, 2 for bad input, 1 for a training that cannot go on or
+    a full disk, 75 after SIGTERM or Ctrl-C, when the same command continues.
     """
     try:
         return main() or 0
-    except (InputError, TrainingError) as error:
+    except tuple(EXIT_STATUS) as error:
         sentence = " ".join(str(error).split())
-        print(f"error: {sentence}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        prefix = "" if isinstance(error, Interrupted) else "error: "
+        print(f"{prefix}{sentence}", file=sys.stderr)
+        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+@contextlib.contextmanager
+def still(what: str) -> Iterator[None]:
+    """Says `still ... after 60 s` for as long as the block lasts longer than that."""
+    start, done = time.monotonic(), threading.Event()
+
+    def remind() -> None:
+        while not done.wait(SILENT_SECONDS):
+            log.warning("still %s after %.0f s", what, time.monotonic() - start)
+
+    thread = threading.Thread(target=remind, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class MetricsWriter:
@@ -57,37 +98,77 @@ class MetricsWriter:
         path = Path(workdir) / "metrics.jsonl"
         rows = [header]
         if path.exists() and step:
-            rows = [row for row in _read_rows(path) if row.get("step", 0) <= step] or rows
+            rows = [row for row in read_rows(path) if row.get("step", 0) <= step] or rows
         temporary = path.with_suffix(".jsonl.tmp")
         temporary.write_text("".join(_line(row) for row in rows))
         os.replace(temporary, path)
-        self._file = path.open("a")
-        self._board = _summary_writer()(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
+        self._full = False
+        self._board = _Board(Path(workdir) / "tensorboard", step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes one row; not-a-number becomes null."""
-        self._file.write(_line({"step": step, **values}))
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        """Writes one row; not-a-number becomes null. A full disk is logged, and not an error."""
+        self._unwritten += _line({"step": step, **values}).encode()
+        with self._surviving_a_full_disk():
+            while self._unwritten:  # a disk may take a part of it
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+            self._board.write(step, values)
+            self._full = False
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Closes both files."""
         self._file.close()
-        self._board.close()
+        with self._surviving_a_full_disk():
+            self._board.close()
+
+    @contextlib.contextmanager
+    def _surviving_a_full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._full:
+                log.error("ERROR: metrics cannot be written (%s); the training goes on", error)
+            self._full = True
 
 
-def _summary_writer() -> type:
-    """tensorboardX's writer, without the torch that it would load, for nothing."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None  # what Python documents for "cannot be imported"
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-    return SummaryWriter
+class _Board:
+    """TensorBoard event files, written at once.
+
+    tensorboardX's SummaryWriter would do it in a thread that dies of a full disk, after which the
+    training waits for it forever.
+
+    Args:
+        folder: gets one event file per start of the run.
+        purge_step: TensorBoard forgets what earlier files say about this step and later ones.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        hidden = "torch" not in sys.modules
+        if hidden:  # tensorboardX would load it, for nothing
+            # What Python documents for "cannot be imported", though not in the type.
+            sys.modules["torch"] = None  # type: ignore[assignment]
+        try:
+            from tensorboardX import event_file_writer, proto, summary
+        finally:
+            if hidden:
+                del sys.modules["torch"]
+        self._event, self._scalar = proto.event_pb2.Event, summary.scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+        start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+        self._add(purge_step, session_log=start)
+
+    def _add(self, step: int, **content) -> None:
+        self._writer.write_event(self._event(step=step, wall_time=time.time(), **content))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._add(step, summary=self._scalar(name, value))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _line(row: dict) -> str:
@@ -98,7 +179,8 @@ def _line(row: dict) -> str:
     return json.dumps(finite) + "\n"
 
 
-def _read_rows(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`, without lines that are not whole."""
     rows = []
     for line in path.read_text().splitlines():
         try:
@@ -119,7 +201,7 @@ class Progress:
     """
 
     def __init__(self, what: str, total: int, done: int = 0, every_seconds: float = 20.0):
-        terminal = sys.stderr.isatty()
+        terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
         self._what, self._every, self._terminal = what, every_seconds, terminal
         self._bar = tqdm(
             desc=what, total=total, initial=done, disable=not terminal, dynamic_ncols=True

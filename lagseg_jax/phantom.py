@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -127,7 +128,7 @@ def write_dataset(
       InputError: `root` holds something else, or phantoms of other parameters.
     """
     root = Path(root)
-    parameters = {"cases": cases, "seed": seed}
+    parameters: dict[str, object] = {"cases": cases, "seed": seed}
     parameters |= {"shape": [int(n) for n in shape], "spacing": [float(mm) for mm in spacing]}
     _claim(root, parameters)
     for number in range(1, cases + 1):
@@ -271,7 +272,7 @@ def _tube(rng: np.random.Generator, points: np.ndarray, part: tuple) -> np.ndarr
     return np.minimum.reduce(distances)
 
 
-def _column(vector: Sequence[float]) -> np.ndarray:
+def _column(vector: ArrayLike) -> np.ndarray:
     return np.asarray(vector, np.float32).reshape(3, 1, 1, 1)
 
 

@@ -2,31 +2,30 @@
 
 import dataclasses
 import logging
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 from clu import parameter_overview
 
 from lagseg_jax.batches import (
     SliceSource,
     TrainingBatches,
-    check_batch_size,
     evaluation_batches,
     split_over_devices,
 )
-from lagseg_jax.cache import Preparation, cache_folder, check_cases, prepare_cases
+from lagseg_jax.cache import Preparation, cache_folder, prepare_cases
 from lagseg_jax.checkpoint import Checkpoints
 from lagseg_jax.dataset import Case
 from lagseg_jax.devices import replicate
-from lagseg_jax.errors import TrainingError
+from lagseg_jax.errors import Interrupted
 from lagseg_jax.frozen import FrozenEncoder
-from lagseg_jax.logs import MetricsWriter, Progress
+from lagseg_jax.interrupt import deferred
+from lagseg_jax.logs import MetricsWriter, Progress, still
+from lagseg_jax.meter import Meter, Watch
 from lagseg_jax.model import Model, build_model
-from lagseg_jax.train_metrics import TrainMetrics
 from lagseg_jax.train_step import (
     AXIS,
     TrainState,
@@ -61,7 +60,7 @@ def make_plan(options: ml_collections.ConfigDict, slices: int) -> Plan:
     per_epoch = max(1, slices // options.batch_size)
     evaluate_every = options.evaluate_every or per_epoch
     return Plan(
-        steps=max(1, round(options.epochs * per_epoch)),
+        steps=options.steps or max(1, round(options.epochs * per_epoch)),
         per_epoch=per_epoch,
         evaluate_every=evaluate_every,
         checkpoint_every=options.checkpoint_every or evaluate_every,
@@ -74,23 +73,25 @@ def train(
     workdir: Path,
     split: dict[str, list[Case]],
     encoder: FrozenEncoder,
-) -> None:
+) -> list[int]:
     """Trains the head, or continues from the newest checkpoint in the workdir.
 
     Args:
-        config: checked by `experiment.check_config`.
+        config: checked by `config_check.check_config`.
         workdir: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
         split: from `experiment.load_split`.
         encoder: the frozen encoder.
 
+    Returns:
+        The steps whose checkpoints could not be saved, for want of disk space, say.
+
     Raises:
-        InputError: a volume cannot be used, or the batch does not fit the devices.
-        TrainingError: the loss is not finite any more.
+        InputError: a volume cannot be used, or there are checkpoints and none of them is whole.
+        TrainingError: `config.train.max_skipped` steps in a row had no finite loss and gradient.
+        Interrupted: by a signal; the step it came in is saved.
     """
     options, data = config.train, config.data
-    check_batch_size("config.train.batch_size", options.batch_size, jax.device_count())
-    training, validation = (load_slices(config, split[part]) for part in ("train", "validation"))
-    check_cases(split["test"], data.label_value or None)
+    training, validation = load_slices(config, split)
     plan = make_plan(options, len(training))
 
     model = build_model(config, encoder.spec)
@@ -108,116 +109,138 @@ def train(
     process = (jax.process_index(), jax.process_count())
     batches = TrainingBatches(training, options.batch_size, config.seed, data.read_threads, process)
     checkpoints = Checkpoints(workdir, encoder.sha256)
-    if checkpoints.newest() is not None:
-        state, position = checkpoints.restore(checkpoints.newest(), state)
+    unfinished = None  # row of a step whose validation a signal cut short
+    if (found := checkpoints.restore_newest(state)) is not None:
+        state, position = found
         batches.restore(position)
+        unfinished = position.get("row")
         log.info("continuing from step %d (%s)", int(state.step), checkpoints.folder)
     start = int(state.step)
     header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(training)}
-    writer = MetricsWriter(workdir, header, start)
+    writer = None  # the first process writes for all
+    if process[0] == 0:
+        writer = MetricsWriter(workdir, header, start - (unfinished is not None))
     meter = Meter(learning_rate(options, plan.steps), options.batch_size, start)
+    watch = Watch([case.name for case in training.cases], options.max_skipped)
     log.info(
         "training: %d steps of %d slices on %d devices (%s), %d steps per epoch",
         *(plan.steps, options.batch_size, jax.device_count()),
         *(jax.devices()[0].device_kind, plan.per_epoch),
     )
     progress, note = Progress("training", plan.steps, start), {}
-    try:
-        for step in range(start + 1, plan.steps + 1):
-            if stopped_early(checkpoints, step - 1, plan.evaluate_every, options.patience):
-                break
-            batch = split_over_devices(next(batches), jax.local_device_count())
-            state, metrics = train_step(state, encoder.params, batch)
-            meter.add(metrics)
-            row, dice = {}, None
-            if plan.due(step, plan.log_every):
-                row |= meter.read(step)
-                note["loss"] = f"{row['loss']:.4f}"
-            if plan.due(step, plan.evaluate_every):
-                row |= validate(state)
-                dice = row["validation_dice"]
-                note["validation dice"] = f"{dice:.4f}"
-                meter.restart_clock(step)
-            if row:
-                writer.write(step, row)
-            if dice is not None or plan.due(step, plan.checkpoint_every):
+
+    def judge(step: int, row: dict) -> float | None:
+        """Validates and completes the row; None when a signal came meanwhile."""
+        scores = validate(state, lambda: alone and asked())
+        if scores is None:
+            return None
+        if writer is not None:
+            writer.write(step, row | scores)
+        note["validation dice"] = f"{scores['validation_dice']:.4f}"
+        meter.restart_clock(step)
+        return scores["validation_dice"]
+
+    # Several processes agree on the step, through the devices; one knows at once.
+    alone = jax.process_count() == 1
+    with deferred() as asked:
+        try:
+            if unfinished is not None:
+                dice = judge(start, unfinished)
+                if dice is None:
+                    raise _interrupted(start)
                 checkpoints.save(state, batches.state(), dice)
-            progress.advance(note)
-    finally:
-        progress.close()
-        writer.close()
-        batches.close()
-        checkpoints.close()
+            for step in range(start + 1, plan.steps + 1):
+                if stopped_early(checkpoints, step - 1, plan.evaluate_every, options.patience):
+                    break
+                with still(f"at training step {step}"):
+                    batch = next(batches)
+                    batch["stop"] = np.full(len(batch["slice"]), asked())
+                    state, metrics, outcome = train_step(
+                        state, encoder.params, split_over_devices(batch, jax.local_device_count())
+                    )
+                    _settled(outcome)
+                    meter.add(metrics, outcome)
+                    stop = watch.add(step, batch["case"], outcome)
+                    row, dice, position = {}, None, batches.state()
+                    if plan.due(step, plan.log_every):
+                        row = meter.read(step)
+                        note["loss"] = f"{row['loss']:.4f}"
+                    if plan.due(step, plan.evaluate_every):
+                        dice = judge(step, row)
+                        if dice is None:
+                            position["row"] = row
+                    elif row and writer is not None:
+                        writer.write(step, row)
+                    stop = asked() if alone else stop
+                    if dice is not None or plan.due(step, plan.checkpoint_every) or stop:
+                        checkpoints.save(state, position, dice)
+                    progress.advance(note)
+                    if stop:
+                        raise _interrupted(step)
+            watch.settle()
+        finally:
+            progress.close()
+            if writer is not None:
+                writer.close()
+            batches.close()
+            checkpoints.close()
+    return checkpoints.failed
 
 
-def load_slices(config: ml_collections.ConfigDict, cases: list[Case]) -> SliceSource:
-    """All slices of the cases, decoded into the cache if they are not there yet."""
+def _interrupted(step: int) -> Interrupted:
+    return Interrupted(f"stopped by a signal after step {step}; the same command continues")
+
+
+def load_slices(
+    config: ml_collections.ConfigDict, split: dict[str, list[Case]]
+) -> tuple[SliceSource, SliceSource]:
+    """The slices of the training and the validation cases, decoded into the cache if need be.
+
+    The test cases are checked, so that a bad one is met before the training, not after it.
+    """
     data = config.data
-    preparation = Preparation(data.image_size, tuple(data.clip_percentiles), data.label_value)
-    folder = cache_folder(data.cache_dir)
-    return SliceSource(prepare_cases(cases, preparation, folder, data.cache_gb))
+    preparation = Preparation(
+        data.image_size,
+        tuple(data.clip_percentiles),
+        data.label_value,
+        max_bytes=int(data.max_gb * 1e9),
+        allow=tuple(data.allow),
+    )
+    # In one call: no part can evict another from the cache.
+    prepared = prepare_cases(
+        [*split["train"], *split["validation"]],
+        preparation,
+        cache_folder(data.cache_dir),
+        data.cache_gb,
+        only_checked=split["test"],
+    )
+    count = len(split["train"])
+    return SliceSource(prepared[:count]), SliceSource(prepared[count:])
 
 
 def make_validation(
     config: ml_collections.ConfigDict, model: Model, encoder: FrozenEncoder, slices: SliceSource
-) -> Callable[[TrainState], dict[str, float]]:
-    """The function that judges a state on all validation slices, on all devices."""
+) -> Callable[[TrainState, Callable[[], bool]], dict[str, float] | None]:
+    """The function that judges a state on all validation slices, on all devices.
+
+    It takes the state, and a function that says whether to stop; then it returns None.
+    """
     step_fn = make_validation_step(model, config.train.loss, len(slices.cases))
     validation_step = jax.pmap(step_fn, AXIS, in_axes=(None, None, 0), out_axes=None)
     process = (jax.process_index(), jax.process_count())
 
-    def validate(state: TrainState) -> dict[str, float]:
+    def validate(state: TrainState, stop: Callable[[], bool]) -> dict[str, float] | None:
         total = None
         for batch in evaluation_batches(slices, config.train.batch_size, process):
             batch = split_over_devices(batch, jax.local_device_count())
             metrics = _settled(validation_step(state.params, encoder.params, batch))
             total = metrics if total is None else total.merge(metrics)
+            if stop():
+                return None
+        assert total is not None  # no split is without validation cases
         return {f"validation_{name}": float(value) for name, value in total.compute().items()}
 
     return validate
-
-
-class Meter:
-    """Metrics and speed since the last log line.
-
-    Args:
-        schedule: learning rate as a function of the step.
-        batch_size: slices per step.
-        step: training starts after this one.
-    """
-
-    def __init__(self, schedule: Callable[[int], jax.Array], batch_size: int, step: int):
-        self._schedule, self._batch_size = schedule, batch_size
-        self._total: TrainMetrics | None = None
-        self.restart_clock(step)
-
-    def restart_clock(self, step: int) -> None:
-        """Leaves out what is no training (validation, say) from the speed."""
-        self._step, self._time = step, time.monotonic()
-
-    def add(self, metrics: TrainMetrics) -> None:
-        """Adds those of one step."""
-        metrics = _settled(metrics)
-        self._total = metrics if self._total is None else self._total.merge(metrics)
-
-    def read(self, step: int) -> dict[str, float]:
-        """The row for this step; starts anew.
-
-        Raises:
-            TrainingError: the loss is not finite.
-        """
-        row = {name: float(value) for name, value in self._total.compute().items()}
-        if not math.isfinite(row["loss"]):
-            raise TrainingError(
-                f"the loss is {row['loss']} at step {step}: training stops, and the checkpoints "
-                "of earlier steps stay as they are"
-            )
-        seconds = time.monotonic() - self._time
-        row["learning_rate"] = float(self._schedule(step - 1))
-        row["slices_per_second"] = (step - self._step) * self._batch_size / seconds
-        self._total = None
-        self.restart_clock(step)
-        return row
 
 
 def _settled(metrics):
@@ -233,11 +256,11 @@ def stopped_early(checkpoints: Checkpoints, step: int, every: int, patience: int
     if not patience or step % every:
         return False
     best = checkpoints.best()
-    stop = best is not None and (step - best[0]) // every >= patience
-    if stop:
-        log.info(
-            "stopping early at step %d: validation Dice %.4f of step %d was not beaten in %d "
-            "validations",
-            *(step, best[1], best[0], patience),
-        )
-    return stop
+    if best is None or (step - best[0]) // every < patience:
+        return False
+    log.info(
+        "stopping early at step %d: validation Dice %.4f of step %d was not beaten in %d "
+        "validations",
+        *(step, best[1], best[0], patience),
+    )
+    return True

@@ -61,14 +61,14 @@ class Dice(metrics.Metric):
 class TrainMetrics(metrics.Collection):
     """Over the batches between two log lines."""
 
-    loss: metrics.Average.from_output("loss")
+    loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
     dice: Dice
-    gradient_norm: metrics.Average.from_output("gradient_norm")
+    gradient_norm: metrics.Average.from_output("gradient_norm")  # type: ignore[valid-type]
 
 
 @flax.struct.dataclass
 class ValidationMetrics(metrics.Collection):
     """Over all slices of the validation cases."""
 
-    loss: metrics.Average.from_output("loss")
+    loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
     dice: Dice

@@ -1,7 +1,8 @@
 """state, frozen encoder, batch -> next state and metrics: one device's share of a training step.
 
 The steps are pure functions of arrays. They run inside an axis named `devices`: gradients are
-averaged and metrics gathered over it, so that every device computes the same next state.
+averaged and metrics gathered over it, so that every device computes the same next state. A step
+whose loss or gradient is not finite changes nothing but the step's number.
 """
 
 import dataclasses
@@ -30,12 +31,35 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def make_optimizer(train: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
-    """AdamW (Adam at weight decay 0) with linear warm-up and cosine decay to 0 at `steps`."""
+@flax.struct.dataclass
+class StepOutcome:
+    """What the host must know about a step; the same on every device of every process."""
+
+    skipped: jax.Array  # bool scalar: the loss or the gradient was not finite
+    stop: jax.Array  # bool scalar: a process was asked to stop before the step
+
+
+def make_optimizer(
+    train: ml_collections.ConfigDict, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW (Adam at weight decay 0) with linear warm-up and cosine decay to 0 at `steps`.
+
+    Its update takes `step`, the number of steps before this one, as a keyword.
+    """
     return optax.chain(
         optax.clip_by_global_norm(train.gradient_clip) if train.gradient_clip else optax.identity(),
-        optax.adamw(learning_rate(train, steps), weight_decay=train.weight_decay),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(train.weight_decay),
+        _scale_by_learning_rate(learning_rate(train, steps)),
     )
+
+
+def _scale_by_learning_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    # optax.adamw would count the steps itself, and leave out those that are skipped.
+    def update(updates, state, params=None, *, step):
+        return jax.tree.map(lambda u: -schedule(step) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def learning_rate(train: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
@@ -55,8 +79,11 @@ def make_train_step(
     loss: str,
     augmentation: Augmentation,
     seed: int,
-) -> Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics]]:
-    """The function to pmap: (state, encoder_params, batch of this device) -> (state, metrics)."""
+) -> Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics, StepOutcome]]:
+    """The function to pmap: (state, encoder_params, batch of this device) -> all that it returns.
+
+    The batch is one of `TrainingBatches` with `stop` (B,) bool: whether its process is to stop.
+    """
 
     def train_step(state: TrainState, encoder_params: dict, batch: dict):
         keys = slice_keys(seed, state.step, batch["slice"])
@@ -70,15 +97,29 @@ def make_train_step(
 
         (value, logits), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         gradients = jax.lax.pmean(gradients, AXIS)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics = TrainMetrics.gather_from_model_output(
-            axis_name=AXIS,
-            loss=value,
-            counts=overlap_counts(logits, masks, jnp.ones(len(masks))).sum(axis=0, keepdims=True),
-            gradient_norm=optax.tree.norm(gradients),
+        norm = optax.tree.norm(gradients)
+        # Averages over the devices: one bad slice on one of them is bad on all.
+        finite = jnp.isfinite(jax.lax.pmean(value, AXIS)) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(
+            gradients, state.opt_state, state.params, step=state.step
         )
         params = optax.apply_updates(state.params, updates)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        counts = overlap_counts(logits, masks, jnp.full(len(masks), finite, jnp.float32))
+        metrics = TrainMetrics.gather_from_model_output(
+            axis_name=AXIS,
+            loss=value[None],
+            counts=counts.sum(axis=0, keepdims=True),
+            gradient_norm=norm[None],
+            mask=finite[None],
+        )
+        stop = jax.lax.psum(jnp.any(batch["stop"]).astype(jnp.int32), AXIS) > 0
+        state = TrainState(state.step + 1, params, opt_state)
+        return state, metrics, StepOutcome(skipped=~finite, stop=stop)
 
     return train_step
 

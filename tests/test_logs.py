@@ -1,16 +1,20 @@
 """Logs: every step once after a restart, readable after a kill, and no TensorFlow for the board."""
 
+import errno
 import json
 import logging
+import resource
 import struct
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from lagseg_jax import logs
 from lagseg_jax.errors import InputError
-from lagseg_jax.logs import MetricsWriter, Progress, exit_status
+from lagseg_jax.logs import MetricsWriter, Progress, exit_status, still
 
 HEADER = {"encoder": {"variant": "tiny"}, "steps": 9}
 
@@ -180,6 +184,53 @@ def test_a_bar_with_eta_on_a_terminal(lines, monkeypatch, capsys):
     bar = capsys.readouterr().err
     assert "training: 100%" in bar and "3/3" in bar and "loss=0.25" in bar
     assert lines == []
+
+
+def test_what_takes_long_is_not_silent(lines, monkeypatch):
+    monkeypatch.setattr(logs, "SILENT_SECONDS", 0.05)
+    with still("reading scan.nii.gz"):
+        time.sleep(0.18)
+    assert len(lines) >= 2 and all(line.startswith("still reading scan.nii.gz") for line in lines)
+    count, threads = len(lines), threading.active_count()
+    with still("reading another"):
+        pass
+    time.sleep(0.1)
+    assert len(lines) == count and threading.active_count() == threads
+
+
+# A full disk
+
+
+def test_a_full_disk_stops_no_writer(tmp_path, lines):
+    """Writing beyond 2 kB fails; what is missing follows when there is space again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = MetricsWriter(tmp_path, HEADER, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        for step in range(1, 101):
+            writer.write(step, {"loss": 1 / step})
+        full = [row["step"] for row in logs.read_rows(tmp_path / "metrics.jsonl")[1:]]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 10 < len(full) < 100 and full == list(range(1, len(full) + 1))
+    assert len(lines) == 1 and "cannot be written" in lines[0]
+    writer.write(101, {"loss": 0.0})
+    writer.close()
+    assert steps_of(tmp_path) == list(range(1, 102))
+
+
+def test_a_full_disk_is_one_sentence(capsys):
+    def main():
+        raise OSError(errno.ENOSPC, "No space left on device", "mask.nii.gz")
+
+    assert exit_status(main) == 1
+    assert "No space left on device: 'mask.nii.gz'" in capsys.readouterr().err
+
+    def broken():
+        raise PermissionError(errno.EACCES, "denied")
+
+    with pytest.raises(PermissionError):
+        exit_status(broken)
 
 
 # Exit status

@@ -210,20 +210,3 @@ def test_check_passes_whatever_real_masks_give():
     for count in (1, 50):
         check = metrics.summarise(rows[:count])["dice_iou_check"]
         assert check["volume"]["consistent"] is True and check["slice"]["consistent"] is True
-
-
-def test_largest_component():
-    mask = np.zeros((11, 7, 5), np.uint8)
-    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = 7  # three voxels joined by corners only
-    mask[5:7, 3, 3] = 7
-    mask[9:, 5, 1] = 7
-    one = metrics.largest_component(mask)
-    assert one.dtype == mask.dtype
-    assert sorted(map(tuple, np.argwhere(one))) == [(i, i, i) for i in range(3)]
-    two = metrics.largest_component(mask, keep=2)
-    assert two[5, 3, 3] == 7 and two[9, 5, 1] == 0  # equal sizes: the first one stays
-    for keep in (0, 3, 4):
-        np.testing.assert_array_equal(metrics.largest_component(mask, keep), mask)
-    assert not metrics.largest_component(np.zeros_like(mask)).any()
-    with pytest.raises(ValueError, match="keep is -1"):
-        metrics.largest_component(mask, keep=-1)

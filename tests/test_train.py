@@ -1,9 +1,14 @@
-"""A whole run: what it writes, exact resumption, early stopping, evaluation again."""
+"""A whole run: what it writes, exact resumption after any end, early stopping, evaluation again."""
 
 import csv
+import errno
 import itertools
 import json
+import logging
+import os
 import shutil
+import signal
+import time
 
 import jax
 import numpy as np
@@ -11,8 +16,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 import tiny_run
+from lagseg_jax import train
 from lagseg_jax.batches import TrainingBatches
 from lagseg_jax.checkpoint import Checkpoints
+from lagseg_jax.errors import Interrupted, TrainingError
+from lagseg_jax.interrupt import handled
 
 
 def raw_checkpoint(workdir, step):
@@ -77,13 +85,108 @@ def test_resume_equals_no_interruption_bit_for_bit(finished_run, phantom, tmp_pa
     with Checkpoints(workdir, encoder_hash="") as checkpoints:
         assert checkpoints.newest() == 2
     tiny_run.run(workdir, phantom)
-    straight, resumed = (raw_checkpoint(w, tiny_run.STEPS) for w in (finished_run, workdir))
-    jax.tree.map(np.testing.assert_array_equal, straight, resumed)
-    timing = {"slices_per_second"}
-    for a, b in zip(rows_of(finished_run), rows_of(workdir), strict=True):
-        assert {k: v for k, v in a.items() if k not in timing} == {
-            k: v for k, v in b.items() if k not in timing
-        }
+    assert_same_run(workdir, finished_run)
+
+
+def assert_same_run(workdir, reference):
+    """Parameters, optimiser, best checkpoint and logged values, bit for bit."""
+    last = tiny_run.STEPS
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        raw_checkpoint(workdir, last),
+        raw_checkpoint(reference, last),
+    )
+    timing = {"slices_per_second": 0}
+    for a, b in zip(rows_of(workdir), rows_of(reference), strict=True):
+        assert a | timing == b | timing
+    bests = []
+    for folder in (workdir, reference):
+        with Checkpoints(folder, encoder_hash="", read_only=True) as checkpoints:
+            bests.append(checkpoints.best())
+    assert bests[0] == bests[1]
+
+
+@pytest.mark.parametrize("where", ["step", "validation"])
+def test_a_signal_loses_no_step(finished_run, phantom, tmp_path, monkeypatch, where):
+    """During step 3, or in the validation after step 4, which is then made up for."""
+    workdir, count, sent = tmp_path / "stopped", itertools.count(1), []
+    owner, name, call, saved = {
+        "step": (TrainingBatches, "__next__", 3, 3),
+        "validation": (train, "evaluation_batches", 2, 4),
+    }[where]
+    original = getattr(owner, name)
+
+    def signalled(*arguments):
+        if next(count) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+            sent.append(time.monotonic())
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"step {saved}"):
+        patch.setattr(owner, name, signalled)
+        with handled():
+            tiny_run.run(workdir, phantom)
+    assert time.monotonic() - sent[0] < 10
+    with Checkpoints(workdir, encoder_hash="") as checkpoints:
+        assert checkpoints.newest() == saved
+    tiny_run.run(workdir, phantom)
+    assert_same_run(workdir, finished_run)
+
+
+def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(
+    finished_run, phantom, tmp_path, caplog
+):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(finished_run, workdir)
+    manifest = workdir / "checkpoints" / "6" / "state" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:50])
+    caplog.set_level(logging.WARNING, "lagseg_jax")
+    tiny_run.run(workdir, phantom)
+    assert f"{workdir}/checkpoints/6 is damaged" in caplog.text
+    assert f"continues from checkpoint {workdir}/checkpoints/4" in caplog.text
+    assert_same_run(workdir, finished_run)
+
+
+def test_steps_that_are_not_finite(phantom, tmp_path, monkeypatch, caplog):
+    """One is skipped; two in a row end the training, which names their cases."""
+    workdir, following, count = tmp_path / "nan", TrainingBatches.__next__, itertools.count(1)
+
+    def next_with_nan(batches):
+        batch = following(batches)
+        if next(count) in (2, 4, 5):
+            batch["image"] = np.full_like(batch["image"], np.nan)
+            cases.update(batch["case"].tolist())
+        return batch
+
+    cases = set()
+    monkeypatch.setattr(TrainingBatches, "__next__", next_with_nan)
+    caplog.set_level(logging.WARNING, "lagseg_jax.meter")
+    with pytest.raises(TrainingError, match=r"2 steps in a row, up to step 5, .*train_\d"):
+        tiny_run.run(workdir, phantom, max_skipped=2)
+    rows = rows_of(workdir)[1:]
+    assert [row["skipped_steps"] for row in rows[:4]] == [0, 1, 0, 1]
+    assert rows[1]["loss"] is None and rows[2]["loss"] > 0
+    assert [n for n in (2, 4, 5) if f"step {n} changed nothing" in caplog.text] == [2, 4, 5]
+    state = raw_checkpoint(workdir, 4)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+    # The checkpoint after a skipped step has the parameters from before it, and its own number.
+    assert int(state["step"]) == 4
+
+
+def test_a_full_disk_does_not_end_the_training(phantom, tmp_path, monkeypatch):
+    workdir, save = tmp_path / "full", ocp.CheckpointManager.save
+
+    def save_or_fail(manager, step, **options):
+        if step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(manager, step, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save_or_fail)
+    with pytest.raises(TrainingError, match="steps 4 could not be saved"):
+        tiny_run.run(workdir, phantom)
+    with Checkpoints(workdir, encoder_hash="") as checkpoints:
+        assert checkpoints.newest() == tiny_run.STEPS
+    assert (workdir / "evaluation" / "summary.json").is_file()
 
 
 def test_evaluation_alone_repeats_the_numbers(finished_run, phantom, tmp_path):

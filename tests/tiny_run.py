@@ -35,6 +35,11 @@ def config(root: Path, **train) -> ml_collections.ConfigDict:
     return config
 
 
+def get_config(root: str) -> ml_collections.ConfigDict:
+    """The same for a command line: --config=tests/tiny_run.py:ROOT."""
+    return config(Path(root))
+
+
 def run(workdir: Path, root: Path, mode: str = "train", **train) -> dict:
     """Runs what the command line runs, in this process."""
     return main.run(config(root, **train), workdir, mode)
