@@ -1,6 +1,9 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each makes its own environment.
 PYTHON ?= python3
 VENV ?= .venv
+# Without `reference`, the comparisons with PyTorch are left out.
+EXTRAS ?= test,reference
+COVERAGE ?= --cov --cov-fail-under=90
 RUN = $(VENV)/bin/python
 
 .PHONY: demo test lint clean
@@ -9,11 +12,12 @@ demo: $(VENV)/demo-installed
 	$(RUN) -m lagseg_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: $(VENV)/test-installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(COVERAGE)
 
 lint: $(VENV)/test-installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy lagseg_jax weight_conversion configs
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
@@ -25,8 +29,8 @@ $(VENV)/demo-installed: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test-installed: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable '.[test]'
+	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage

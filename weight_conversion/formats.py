@@ -145,7 +145,8 @@ def recognise(found: dict[str, tuple[int, ...]], path: str) -> Source:
     if spec.mlp == "swiglu":
         names = names | _GATED[publisher]
 
-    parts, expected = {}, {}
+    parts: dict[str, list[list[str]]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for name, shape in param_shapes(spec).items():
         stacked = name.startswith("blocks/")
         for block in range(spec.depth if stacked else 1):
@@ -198,7 +199,7 @@ def _tensor_shapes(
     """Expected shapes of the tensors that make up one parameter, or one row of it."""
     width = spec.width
     if name in ("class_token", "position_embedding"):
-        positions = (1, spec.grid**2 + class_position, width)
+        positions: tuple[int, ...] = (1, spec.grid**2 + class_position, width)
         return {tensors[-1]: positions} | ({tensors[0]: (1, 1, width)} if tensors[1:] else {})
     if name == "patch_embedding/kernel":
         return {tensors[0]: (width, 3, PATCH, PATCH)}

@@ -68,7 +68,7 @@ def _open_shards(index: Path) -> Tensors:
     if outside:
         raise InputError(f"{index} names {outside[0]}, a file outside its own folder.")
     shards = {name: open_tensors(index.parent / name) for name in names}
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, shard in shards.items():
         wrong = {tensor for tensor in shard.shapes if shard_of.get(tensor) != name}
         wrong |= {t for t, file in shard_of.items() if file == name and t not in shard.shapes}

@@ -1,0 +1,16 @@
+"""Speed, measured beside the same model in PyTorch: `python -m benchmarks`.
+
+The files:
+
+    __main__, cases, run_case  command line -> what is measured, in which order
+    rounds, compare            timings in turn, their medians; are the outputs the same?
+    table, machine             rows + machine -> Markdown and JSON
+    worker, malloc             a process that stays warm and takes commands; its allocator
+    problem, exchange          case -> config, model, weights, inputs; the same as files
+    ours, ours_rows            the JAX worker, and what is timed in it
+    peer, peer_rows            the PyTorch worker, and what is timed in it
+    peer_model                 the same model in PyTorch
+    nnunet                     nnU-Net's own predictor as a third worker
+    cost, ceilings             FLOPs and bytes on paper; what the device can do
+    scaling, first_start       cost as work grows; first and second start of a command
+"""

@@ -1,0 +1,173 @@
+"""Measures this project beside the same model in PyTorch: python -m benchmarks --quick.
+
+Prints Markdown and writes JSON. On the CPU: ViT-S at 448 pixels and the laptop recipe; on a GPU:
+ViT-g and ViT-B at 448 pixels with batches of 32. The exit status is 1 when outputs differ.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.cases import choose
+from benchmarks.first_start import two_starts
+from benchmarks.rounds import Deadline
+from benchmarks.run_case import PREDICTION, TRAINING, run_case
+from benchmarks.table import report
+from benchmarks.worker import Worker, WorkerError
+from lagseg_jax.workdir import write_atomically
+
+FOR_SCALING = 0.2  # of the time
+NO_TIME = "the time was used up (--minutes)"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__.split("\n\n")[0],
+    )
+
+    def words(text):
+        return [word for word in text.split(",") if word]
+
+    def numbers(text):
+        return [int(word) for word in words(text)]
+
+    add = parser.add_argument
+    add("--quick", action="store_true", help="under 10 minutes on 2 cores, 8 on a GPU")
+    add("--output", type=Path, default=Path("benchmarks.json"), help="JSON result")
+    add("--variants", type=words, help="of the encoder, separated by commas")
+    add("--sizes", type=numbers, help="of the image in pixels")
+    add("--dtypes", type=words, help="bfloat16,float32")
+    add("--batch", type=int, help="slices per training step")
+    add("--predict_batch", type=int, help="slices at a time of a volume")
+    add("--shape", type=numbers, default=[199, 143, 88], help="x,y,z of the volume")
+    add("--rows", type=words, help=f"some of: {'; '.join(PREDICTION + TRAINING)}")
+    add("--python", default=sys.executable, help="interpreter that has jax")
+    add("--peer_python", default=sys.executable, help="interpreter that has torch, transformers")
+    add("--nnunet_python", help="interpreter that has nnunetv2 (default: none)")
+    add("--peer_modes", type=words, help="eager,compile (quick on a CPU: eager); '': no peer")
+    add("--rounds", type=int, default=3, help="of every side in turn")
+    add("--seconds", type=float, help="of one side's round, at least one call (3; quick: 2)")
+    add("--minutes", type=float, help="no row starts later (quick: 9, on a GPU 7; else 60)")
+    add("--no_scaling", action="store_true", help="leave out how cost grows")
+    add("--tiny", action="store_true", help="ceilings and scaling at test sizes")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures; returns the exit status: 0, or 1 when outputs differ or nothing was measured."""
+    options = parse_arguments(arguments)
+    result = {"machine": machine.describe(), "software": {}, "ceilings": []}
+    result |= {"cases": [], "scaling": [], "problems": []}
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        backend = measure_ceilings(options, result, Path(folder))
+        set_defaults(options, backend)
+        deadline = Deadline(options.minutes)
+        share = Deadline(options.minutes * (1 if options.no_scaling else 1 - FOR_SCALING))
+        for case in choose(backend, options):
+            if not share.left():
+                result["problems"].append(f"{case.title()}: {NO_TIME}")
+                continue
+            tell(case.title())
+            found = run_case(case, options, share, result["ceilings"])
+            result["cases"].append(found)
+            result["problems"] += found["problems"]
+            write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+        if not options.no_scaling:
+            measure_scaling(options, backend, deadline, result, Path(folder))
+    print(report(result))
+    write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+    tell(f"written to {options.output}")
+    wrong = [name for case in result["cases"] for name in case["wrong"]]
+    return 1 if wrong or not any(case["rows"] for case in result["cases"]) else 0
+
+
+def set_defaults(options: argparse.Namespace, backend: str) -> None:
+    """What was not given, by backend; quick on a CPU leaves out torch.compile's minutes."""
+    if options.peer_modes is None:
+        short = options.quick and backend == "cpu"
+        options.peer_modes = ["eager"] if short else ["eager", "compile"]
+    if options.seconds is None:
+        options.seconds = 2.0 if options.quick else 3.0
+    if options.minutes is None:
+        options.minutes = (9 if backend == "cpu" else 7) if options.quick else 60
+
+
+def measure_ceilings(options, result: dict, folder: Path) -> str:
+    """Fills in software and ceilings of both frameworks; returns JAX's backend.
+
+    Raises:
+        SystemExit: JAX itself does not start.
+    """
+    tell("what the device can do")
+    sides = {"JAX": ("of_jax", options.python), "PyTorch": ("of_torch", options.peer_python)}
+    for side, (command, python) in sides.items():
+        if side == "PyTorch" and options.peer_modes == []:
+            continue
+        worker = Worker("benchmarks.ceilings", python, folder / "log")
+        try:
+            facts = worker.call(command, timeout=120, tiny=options.tiny)
+            rows = facts.pop("rows")
+            result["software"][side] = facts | {"malloc": worker.call("malloc")}
+            result["ceilings"] += [row | {"side": side} for row in rows]
+        except WorkerError as error:
+            if side == "JAX":
+                raise SystemExit(f"{python} cannot run the JAX side: {error}") from None
+            result["problems"].append(f"{side}: {error}")
+        finally:
+            worker.close()
+    return result["software"]["JAX"]["backend"]
+
+
+def measure_scaling(options, backend: str, deadline: Deadline, result: dict, folder: Path) -> None:
+    """Each part that cannot run says why, and the others go on."""
+    tell("as work grows")
+    variant, size, dtype = (
+        ("tiny", 196, "float32") if backend == "cpu" else ("base", 448, "bfloat16")
+    )
+    counts, large = [8, 88, 1000], {"size": 448, "batch": 8, "dtype": "bfloat16"}
+    variants, deep = ["small", "giant"], "small"
+    if options.tiny:
+        size, counts, variants, deep = 28, [2, 3], ["tiny"], "tiny"
+        large = {"size": 28, "batch": 2, "dtype": "float32"}
+    case = {"variant": variant, "size": size, "batch": 8, "dtype": dtype}
+    case |= {"predict_batch": options.predict_batch or 8, "shape": options.shape}
+    for command, arguments in (
+        ("slices", {"case": case, "counts": counts}),
+        ("compile_time", {"variants": variants} | large),
+        ("depth_memory", {"variant": deep} | large),
+        ("kept_tokens", {"variant": variants[-1]} | large),
+        ("compilations", {"case": case}),
+        ("write_run", {"case": case, "folder": str(folder)}),
+    ):
+        if not deadline.left():
+            result["problems"].append(f"{command}: {NO_TIME}")
+            continue
+        worker = Worker("benchmarks.scaling", options.python, folder / "log")
+        try:
+            rows = worker.call(command, timeout=30 + deadline.left(), **arguments)
+            result["scaling"] += rows or []
+        except WorkerError as error:
+            result["problems"].append(str(error))
+        finally:
+            worker.close()
+    if not deadline.left():
+        result["problems"].append(f"first start: {NO_TIME}")
+        return
+    try:
+        result["scaling"] += two_starts(options.python, folder, 30 + deadline.left())
+    except (RuntimeError, OSError) as error:
+        result["problems"].append(f"first start: {error}")
+
+
+def tell(text: str) -> None:
+    """Progress, apart from the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

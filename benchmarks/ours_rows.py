@@ -1,0 +1,193 @@
+"""Problem -> what is timed in JAX: {row: function that prepares it}.
+
+Preparing returns (a call that waits for its result, facts about the compiled code if it is there).
+Each row is what training or prediction really runs, or one part of it, compiled on its own.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks.problem import SPACING, Problem
+from lagseg_jax.augment import Augmentation
+from lagseg_jax.batches import SliceSource, TrainingBatches, split_over_devices
+from lagseg_jax.cache import PreparedCase
+from lagseg_jax.losses import slice_losses
+from lagseg_jax.model import to_rgb
+from lagseg_jax.train_step import (
+    AXIS,
+    augmentation_of,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
+from lagseg_jax.volume import read_volume, write_mask
+
+Prepared = tuple[Callable[[], None], dict]
+NO_AUGMENTATION = Augmentation(0, 0, 0, 0, 0, 0, 0)
+STEPS = 10_000  # of the learning rate schedule
+
+
+def ours_rows(problem: Problem, folder: Path) -> dict[str, Callable[[], Prepared]]:
+    """Everything that the JAX worker can time, by the name of its row."""
+    return {
+        "encoder": lambda: encoder(problem),
+        "fused encoder": lambda: encoder_fused(problem),
+        "head forward": lambda: head(problem, backward=False),
+        "head forward+backward": lambda: head(problem, backward=True),
+        "optimiser": lambda: optimiser(problem),
+        "train step": lambda: train_step(problem, NO_AUGMENTATION),
+        "augmented train step": lambda: train_step(
+            problem, augmentation_of(problem.config.augment)
+        ),
+        "input": lambda: input_pipeline(problem, folder),
+        "volume": lambda: volume(problem),
+        "volume from file": lambda: volume_files(problem, folder),
+    }
+
+
+def compiled(function: Callable, *arguments) -> Prepared:
+    """Compiles for these arguments; temporary memory as the compiler planned it."""
+    start = time.perf_counter()
+    code = jax.jit(function).lower(*arguments).compile()
+    facts = {"compile_seconds": time.perf_counter() - start}
+    if (memory := code.memory_analysis()) is not None:
+        facts["temporary_bytes"] = memory.temp_size_in_bytes
+    return (lambda: jax.block_until_ready(code(*arguments))), facts
+
+
+def device_batch(problem: Problem) -> tuple[jax.Array, jax.Array]:
+    """Images (B, S, S) float32 and masks (B, S, S) uint8, on the device."""
+    return jnp.asarray(problem.batch["image"], jnp.float32), jnp.asarray(problem.batch["mask"])
+
+
+def patch_tokens(problem: Problem, params: dict, images: jax.Array) -> jax.Array:
+    """(L, B, h, w, D): what training keeps of the encoder."""
+    return problem.model.encoder.apply({"params": params}, to_rgb(images)).patch_tokens
+
+
+def encoder(problem: Problem) -> Prepared:
+    """Images -> patch tokens of all blocks."""
+    images, _ = device_batch(problem)
+    return compiled(
+        lambda params, x: patch_tokens(problem, params, x), problem.encoder.params, images
+    )
+
+
+def encoder_fused(problem: Problem) -> Prepared:
+    """Images -> the fused tokens of every scale, as inference does it."""
+    model, (images, _) = problem.model, device_batch(problem)
+
+    def fused(params, head_params, x):
+        weights = model.head.apply({"params": head_params}, method="fusion_weights")
+        return model.encoder.apply({"params": params}, to_rgb(x), weights, method="fused")
+
+    head_params = jax.device_put(problem.head_params)
+    return compiled(fused, problem.encoder.params, head_params, images)
+
+
+def head_loss(problem: Problem, head_params: dict, tokens, images, masks) -> jax.Array:
+    """Fusion, decoder and loss."""
+    logits = problem.model.head.apply({"params": head_params}, tokens, images)
+    return slice_losses(problem.config.train.loss, logits, masks).mean()
+
+
+def head(problem: Problem, backward: bool) -> Prepared:
+    """Tokens of all blocks -> loss, or loss and gradients."""
+    images, masks = device_batch(problem)
+    spec, patches = problem.encoder.spec, images.shape[1] // 14
+    shape = (spec.depth, len(images), patches, patches, spec.width)
+    tokens = jax.random.normal(jax.random.key(0), shape, problem.model.encoder.dtype)
+    head_params = jax.device_put(problem.head_params)
+
+    def loss(params, *rest):
+        return head_loss(problem, params, *rest)
+
+    function = jax.value_and_grad(loss) if backward else loss
+    return compiled(function, head_params, tokens, images, masks)
+
+
+def optimiser(problem: Problem) -> Prepared:
+    """Gradients -> parameters: clipping and AdamW."""
+    optimizer = make_optimizer(problem.config.train, STEPS)
+    params = jax.device_put(problem.head_params)
+
+    def update(gradients, state, params):
+        updates, state = optimizer.update(gradients, state, params, step=0)
+        return optax.apply_updates(params, updates), state
+
+    return compiled(update, params, optimizer.init(params), params)
+
+
+def train_step(problem: Problem, augmentation: Augmentation) -> Prepared:
+    """Host batch -> next state, as train.py runs it on one device."""
+    config = problem.config
+    optimizer = make_optimizer(config.train, STEPS)
+    step = make_train_step(problem.model, optimizer, config.train.loss, augmentation, config.seed)
+    devices = jax.local_devices()[:1]
+    step = jax.pmap(
+        step,
+        AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,
+        donate_argnums=0,
+        devices=devices,
+    )
+    # Placed as train.py places them; copied, because the step gives the memory of its state away.
+    mesh = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    params = jax.device_put(problem.encoder.params, mesh)
+    head_params = jax.tree.map(jnp.array, problem.head_params)
+    state = [jax.device_put(init_state(head_params, optimizer), mesh)]
+
+    batch = problem.batch | {"stop": np.zeros(config.train.batch_size, bool)}
+
+    def call():
+        state[0], *outcome = step(state[0], params, split_over_devices(batch, 1))
+        jax.block_until_ready((state[0], outcome))
+
+    return call, {}
+
+
+def input_pipeline(problem: Problem, folder: Path) -> Prepared:
+    """The training batches as Grain reads them from the slice cache; one call is one batch."""
+    config, size = problem.config, problem.config.data.image_size
+    repeat = -(-88 // len(problem.batch["image"]))
+    arrays = []
+    for name in ("image", "mask"):
+        path = folder / f"{name}s.npy"
+        np.save(path, np.tile(problem.batch[name], (repeat, 1, 1)))
+        arrays.append(np.load(path, mmap_mode="r"))
+    source = SliceSource([PreparedCase("benchmark", *arrays)])
+    batches = TrainingBatches(source, config.train.batch_size, 0, config.data.read_threads)
+    next(batches)
+    assert arrays[0].shape[1:] == (size, size)
+    return (lambda: next(batches)), {"compile_seconds": None}
+
+
+def volume(problem: Problem) -> Prepared:
+    """Array (x, y, z) -> mask (x, y, z): resizing there and back and the component included."""
+    segmenter = problem.segmenter()
+
+    def call():
+        segmenter.predict_volume(problem.volume, SPACING)
+
+    return call, {}
+
+
+def volume_files(problem: Problem, folder: Path) -> Prepared:
+    """A .nii.gz file -> a .nii.gz file."""
+    source, target = folder / "volume.nii.gz", folder / "ours-mask.nii.gz"
+    segmenter = problem.segmenter()
+
+    def call():
+        read = read_volume(source)
+        mask = segmenter.predict_volume(read.array, read.spacing, read.affine)
+        write_mask(target, mask, read)
+
+    return call, {}

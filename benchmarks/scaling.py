@@ -1,0 +1,143 @@
+"""commands of a JAX worker (see worker.py): how cost grows with slices and depth; compilations.
+
+Each returns rows of {"what", "value", "unit"}.
+"""
+
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from benchmarks.cases import Case
+from benchmarks.exchange import write_volume
+from benchmarks.problem import SPACING, config_of, make_problem, make_volume
+from lagseg_jax.checkpoint import Checkpoints
+from lagseg_jax.encoder import Encoder, EncoderSpec
+from lagseg_jax.frozen import load_frozen_encoder
+from lagseg_jax.model import build_model, compute_dtype
+from lagseg_jax.train_step import init_state, make_optimizer
+from lagseg_jax.variants import VARIANTS
+from lagseg_jax.weights import param_structs
+from lagseg_jax.workdir import write_config
+
+DEEP = 40
+
+
+def row(what: str, value: float, unit: str) -> dict:
+    """One line of the table."""
+    return {"what": what, "value": value, "unit": unit}
+
+
+def slices(case: dict, counts: list[int]) -> list[dict]:
+    """Time per slice of volumes with so many slices, resizing included."""
+    case = Case(**case)
+    problem = make_problem(case)
+    segmenter = problem.segmenter()
+    found = []
+    for count in counts:
+        repeats = -(-count // problem.volume.shape[2])
+        volume = np.tile(problem.volume, (1, 1, repeats))[:, :, :count]
+        segmenter.predict_volume(volume[:, :, : case.predict_batch], SPACING)
+        seconds = []
+        for _ in range(3 if count < 1000 else 1):
+            start = time.perf_counter()
+            segmenter.predict_volume(volume, SPACING)
+            seconds.append(time.perf_counter() - start)
+        per_slice = 1e3 * statistics.median(seconds) / count
+        found.append(row(f"{case.variant}: time per slice of {count}", per_slice, "ms"))
+    return found
+
+
+def compile_time(variants: list[str], size: int, batch: int, dtype: str) -> list[dict]:
+    """Fused encoders compiled for weights that exist only as shapes."""
+    found = []
+    for variant in variants:
+        start = time.perf_counter()
+        _compile_fused(EncoderSpec(variant), size, batch, dtype)
+        seconds = time.perf_counter() - start
+        found.append(row(f"{variant}: fused encoder compiled", seconds, "s"))
+    return found
+
+
+def depth_memory(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
+    """Temporary memory of fused inference at the variant's own depth and at 40 blocks."""
+    found = []
+    for depth in (VARIANTS[variant]["depth"], DEEP):
+        name = f"{variant}, {depth} blocks"
+        VARIANTS[name] = VARIANTS[variant] | {"depth": depth}
+        code = _compile_fused(EncoderSpec(name), size, batch, dtype)
+        used = code.memory_analysis().temp_size_in_bytes
+        found.append(row(f"{name}: temporary memory of inference", used / 2**20, "MiB"))
+    return found
+
+
+def kept_tokens(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
+    """What training keeps of the encoder, all blocks."""
+    spec = EncoderSpec(variant)
+    encoder = Encoder(spec, compute_dtype("dtype", dtype))
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    tokens = jax.eval_shape(encoder.apply, {"params": _structs(spec, dtype)}, images).patch_tokens
+    used = tokens.size * tokens.dtype.itemsize / 2**20
+    return [row(f"{variant}: tokens kept for training, batch {batch}, {tokens.dtype}", used, "MiB")]
+
+
+def compilations(case: dict) -> list[dict]:
+    """How often XLA compiles for a volume with a smaller last batch, and for the next volume."""
+    problem = make_problem(Case(**case))
+    segmenter, batch, count = problem.segmenter(), case["predict_batch"], [0]
+
+    def listen(event: str, _seconds: float, **_) -> None:
+        count[0] += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    found = []
+    for name, number in (("first", batch + 1), ("next", 2 * batch + 1)):
+        count[0] = 0
+        volume = np.tile(problem.volume, (1, 1, 1 + number // problem.volume.shape[2]))
+        segmenter.predict_volume(volume[:, :, :number], SPACING)
+        what = f"compilations for the {name} volume ({number} slices in batches of {batch})"
+        found.append(row(what, count[0], ""))
+    return found
+
+
+def write_run(case: dict, folder: str) -> None:
+    """folder/run, a workdir as training leaves it, and folder/volume.nii.gz, for first_start."""
+    case, run = Case(**case), Path(folder) / "run"
+    config = config_of(case)
+    write_volume(make_volume(case.shape)[0], Path(folder))
+    encoder = load_frozen_encoder(config)
+    params = build_model(config, encoder.spec).init_head(jax.random.key(0), config.data.image_size)
+    write_config(run, config)
+    checkpoints = Checkpoints(run, encoder.sha256)
+    state = init_state(params, make_optimizer(config.train, 1))
+    checkpoints.save(state, {"slices_consumed": 0}, 0.5)
+    checkpoints.close()
+
+
+def _structs(spec: EncoderSpec, dtype: str) -> dict:
+    return unflatten_dict(param_structs(spec, dtype), sep="/")
+
+
+def _compile_fused(spec: EncoderSpec, size: int, batch: int, dtype: str):
+    encoder = Encoder(spec, compute_dtype("dtype", dtype))
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    weights = jax.ShapeDtypeStruct((5, spec.depth), jnp.float32)
+
+    def fused(params, x, w):
+        return encoder.apply({"params": params}, x, w, method="fused")
+
+    return jax.jit(fused).lower(_structs(spec, dtype), images, weights).compile()
+
+
+COMMANDS = {
+    "slices": slices,
+    "compile_time": compile_time,
+    "depth_memory": depth_memory,
+    "kept_tokens": kept_tokens,
+    "compilations": compilations,
+    "write_run": write_run,
+}
