@@ -28,6 +28,7 @@ The files in the order in which the data flows:
     study, study_table, study_plot    arms of a study -> runs, one table, one plot
     phantom                           synthetic LGE-like volumes for the demo and the tests
     errors, interrupt, devices        one sentence for bad input; signals; arrays on all devices
+    cluster, processes                which of several processes this is; what each of them does
 """
 
 __all__ = ["load_encoder", "load_segmenter"]

@@ -14,6 +14,22 @@ import jax.numpy as jnp
 from lagseg_jax.resize import resize_linear, upsample_double
 
 
+class Dense(nn.Module):
+    """x (..., I) -> x W + b (..., O) in `dtype`, as `nn.Dense` but for the sum with the bias."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Adds the bias in float32: its gradient sums over all pixels, too many for bfloat16."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return (y.astype(jnp.float32) + bias).astype(self.dtype)
+
+
 class ConvBlock(nn.Module):
     """Two times 3x3 convolution, GroupNorm, GELU."""
 
@@ -87,7 +103,7 @@ class Decoder(nn.Module):
         state: jax.Array | None = None
         for s, (size, channels) in enumerate(zip(sizes, self.widths)):
             # Projected first, upsampled second: the two commute, and the tokens are small.
-            tokens = nn.Dense(channels, dtype=self.dtype, name=f"project_{s}")(fused[s])
+            tokens = Dense(channels, self.dtype, name=f"project_{s}")(fused[s])
             parts = [resize_linear(tokens, size)]
             if state is not None and s == 1:  # from 1/14 to the first scale
                 parts.append(resize_linear(state, size))
@@ -96,9 +112,7 @@ class Decoder(nn.Module):
             if self.image_injection:
                 parts.append(views[s])
             # A 1x1 convolution first: a 3x3 one over all joined channels costs twice as much.
-            joined = nn.Dense(channels, dtype=self.dtype, name=f"join_{s}")(
-                jnp.concatenate(parts, axis=-1)
-            )
+            joined = Dense(channels, self.dtype, name=f"join_{s}")(jnp.concatenate(parts, axis=-1))
             state = ConvBlock(channels, dtype=self.dtype, name=f"block_{s}")(joined)
         logits = nn.Dense(self.scales[-1] ** 2, dtype=jnp.float32, name="logits")(state)
         return depth_to_space(logits, self.scales[-1])[..., 0]

@@ -12,6 +12,7 @@ from lagseg_jax.dataset import Case
 from lagseg_jax.errors import InputError
 
 PARTS = ("train", "validation", "test")
+NNUNET_SEED = 12345
 Split = dict[str, list[str]]
 
 
@@ -56,7 +57,7 @@ def split_by_patient(
     return _parts(cases, shuffled[:train], shuffled[train:validation], shuffled[validation:])
 
 
-def nnunet_folds(cases: Sequence[Case], fold: int, seed: int = 12345) -> Split:
+def nnunet_folds(cases: Sequence[Case], fold: int) -> Split:
     """The split of nnU-Net v2's `fold` of five, so that results pair with nnU-Net's case by case.
 
     nnU-Net: `KFold(n_splits=5, shuffle=True, random_state=12345)` over the sorted case names
@@ -75,7 +76,7 @@ def nnunet_folds(cases: Sequence[Case], fold: int, seed: int = 12345) -> Split:
         )
     # What scikit-learn's KFold does: five consecutive pieces of the shuffled names, the first
     # len(names) % 5 of which hold one more.
-    pieces = np.array_split(_shuffled(names, seed), 5)
+    pieces = np.array_split(_shuffled(names, NNUNET_SEED), 5)
     in_fold = set(pieces[fold].tolist())
     test = {case.patient for case in cases if case.name in in_fold}
     others = sorted({case.patient for case in cases} - test)
@@ -83,7 +84,7 @@ def nnunet_folds(cases: Sequence[Case], fold: int, seed: int = 12345) -> Split:
         raise InputError(
             f"split: {len(others)} patients outside fold {fold} found, expected at least two."
         )
-    shuffled = _shuffled(others, seed)
+    shuffled = _shuffled(others, NNUNET_SEED)
     validation = max(1, round(len(others) / 8))
     split = _parts(cases, shuffled[validation:], shuffled[:validation], [])
     return split | {"test": [case.name for case in cases if case.name in in_fold]}

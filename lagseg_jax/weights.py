@@ -44,12 +44,7 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Callable[[jax.Arra
     return functools.partial(jax.jit(Encoder(spec, jnp.dtype(dtype)).apply), {"params": params})
 
 
-def random_params(
-    spec: EncoderSpec,
-    seed: int,
-    dtype: str | jnp.dtype,
-    put: Callable[[np.ndarray], jax.Array] = jax.device_put,
-) -> dict:
+def random_params(spec: EncoderSpec, seed: int, dtype: str | jnp.dtype) -> dict:
     """Untrained parameters, kernels in `dtype`: normal (0.02, cut at 2 sigma), scales 1, biases 0.
 
     Drawn by NumPy, so that a seed gives the same frozen encoder on every kind of device.
@@ -64,7 +59,7 @@ def random_params(
         else:
             values = generator.standard_normal(leaf.shape, np.float32)
             values = (0.02 * values.clip(-2, 2, out=values)).astype(leaf.dtype)
-        flat[name] = put(values)
+        flat[name] = jax.device_put(values)
     return unflatten_dict(flat, sep="/")
 
 

@@ -179,3 +179,24 @@ def test_space_to_depth_by_hand():
     x = jnp.arange(8.0).reshape(1, 2, 4, 1)  # rows 0 1 2 3 and 4 5 6 7
     expected = [[[[0, 1, 4, 5], [2, 3, 6, 7]]]]
     np.testing.assert_array_equal(space_to_depth(x, 2), expected)
+
+
+# Numbers of 16 bits
+
+
+def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding():
+    """Sums over all pixels are the ones that bfloat16 cannot hold: 112 x 112 x 2 of them here."""
+    scales, widths = (8, 4, 2, 1), (16, 16, 16, 8, 8)
+    fused, image = inputs(Decoder(scales, widths), (8, 8), batch=2)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(dtype, params):
+        decoder = Decoder(scales, widths, dtype=dtype)
+        logits = lambda p: decoder.apply(p, fused.astype(dtype), image)  # noqa: E731
+        return jax.grad(lambda p: jnp.square(logits(p) - 1).mean())(params)
+
+    params = Decoder(scales, widths).init(jax.random.key(2), fused, image)
+    exact, rounded = gradients(jnp.float32, params), gradients(jnp.bfloat16, params)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(exact), jax.tree.leaves(rounded)):
+        error = float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
+        assert error < 0.04, f"{jax.tree_util.keystr(path)}: {error:.3f}"

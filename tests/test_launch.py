@@ -12,7 +12,7 @@ from absl import flags
 
 from configs import default
 from lagseg_jax import main, predict
-from lagseg_jax.processes import how_to_join
+from lagseg_jax.cluster import how_to_join
 
 LAUNCH = pod.ROOT / "launch"
 SCRIPTS = ["local_pod.sh", "slurm.sbatch", "tpu_pod.sh"]

@@ -179,6 +179,8 @@ def test_image_size_that_is_not_a_multiple_of_14(run_main, tmp_path):
         ("--config.train.epochs=many", "many"),
         ("--mode=test", "evaluate"),
         ("--confg=3", "config"),
+        ("--num_processes=2", "--coordinator_address and --process_id"),
+        ("--process_id=one", "one"),
     ],
 )
 def test_typos_are_one_sentence_with_the_nearest_name(run_main, argument, expected):

@@ -23,8 +23,9 @@ import pytest
 
 import tiny_run
 from lagseg_jax import processes
+from lagseg_jax.cluster import how_to_join
 from lagseg_jax.errors import InputError
-from lagseg_jax.processes import gather, how_to_join, joined, once, share
+from lagseg_jax.processes import gather, joined, once, share
 
 STEPS = 20
 SLURM_STEP = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
