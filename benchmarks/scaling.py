@@ -69,7 +69,10 @@ def depth_memory(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
     for depth in (VARIANTS[variant]["depth"], DEEP):
         name = f"{variant}, {depth} blocks"
         VARIANTS[name] = VARIANTS[variant] | {"depth": depth}
-        code = _compile_fused(EncoderSpec(name), size, batch, dtype)
+        try:
+            code = _compile_fused(EncoderSpec(name), size, batch, dtype)
+        finally:
+            del VARIANTS[name]
         used = code.memory_analysis().temp_size_in_bytes
         found.append(row(f"{name}: temporary memory of inference", used / 2**20, "MiB"))
     return found

@@ -9,9 +9,20 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Several tests compile the same step; nothing is kept from one session to the next.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xla-"))
 
+import logging
+
 import pytest
 
 import tiny_run
+
+
+@pytest.fixture(autouse=True)
+def console():
+    """Command lines that a test calls in this process leave no handler to the next test."""
+    yield
+    log = logging.getLogger("lagseg_jax")
+    log.handlers.clear()
+    log.propagate = True
 
 
 @pytest.fixture(scope="session")
