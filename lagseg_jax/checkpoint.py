@@ -73,7 +73,7 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
             read_only=self._read_only,
-            todelete_subdir=REMOVED,
+            todelete_subdir=None if self._read_only else REMOVED,
             # A save takes a fraction of a second per epoch. Waiting for it bounds what a kill costs
             # by one interval, and a save that fails is met at once.
             enable_async_checkpointing=False,

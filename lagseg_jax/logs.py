@@ -44,6 +44,8 @@ def log_to_console(process: int = 0) -> None:
         log.addHandler(_Console())
     prefix = f"[process {process}] " if process else ""
     log.handlers[0].setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    # Orbax warns about options that it sets itself; what goes wrong reaches us as exceptions.
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def exit_status(main) -> int:
