@@ -55,12 +55,17 @@ def exit_status(main) -> int:
     a full disk, 75 after SIGTERM or Ctrl-C, when the same command continues.
     """
     try:
-        return main() or 0
+        status = main() or 0
+        sys.stdout.flush()
+        return status
     except tuple(EXIT_STATUS) as error:
         sentence = " ".join(str(error).split())
         prefix = "" if isinstance(error, Interrupted) else "error: "
         print(f"{prefix}{sentence}", file=sys.stderr)
         return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
+    except BrokenPipeError:  # what reads our output (`| head`) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -86,3 +86,9 @@ def test_the_commands_exist():
         for word in words:
             if word.startswith(("--config=", "--study=")):
                 assert (ROOT / word.split("=")[1]).is_file()
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    line = f"{sys.executable} -m lagseg_jax.info --json | sleep 0"  # gone before we write
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
