@@ -129,15 +129,9 @@ def train_step(problem: Problem, augmentation: Augmentation) -> Prepared:
     """Host batch -> next state, as train.py runs it on one device."""
     config = problem.config
     optimizer = make_optimizer(config.train, STEPS)
-    step = make_train_step(problem.model, optimizer, config.train.loss, augmentation, config.seed)
     devices = jax.local_devices()[:1]
-    step = jax.pmap(
-        step,
-        AXIS,
-        in_axes=(None, None, 0),
-        out_axes=None,
-        donate_argnums=0,
-        devices=devices,
+    step = make_train_step(
+        problem.model, optimizer, config.train.loss, augmentation, config.seed, devices
     )
     # Placed as train.py places them; copied, because the step gives the memory of its state away.
     mesh = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())

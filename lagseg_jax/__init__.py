@@ -10,9 +10,10 @@ The files in the order in which the data flows:
     variants, position_embedding, encoder
                                            slices -> tokens of every DINOv2 block
     weights, frozen                   converted or random weights -> the frozen encoder on devices
-    fusion, decoder, model            tokens of all blocks + image -> logits
+    fusion, convolution, decoder, model
+                                      tokens of all blocks + image -> logits
     losses, train_metrics             logits + mask -> loss, Dice on the device
-    train_step, checkpoint, checkpoint_record, meter, train
+    mapped, train_step, checkpoint, checkpoint_record, meter, train
                                       one step; Orbax; what the steps gave; the training run
     inference, segmenter, components  volume -> mask, for programs; its components
     dicom, inputs, outputs, mesh, mask_statistics, predict

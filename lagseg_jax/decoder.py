@@ -7,10 +7,14 @@ are joined and convolved: the upsampled state, the fused tokens of that scale (t
 of a U-Net) and the input image again, which brings back what 14-pixel patches cannot hold.
 """
 
+import functools
+from collections.abc import Callable, Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lagseg_jax.convolution import ConvBlock
 from lagseg_jax.resize import resize_linear, upsample_double
 
 
@@ -26,26 +30,38 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:])
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        return (y.astype(jnp.float32) + bias).astype(self.dtype)
+        return (_product(x, kernel, self.dtype) + bias).astype(self.dtype)
 
 
-class ConvBlock(nn.Module):
-    """Two times 3x3 convolution, GroupNorm, GELU."""
+class Join(nn.Module):
+    """maps of several sizes -> one map: resized, concatenated, and a 1x1 convolution of them all.
 
-    width: int
-    stride: int = 1
+    Not in this order: a 1x1 convolution and a linear resizing commute, so that the products are
+    done before, where the maps are small, and nothing is ever concatenated.
+    """
+
+    features: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), width) in `dtype`."""
-        for stride in (self.stride, 1):
-            x = nn.Conv(self.width, (3, 3), stride, use_bias=False, dtype=self.dtype)(x)
-            # Statistics per slice, never per batch: one device or many give the same numbers.
-            x = nn.GroupNorm(num_groups=None, group_size=8, dtype=self.dtype)(x)
-            x = nn.gelu(x)
-        return x
+    def __call__(self, parts: Sequence[tuple[jax.Array, Callable]]) -> jax.Array:
+        """[(map (B, H', W', C), its resizing to H x W), ...] -> (B, H, W, features) in `dtype`."""
+        shape = (sum(x.shape[-1] for x, _ in parts), self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        total = self.param("bias", nn.initializers.zeros, shape[-1:])
+        for x, resize in parts:
+            rows, kernel = kernel[: x.shape[-1]], kernel[x.shape[-1] :]
+            total = total + resize(_product(x, rows, self.dtype).astype(self.dtype))
+        return total.astype(self.dtype)
+
+
+def _product(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """x (..., I) @ kernel (I, O) of inputs in `dtype` -> float32."""
+    if x.shape[-1] == 1:
+        # No sum, so a multiplication; the gradient of a product would round sums over all pixels.
+        return x.astype(jnp.float32) * kernel[0]
+    rows = x.astype(dtype).reshape(-1, x.shape[-1]) @ kernel.astype(dtype)
+    return rows.reshape(*x.shape[:-1], -1).astype(jnp.float32)
 
 
 class ImagePyramid(nn.Module):
@@ -102,17 +118,15 @@ class Decoder(nn.Module):
         views = self._image_views(image.astype(self.dtype), sizes)
         state: jax.Array | None = None
         for s, (size, channels) in enumerate(zip(sizes, self.widths)):
-            # Projected first, upsampled second: the two commute, and the tokens are small.
+            to_size = functools.partial(resize_linear, size=size)
             tokens = Dense(channels, self.dtype, name=f"project_{s}")(fused[s])
-            parts = [resize_linear(tokens, size)]
-            if state is not None and s == 1:  # from 1/14 to the first scale
-                parts.append(resize_linear(state, size))
-            elif state is not None:  # an odd size was rounded up before: its last half goes
-                parts.append(upsample_double(state)[:, : size[0], : size[1]])
+            parts: list[tuple[jax.Array, Callable]] = [(tokens, to_size)]
+            if state is not None:  # from 1/14 to the first scale, or from a scale to the next
+                parts.append((state, to_size if s == 1 else functools.partial(_double, size=size)))
             if self.image_injection:
-                parts.append(views[s])
+                parts.append((views[s], to_size))
             # A 1x1 convolution first: a 3x3 one over all joined channels costs twice as much.
-            joined = Dense(channels, self.dtype, name=f"join_{s}")(jnp.concatenate(parts, axis=-1))
+            joined = Join(channels, self.dtype, name=f"join_{s}")(parts)
             state = ConvBlock(channels, dtype=self.dtype, name=f"block_{s}")(joined)
         logits = nn.Dense(self.scales[-1] ** 2, dtype=jnp.float32, name="logits")(state)
         return depth_to_space(logits, self.scales[-1])[..., 0]
@@ -124,6 +138,11 @@ class Decoder(nn.Module):
             return [resize_linear(image, size) for size in sizes]
         pyramid = ImagePyramid(self.scales, self.widths[1:], self.dtype, name="pyramid")(image)
         return [resize_linear(pyramid[0], sizes[0]), *pyramid]
+
+
+def _double(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """An odd size was rounded up before: its last half goes."""
+    return upsample_double(x)[:, : size[0], : size[1]]
 
 
 def space_to_depth(x: jax.Array, factor: int) -> jax.Array:

@@ -1,5 +1,7 @@
 """arrays on the host -> the same arrays on every local device; compiled code kept on disk."""
 
+import warnings
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -48,5 +50,7 @@ def use_compilation_cache() -> None:
 
     JAX's own setting (JAX_COMPILATION_CACHE_DIR) has precedence.
     """
+    # Of what runs in oneDNN (see `convolution`), XLA can write nothing.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))

@@ -1,48 +1,70 @@
-"""grey slices (B, H, W) -> probability of atrium (B, H, W): one compiled function."""
+"""grey slices (B, H, W) -> probability of atrium (B, H, W): an encoder and a decoder, compiled.
+
+Two compiled functions, because on CPUs the decoder's convolutions want an option of the compiler
+that slows the encoder down.
+"""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
+from lagseg_jax.convolution import compiler_options
 
-@functools.partial(jax.jit, static_argnames=("model", "tta"))
+MIRRORINGS = ((False, False), (True, False), (False, True), (True, True))  # of rows, of columns
+
+
 def slice_probability(model, encoder_params, head_params, slices, there, back, grey, tta=False):
     """Grey slices (B, H, W) of any dtype -> probability of atrium (B, H, W), float32.
 
     Compiled once for every model architecture and size of slices.
 
     Args:
-        model: encoder and head (static).
+        model: encoder and head.
         encoder_params: of the encoder.
         head_params: of the head.
         slices: as stored in the volume.
         there: `rows (S, H)` and `columns (S, W)` of `slices.resize_matrices`.
         back: `rows (H, S)` and `columns (W, S)` of `slices.restore_matrices`.
         grey: (2,) the values that become 0 and 1.
-        tta: average over the four in-plane mirrorings (static).
+        tta: average over the four in-plane mirrorings.
     """
+    total = 0
+    # One after the other, by the same compiled functions.
+    for mirrored in MIRRORINGS if tta else (None,):
+        images, fused = encode(model, encoder_params, head_params, slices, there, grey, mirrored)
+        compiled = decoder(model.head.decoder.dtype)
+        total = total + compiled(model, head_params, images, fused, back, mirrored)
+    return total / len(MIRRORINGS) if tta else total
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def encode(model, encoder_params, head_params, slices, there, grey, mirrored):
+    """Slices -> images (B, S, S) as the network sees them, and their fused tokens."""
     images = jnp.clip((slices.astype(jnp.float32) - grey[0]) / (grey[1] - grey[0]), 0, 1)
-    images = _product(there[0], images, there[1])
-    predict = functools.partial(model.probability, encoder_params, head_params)
-    probability = _mirrored_mean(predict, images) if tta else predict(images)
-    return _product(back[0], probability, back[1])
+    images = _mirror(_product(there[0], images, there[1]), mirrored)
+    return images, model.fused(encoder_params, head_params, images)
 
 
-def _mirrored_mean(predict, images: jax.Array) -> jax.Array:
-    """The mean of `predict` over images (B, S, S) mirrored along no, either and both axes."""
+def decode(model, head_params, images, fused, back, mirrored):
+    """Images and fused tokens -> probability on the slices' own grid."""
+    probability = jax.nn.sigmoid(model.decode(head_params, fused, images))
+    return _product(back[0], _mirror(probability, mirrored), back[1])
 
-    def mirror(x, flips):
-        for axis in (1, 2):
-            x = jnp.where(flips[axis - 1], jnp.flip(x, axis), x)
-        return x
 
-    def add(total, flips):
-        return total + mirror(predict(mirror(images, flips)), flips), None
+@functools.cache
+def decoder(dtype: jnp.dtype):
+    """`decode`, compiled for this machine; late, because asking for its devices starts them."""
+    return jax.jit(decode, static_argnames="model", compiler_options=compiler_options(dtype))
 
-    flips = jnp.array([(False, False), (True, False), (False, True), (True, True)])
-    # One after the other: neither memory nor compile time grows with their number.
-    return jax.lax.scan(add, jnp.zeros_like(images), flips)[0] / len(flips)
+
+def _mirror(images: jax.Array, mirrored) -> jax.Array:
+    """Images (B, S, S) with rows and columns reversed as two bools say; None: as they are."""
+    if mirrored is None:
+        return images
+    for axis in (1, 2):
+        images = jnp.where(mirrored[axis - 1], jnp.flip(images, axis), images)
+    return images
 
 
 def _product(rows, images, columns):

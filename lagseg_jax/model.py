@@ -55,24 +55,42 @@ class Model:
         init = jax.jit(self.head.init)
         return init(key, tokens, jnp.zeros((1, image_size, image_size)))["params"]
 
-    def logits(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
-        """Training form: grey images (B, H, W) in 0..1 -> logits (B, H, W) float32.
+    def tokens(self, encoder_params: dict, images: jax.Array) -> jax.Array:
+        """What training keeps of the encoder: images (B, H, W) in 0..1 -> (L, B, h, w, D).
 
-        Keeps the tokens of all blocks, because the gradient of the fusion weights needs them, and
-        stops the gradient there: the encoder is frozen.
+        The tokens of all blocks, because the gradient of the fusion weights needs them, in the
+        compute dtype. The gradient stops there: the encoder is frozen.
         """
         tokens = _apply(self.encoder, encoder_params, to_rgb(images)).patch_tokens
-        return _apply(self.head, head_params, jax.lax.stop_gradient(tokens), images)
+        return jax.lax.stop_gradient(tokens)
+
+    def head_logits(self, head_params: dict, tokens: jax.Array, images: jax.Array) -> jax.Array:
+        """Tokens of all blocks (L, B, h, w, D), images (B, H, W) -> logits (B, H, W) float32."""
+        return _apply(self.head, head_params, tokens, images)
+
+    def logits(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
+        """Training form: images (B, H, W) in 0..1 -> logits (B, H, W) float32."""
+        return self.head_logits(head_params, self.tokens(encoder_params, images), images)
+
+    def fused(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
+        """What inference keeps of the encoder: images (B, H, W) -> fused tokens (S, B, h, w, D).
+
+        Blocks are fused while the encoder runs, so that memory does not grow with its depth.
+        """
+        weights = _apply(self.head, head_params, method="fusion_weights")
+        return _apply(self.encoder, encoder_params, to_rgb(images), weights, method="fused")
+
+    def decode(self, head_params: dict, fused: jax.Array, images: jax.Array) -> jax.Array:
+        """Fused tokens (S, B, h, w, D), images (B, H, W) -> logits (B, H, W) float32."""
+        return _apply(self.head, head_params, fused, images, method="decode")
 
     def probability(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
         """Inference form: images (B, H, W) in 0..1 -> probability of atrium (B, H, W) float32.
 
-        The same function as `sigmoid(logits)`, but blocks are fused while the encoder runs, so
-        that memory does not grow with its depth.
+        The same function as `sigmoid(logits)`.
         """
-        weights = _apply(self.head, head_params, method="fusion_weights")
-        fused = _apply(self.encoder, encoder_params, to_rgb(images), weights, method="fused")
-        return jax.nn.sigmoid(_apply(self.head, head_params, fused, images, method="decode"))
+        fused = self.fused(encoder_params, head_params, images)
+        return jax.nn.sigmoid(self.decode(head_params, fused, images))
 
 
 def _apply(module: nn.Module, params: dict, *inputs: jax.Array, method: str | None = None) -> Any:

@@ -5,7 +5,7 @@ import jax.export
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lagseg_jax.inference import slice_probability
+from lagseg_jax.inference import decode, encode
 from lagseg_jax.segmenter import Segmenter
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -30,8 +30,9 @@ def export_function(segmenter: Segmenter) -> jax.export.Exported:
         params = unflatten_dict(weights, sep="/")
         _, height, width = slices.shape
         there, back = traced_matrices(height, width, image_size)
-        arrays = params["encoder"], params["head"], slices, there, back, grey
-        return slice_probability(model, *arrays)
+        head = params["head"]
+        images, fused = encode(model, params["encoder"], head, slices, there, grey, None)
+        return decode(model, head, images, fused, back, None)
 
     weights = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype)

@@ -27,7 +27,6 @@ from lagseg_jax.logs import MetricsWriter, Progress, still
 from lagseg_jax.meter import Meter, Watch
 from lagseg_jax.model import Model, build_model
 from lagseg_jax.train_step import (
-    AXIS,
     TrainState,
     augmentation_of,
     init_state,
@@ -102,8 +101,7 @@ def train(
     log.info("trained parameters: %s", ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
 
     augmentation = augmentation_of(config.augment)
-    step_fn = make_train_step(model, optimizer, options.loss, augmentation, config.seed)
-    train_step = jax.pmap(step_fn, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
+    train_step = make_train_step(model, optimizer, options.loss, augmentation, config.seed)
     validate = make_validation(config, model, encoder, validation)
 
     process = (jax.process_index(), jax.process_count())
@@ -225,8 +223,7 @@ def make_validation(
 
     It takes the state, and a function that says whether to stop; then it returns None.
     """
-    step_fn = make_validation_step(model, config.train.loss, len(slices.cases))
-    validation_step = jax.pmap(step_fn, AXIS, in_axes=(None, None, 0), out_axes=None)
+    validation_step = make_validation_step(model, config.train.loss, len(slices.cases))
     process = (jax.process_index(), jax.process_count())
 
     def validate(state: TrainState, stop: Callable[[], bool]) -> dict[str, float] | None:

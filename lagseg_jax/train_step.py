@@ -6,7 +6,7 @@ whose loss or gradient is not finite changes nothing but the step's number.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
@@ -15,12 +15,11 @@ import ml_collections
 import optax
 
 from lagseg_jax.augment import Augmentation, augment, slice_keys
+from lagseg_jax.convolution import compiler_options
 from lagseg_jax.losses import slice_losses
+from lagseg_jax.mapped import AXIS, mapped
 from lagseg_jax.model import Model
 from lagseg_jax.train_metrics import TrainMetrics, ValidationMetrics, overlap_counts
-
-AXIS = "devices"
-
 
 @flax.struct.dataclass
 class TrainState:
@@ -73,26 +72,35 @@ def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainSt
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def make_train_step(
-    model: Model,
-    optimizer: optax.GradientTransformation,
-    loss: str,
-    augmentation: Augmentation,
-    seed: int,
-) -> Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics, StepOutcome]]:
-    """The function to pmap: (state, encoder_params, batch of this device) -> all that it returns.
+def make_encode(model: Model, augmentation: Augmentation, seed: int) -> Callable:
+    """The function to map: (step, encoder_params, batch of this device) -> what the step takes.
 
-    The batch is one of `TrainingBatches` with `stop` (B,) bool: whether its process is to stop.
+    The batch is one of `TrainingBatches`. Returns {image (B, S, S) float32, mask (B, S, S)
+    float32, tokens (L, B, h, w, D)}.
     """
 
-    def train_step(state: TrainState, encoder_params: dict, batch: dict):
-        keys = slice_keys(seed, state.step, batch["slice"])
+    def encode(step: jax.Array, encoder_params: dict, batch: dict) -> dict[str, jax.Array]:
+        keys = slice_keys(seed, step, batch["slice"])
         images, masks = augment(
             augmentation, keys, batch["image"].astype(jnp.float32), batch["mask"]
         )
+        tokens = model.tokens(encoder_params, images)
+        return {"image": images, "mask": masks, "tokens": tokens}
+
+    return encode
+
+
+def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str) -> Callable:
+    """The function to map: (state, what `make_encode`'s gave, stop) -> what the step returns.
+
+    `stop` (B,) bool: whether the process is to stop.
+    """
+
+    def update(state: TrainState, encoded: dict, stop: jax.Array):
+        masks = encoded["mask"]
 
         def mean_loss(params):
-            logits = model.logits(encoder_params, params, images)
+            logits = model.head_logits(params, encoded["tokens"], encoded["image"])
             return slice_losses(loss, logits, masks).mean(), logits
 
         (value, logits), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
@@ -117,26 +125,62 @@ def make_train_step(
             gradient_norm=norm[None],
             mask=finite[None],
         )
-        stop = jax.lax.psum(jnp.any(batch["stop"]).astype(jnp.int32), AXIS) > 0
+        anyone = jax.lax.psum(jnp.any(stop).astype(jnp.int32), AXIS) > 0
         state = TrainState(state.step + 1, params, opt_state)
-        return state, metrics, StepOutcome(skipped=~finite, stop=stop)
+        return state, metrics, StepOutcome(skipped=~finite, stop=anyone)
+
+    return update
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    loss: str,
+    augmentation: Augmentation,
+    seed: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics, StepOutcome]]:
+    """(state, encoder_params, batch of all devices) -> all that a step returns; mapped.
+
+    The state is given away: its memory becomes the next one's. The batch is one of
+    `TrainingBatches` with `stop` (B,) bool, divided by `split_over_devices`. Encoder and update
+    are compiled apart: the decoder's compiler options would slow the encoder down.
+    """
+    encode = make_encode(model, augmentation, seed)
+    encode = mapped(encode, (None, None, 0), out_axes=0, devices=devices)
+    update = mapped(
+        make_update(model, optimizer, loss),
+        (None, 0, 0),
+        donate=(0,),
+        options=compiler_options(model.head.decoder.dtype),
+        devices=devices,
+    )
+
+    def train_step(state: TrainState, encoder_params: dict, batch: dict):
+        batch = dict(batch)
+        stop = batch.pop("stop")
+        return update(state, encode(state.step, encoder_params, batch), stop)
 
     return train_step
 
 
 def make_validation_step(
-    model: Model, loss: str, cases: int
+    model: Model, loss: str, cases: int, devices: Sequence[jax.Device] | None = None
 ) -> Callable[[dict, dict, dict], ValidationMetrics]:
-    """The function to pmap: (params, encoder_params, batch of this device) -> metrics.
+    """(params, encoder_params, batch of all devices) -> metrics; mapped, in two parts as above.
 
     Args:
         model: encoder and head.
         loss: name of the loss.
         cases: number of validation cases, which `batch["case"]` counts from 0.
+        devices: by default all of this process.
     """
 
-    def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
-        logits = model.logits(encoder_params, params, batch["image"].astype(jnp.float32))
+    def encode(params: dict, encoder_params: dict, batch: dict) -> jax.Array:
+        return model.fused(encoder_params, params, batch["image"].astype(jnp.float32))
+
+    def judge(params: dict, fused: jax.Array, batch: dict) -> ValidationMetrics:
+        logits = model.decode(params, fused, batch["image"].astype(jnp.float32))
         counts = overlap_counts(logits, batch["mask"], batch["weight"])
         return ValidationMetrics.gather_from_model_output(
             axis_name=AXIS,
@@ -144,6 +188,12 @@ def make_validation_step(
             mask=batch["weight"],
             counts=jax.ops.segment_sum(counts, batch["case"], num_segments=cases),
         )
+
+    encode = mapped(encode, (None, None, 0), out_axes=0, devices=devices)
+    judge = mapped(judge, (None, 0, 0), options=compiler_options(model.head.decoder.dtype), devices=devices)
+
+    def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
+        return judge(params, encode(params, encoder_params, batch), batch)
 
     return validation_step
 

@@ -9,7 +9,7 @@ import pytest
 
 import lagseg_jax
 import lagseg_jax.segmenter
-from lagseg_jax.inference import slice_probability
+from lagseg_jax.inference import decoder, encode
 from lagseg_jax.volume import read_volume
 
 
@@ -84,11 +84,11 @@ def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, vol
 
 def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
     segmenter.predict_probability(volume.array, volume.spacing)
-    before = slice_probability._cache_size()
+    before = encode._cache_size(), decoder(segmenter.model.head.decoder.dtype)._cache_size()
     for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
         array = np.resize(volume.array, shape).astype(volume.array.dtype)
         assert segmenter.predict_volume(array, (1, 1, 3)).shape == shape
-    assert slice_probability._cache_size() == before
+    assert (encode._cache_size(), decoder(segmenter.model.head.decoder.dtype)._cache_size()) == before
 
 
 def test_mirroring_makes_the_answer_symmetric(segmenter, volume):

@@ -1,5 +1,7 @@
 """One training step: device invariance, what moves and what does not, and that it can learn."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,6 @@ from lagseg_jax.devices import replicate
 from lagseg_jax.encoder import EncoderSpec
 from lagseg_jax.model import build_model
 from lagseg_jax.train_step import (
-    AXIS,
     augmentation_of,
     init_state,
     learning_rate,
@@ -43,8 +44,13 @@ def setup(config, steps=50):
     encoder = random_params(spec, 0, "float32")
     optimizer = make_optimizer(config.train, steps)
     state = init_state(model.init_head(jax.random.key(1), SIZE), optimizer)
-    step = make_train_step(
-        model, optimizer, config.train.loss, augmentation_of(config.augment), seed=3
+    step = functools.partial(
+        make_train_step,
+        model,
+        optimizer,
+        config.train.loss,
+        augmentation_of(config.augment),
+        3,
     )
     return model, encoder, state, step
 
@@ -65,10 +71,10 @@ def batch_of(count, seed=0):
     }
 
 
-def pmapped(step, devices):
-    return jax.pmap(
-        step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=jax.devices()[:devices]
-    )
+def on_devices(make_step, devices):
+    """The step on so many devices; the state that it is given stays usable."""
+    step = make_step(devices=jax.devices()[:devices])
+    return lambda state, *rest: step(jax.tree.map(jnp.copy, state), *rest)
 
 
 @pytest.mark.parametrize("loss", ["bce", "bce+dice"])
@@ -77,8 +83,8 @@ def test_two_devices_equal_one(loss):
     config = tiny_config(loss=loss)
     _, encoder, state, step = setup(config)
     batch = batch_of(4)
-    one, one_metrics, _ = pmapped(step, 1)(state, encoder, split_over_devices(batch, 1))
-    two, two_metrics, _ = pmapped(step, 2)(state, encoder, split_over_devices(batch, 2))
+    one, one_metrics, _ = on_devices(step, 1)(state, encoder, split_over_devices(batch, 1))
+    two, two_metrics, _ = on_devices(step, 2)(state, encoder, split_over_devices(batch, 2))
     # Adam divides by the gradient's size, so compare what it was given: its moments.
     for a, b in zip(jax.tree.leaves(one.opt_state), jax.tree.leaves(two.opt_state)):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-7)
@@ -86,7 +92,7 @@ def test_two_devices_equal_one(loss):
         np.testing.assert_allclose(value, two_metrics.compute()[name], rtol=1e-5, err_msg=name)
     # And a mistake that would show only on device 1 must show: its half of the batch counts.
     changed = {**batch, "mask": np.concatenate([batch["mask"][:2], 1 - batch["mask"][2:]])}
-    other, *_ = pmapped(step, 2)(state, encoder, split_over_devices(changed, 2))
+    other, *_ = on_devices(step, 2)(state, encoder, split_over_devices(changed, 2))
     moments = [jax.tree.leaves(s.opt_state)[1] for s in (two, other)]
     assert np.abs(np.asarray(moments[0]) - np.asarray(moments[1])).max() > 0
 
@@ -98,7 +104,7 @@ def test_moves_every_trained_parameter_and_never_the_encoder():
     # The fusion weights get a gradient only once the decoder tells blocks apart: two steps.
     new = state
     for _ in range(2):
-        new, *_ = pmapped(step, 1)(new, encoder, split_over_devices(batch_of(2), 1))
+        new, *_ = on_devices(step, 1)(new, encoder, split_over_devices(batch_of(2), 1))
     assert int(new.step) == 2
     flat = zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(new.params), strict=True
@@ -113,7 +119,7 @@ def test_donated_replicated_state_stays_replicated():
     """What main uses: state on all devices, donated; nothing is copied to other devices later."""
     config = tiny_config()
     _, encoder, state, step = setup(config)
-    step = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
+    step = step()
     state, encoder = replicate(state), replicate(encoder)
     batch = split_over_devices(batch_of(4), jax.local_device_count())
     state, *_ = step(state, encoder, batch)
@@ -142,7 +148,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(what):
     if what == "gradient":
         step = with_broken_gradient(config, model)
         bad["image"][3] = 0
-    run = pmapped(step, 2)
+    run = on_devices(step, 2)
     state, first, outcome = run(state, encoder, split_over_devices(good, 2))
     assert not outcome.skipped and int(state.step) == 1
     before = jax.tree.map(np.array, state)
@@ -157,8 +163,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(what):
     assert not outcome.skipped
     equal(after, as_if)
     for leaf in jax.tree.leaves(after):
-        on_devices = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-        np.testing.assert_array_equal(on_devices[0], on_devices[-1])
+        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        np.testing.assert_array_equal(copies[0], copies[-1])
 
 
 def with_broken_gradient(config, model):
@@ -174,12 +180,14 @@ def with_broken_gradient(config, model):
         return primals[0], tangents[0] * jnp.where(bad, jnp.nan, 1.0)
 
     class Poisoned:
-        def logits(self, encoder_params, params, images):
-            return poisoned(model.logits(encoder_params, params, images), images)
+        head, tokens = model.head, model.tokens
+
+        def head_logits(self, params, tokens, images):
+            return poisoned(model.head_logits(params, tokens, images), images)
 
     optimizer = make_optimizer(config.train, 9)
     augmentation = augmentation_of(config.augment)
-    return make_train_step(Poisoned(), optimizer, "bce", augmentation, seed=3)
+    return functools.partial(make_train_step, Poisoned(), optimizer, "bce", augmentation, 3)
 
 
 def test_the_learning_rate_is_that_of_the_step_and_the_update_that_of_adamw():
@@ -204,7 +212,7 @@ def test_every_device_hears_that_one_process_is_to_stop():
     for asked in ([], [0], [3], [0, 1, 2, 3]):
         batch = batch_of(4)
         batch["stop"][asked] = True
-        *_, outcome = pmapped(step, 2)(state, encoder, split_over_devices(batch, 2))
+        *_, outcome = on_devices(step, 2)(state, encoder, split_over_devices(batch, 2))
         assert bool(outcome.stop) == bool(asked)
 
 
@@ -212,7 +220,7 @@ def test_overfits_one_slice():
     config = tiny_config(loss="bce+dice", learning_rate=1e-2)
     config.augment.update({name: 0.0 for name in config.augment})
     _, encoder, state, step = setup(config, steps=160)
-    step = pmapped(step, 1)
+    step = on_devices(step, 1)
     batch = split_over_devices(batch_of(1), 1)
     for _ in range(160):
         state, metrics, _ = step(state, encoder, batch)
@@ -230,9 +238,9 @@ def test_validation_dice_is_the_mean_over_cases():
     for slices in ([0], [1, 2]):
         predicted, truth = logits[slices] > 0, batch["mask"][slices] > 0
         expected.append(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
-    step = make_validation_step(model, "bce", cases=2)
     for devices in (1, 2):
-        metrics = pmapped(step, devices)(state.params, encoder, split_over_devices(batch, devices))
+        step = make_validation_step(model, "bce", cases=2, devices=jax.devices()[:devices])
+        metrics = step(state.params, encoder, split_over_devices(batch, devices))
         np.testing.assert_allclose(metrics.compute()["dice"], np.mean(expected), rtol=1e-5)
 
 
