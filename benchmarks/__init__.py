@@ -5,7 +5,7 @@ The files:
     __main__, cases, run_case  command line -> what is measured, in which order
     rounds, compare            timings in turn, their medians; are the outputs the same?
     table, machine             rows + machine -> Markdown and JSON
-    worker, malloc             a process that stays warm and takes commands; its allocator
+    worker                     a process that stays warm and takes commands
     problem, exchange          case -> config, model, weights, inputs; the same as files
     ours, ours_rows            the JAX worker, and what is timed in it
     peer, peer_rows            the PyTorch worker, and what is timed in it

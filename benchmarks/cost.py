@@ -81,8 +81,9 @@ def decoder(
     before = 0
     for s, channels in enumerate(widths):
         layers.append(dense(f"project_{s}", pixels[0], width, channels, 2))
-        joined = channels + before + image_channels[s]
-        layers.append(dense(f"join_{s}", pixels[s], joined, channels, 2))
+        # Before they are resized, as Join does it: tokens, state, image.
+        joined = [(pixels[0], channels), (pixels[s - 1], before), (pixels[s], image_channels[s])]
+        layers += [dense(f"join_{s}", n, inputs, channels, 2) for n, inputs in joined if inputs]
         layers += [conv3x3(f"block_{s}", pixels[s], channels, channels)] * 2
         before = channels
     return [*layers, dense("logits", pixels[-1], widths[-1], scales[-1] ** 2, 2)]

@@ -4,7 +4,7 @@
 
 The recipe of `configs/cpu.py` on a CPU, of `configs/base.py` elsewhere, with random weights and
 random slices. The step is `jax.pmap`ped as the training does it, over one device and over all of
-this process; the single device's step is the same function, compiled by `jax.jit`. Timed in turn,
+this process; the single device's step is the same functions, compiled by `jax.jit`. Timed in turn,
 so that other work on the machine meets both; ratios are of medians. Simulated CPU devices share
 the cores, so of them only the first ratio means anything.
 """
@@ -20,14 +20,17 @@ import numpy as np
 
 from configs import base, cpu
 from lagseg_jax.batches import split_over_devices
+from lagseg_jax.convolution import compiler_options
 from lagseg_jax.frozen import load_frozen_encoder
+from lagseg_jax.mapped import AXIS
 from lagseg_jax.model import build_model
 from lagseg_jax.train_step import (
-    AXIS,
     augmentation_of,
     init_state,
+    make_encode,
     make_optimizer,
     make_train_step,
+    make_update,
 )
 
 ROUNDS, STEPS = 15, 3  # so many timings of so many steps each, after one that compiles
@@ -50,15 +53,20 @@ def timer(config, encoder, devices: int, mapped: bool) -> Callable[[], float]:
     """A function that takes a few steps and returns the seconds of one."""
     model = build_model(config, encoder.spec)
     optimizer = make_optimizer(config.train, steps=1000)
-    step = make_train_step(
-        model, optimizer, config.train.loss, augmentation_of(config.augment), config.seed
-    )
-    axes = {"in_axes": (None, None, 0), "out_axes": None}
+    options = compiler_options(model.head.decoder.dtype)
+    parts = model, optimizer, config.train.loss, augmentation_of(config.augment), config.seed
     if mapped:
-        chosen = jax.local_devices()[:devices]
-        call = jax.pmap(step, AXIS, **axes, devices=chosen, donate_argnums=0)
+        call = make_train_step(*parts, devices=jax.local_devices()[:devices])
     else:  # a vmap over one batch gives the averages over devices their axis
-        call = jax.jit(jax.vmap(step, axis_name=AXIS, **axes), donate_argnums=0)
+        encode = jax.vmap(make_encode(model, *parts[3:]), (None, None, 0), axis_name=AXIS)
+        axes = {"in_axes": (None, 0, 0), "out_axes": None, "axis_name": AXIS}
+        update = jax.vmap(make_update(*parts[:3]), **axes)
+        encode = jax.jit(encode)
+        update = jax.jit(update, donate_argnums=0, compiler_options=options)
+
+        def call(state, params, batch):
+            return update(state, encode(state.step, params, batch), batch["stop"])
+
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:devices]), ("devices",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     params = jax.device_put(encoder.params, everywhere)

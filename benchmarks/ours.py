@@ -12,6 +12,7 @@ from benchmarks.cases import Case
 from benchmarks.exchange import write_problem
 from benchmarks.ours_rows import device_batch, head_loss, ours_rows, patch_tokens
 from benchmarks.problem import SPACING, make_problem
+from lagseg_jax.convolution import compiler_options
 
 LONG = 1.0  # seconds
 opened = {}
@@ -37,9 +38,9 @@ def outputs(path: str) -> None:
         logits = problem.model.head.apply({"params": params}, tokens, images)
         return head_loss(problem, params, tokens, images, masks), logits
 
-    (value, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-        jax.device_put(problem.head_params)
-    )
+    options = compiler_options(problem.model.head.decoder.dtype)
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=options)
+    (value, logits), gradients = gradient(jax.device_put(problem.head_params))
     found = {f"gradient/{k}": v for k, v in flatten_dict(gradients, sep="/").items()}
     found |= {"tokens": tokens[-1, 0].astype(np.float32), "loss": value, "logits": logits}
     part = problem.volume[:, :, : problem.config.predict.batch_size + 1]

@@ -18,10 +18,9 @@ from benchmarks.problem import SPACING, Problem
 from lagseg_jax.augment import Augmentation
 from lagseg_jax.batches import SliceSource, TrainingBatches, split_over_devices
 from lagseg_jax.cache import PreparedCase
+from lagseg_jax.convolution import compiler_options
 from lagseg_jax.losses import slice_losses
-from lagseg_jax.model import to_rgb
 from lagseg_jax.train_step import (
-    AXIS,
     augmentation_of,
     init_state,
     make_optimizer,
@@ -52,10 +51,10 @@ def ours_rows(problem: Problem, folder: Path) -> dict[str, Callable[[], Prepared
     }
 
 
-def compiled(function: Callable, *arguments) -> Prepared:
+def compiled(function: Callable, *arguments, options: dict | None = None) -> Prepared:
     """Compiles for these arguments; temporary memory as the compiler planned it."""
     start = time.perf_counter()
-    code = jax.jit(function).lower(*arguments).compile()
+    code = jax.jit(function, compiler_options=options).lower(*arguments).compile()
     facts = {"compile_seconds": time.perf_counter() - start}
     if (memory := code.memory_analysis()) is not None:
         facts["temporary_bytes"] = memory.temp_size_in_bytes
@@ -69,7 +68,7 @@ def device_batch(problem: Problem) -> tuple[jax.Array, jax.Array]:
 
 def patch_tokens(problem: Problem, params: dict, images: jax.Array) -> jax.Array:
     """(L, B, h, w, D): what training keeps of the encoder."""
-    return problem.model.encoder.apply({"params": params}, to_rgb(images)).patch_tokens
+    return problem.model.tokens(params, images)
 
 
 def encoder(problem: Problem) -> Prepared:
@@ -84,12 +83,8 @@ def encoder_fused(problem: Problem) -> Prepared:
     """Images -> the fused tokens of every scale, as inference does it."""
     model, (images, _) = problem.model, device_batch(problem)
 
-    def fused(params, head_params, x):
-        weights = model.head.apply({"params": head_params}, method="fusion_weights")
-        return model.encoder.apply({"params": params}, to_rgb(x), weights, method="fused")
-
     head_params = jax.device_put(problem.head_params)
-    return compiled(fused, problem.encoder.params, head_params, images)
+    return compiled(model.fused, problem.encoder.params, head_params, images)
 
 
 def head_loss(problem: Problem, head_params: dict, tokens, images, masks) -> jax.Array:
@@ -110,7 +105,8 @@ def head(problem: Problem, backward: bool) -> Prepared:
         return head_loss(problem, params, *rest)
 
     function = jax.value_and_grad(loss) if backward else loss
-    return compiled(function, head_params, tokens, images, masks)
+    options = compiler_options(problem.model.head.decoder.dtype)
+    return compiled(function, head_params, tokens, images, masks, options=options)
 
 
 def optimiser(problem: Problem) -> Prepared:
@@ -134,7 +130,7 @@ def train_step(problem: Problem, augmentation: Augmentation) -> Prepared:
         problem.model, optimizer, config.train.loss, augmentation, config.seed, devices
     )
     # Placed as train.py places them; copied, because the step gives the memory of its state away.
-    mesh = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    mesh = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec())
     params = jax.device_put(problem.encoder.params, mesh)
     head_params = jax.tree.map(jnp.array, problem.head_params)
     state = [jax.device_put(init_state(head_params, optimizer), mesh)]

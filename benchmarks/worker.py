@@ -13,7 +13,7 @@ import threading
 import traceback
 from pathlib import Path
 
-from benchmarks.malloc import tune
+from lagseg_jax.malloc import tune
 
 ROOT = Path(__file__).resolve().parent.parent
 # One device, and two frameworks on it: neither may take all of its memory.

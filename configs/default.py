@@ -73,6 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.predict = predict = ml_collections.ConfigDict()
     predict.batch_size = 8  # slices per device at a time
+    predict.stride = 4  # of the slices looked at first, where one component is kept; 1: all at once
     predict.threshold = 0.5  # of the probability, after the way back to the input grid
     predict.components = 1  # connected components kept, largest first; 0: all
     return config

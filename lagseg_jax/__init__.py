@@ -15,7 +15,8 @@ The files in the order in which the data flows:
     losses, train_metrics             logits + mask -> loss, Dice on the device
     mapped, train_step, checkpoint, checkpoint_record, meter, train
                                       one step; Orbax; what the steps gave; the training run
-    inference, segmenter, components  volume -> mask, for programs; its components
+    inference, slice_search, segmenter, components
+                                      volume -> mask, for programs; its components
     dicom, inputs, outputs, mesh, mask_statistics, predict
                                       files or DICOM series -> masks, surfaces, pictures, tables
     stablehlo, export                 trained model -> one file that runs without this package
@@ -29,6 +30,7 @@ The files in the order in which the data flows:
     study, study_table, study_plot    arms of a study -> runs, one table, one plot
     phantom                           synthetic LGE-like volumes for the demo and the tests
     errors, interrupt, devices        one sentence for bad input; signals; arrays on all devices
+    malloc                            large buffers are kept by the process
     cluster, processes                which of several processes this is; what each of them does
 """
 

@@ -20,7 +20,7 @@ DTYPE_NAMES = ("float32", "bfloat16")
 
 POSITIVE: tuple[str, ...] = ("data.cache_gb", "data.max_gb", "data.read_threads", "train.epochs")
 POSITIVE += ("train.batch_size", "train.learning_rate", "train.log_every", "predict.batch_size")
-POSITIVE += ("train.max_skipped",)
+POSITIVE += ("train.max_skipped", "predict.stride")
 NOT_NEGATIVE: tuple[str, ...] = ("train.warmup_steps", "train.weight_decay", "train.gradient_clip")
 NOT_NEGATIVE += ("train.evaluate_every", "train.checkpoint_every", "train.patience")
 NOT_NEGATIVE += ("predict.components", "data.label_value", "data.split_seed", "encoder.seed")

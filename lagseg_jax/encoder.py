@@ -80,6 +80,16 @@ class Activations(NamedTuple):
     register_tokens: jax.Array  # (L, B, R, D)
 
 
+def has_cudnn_attention(dtype: jnp.dtype) -> bool:
+    """Whether cuDNN's fused attention runs here: bfloat16 on NVIDIA's Ampere or newer."""
+    device = jax.local_devices()[0]
+    if device.platform != "gpu" or dtype != jnp.bfloat16:
+        return False
+    # "9.0" of NVIDIA's; AMD's are names such as "gfx90a".
+    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    return major.isdigit() and int(major) >= 8
+
+
 class Dense(nn.Module):
     """x (..., I) -> x W + b (..., O) in float32, a product of compute-dtype inputs."""
 
@@ -128,6 +138,7 @@ class Block(nn.Module):
 
     spec: EncoderSpec
     dtype: jnp.dtype
+    cudnn: bool = False
 
     @nn.compact
     def __call__(self, carry, final_norm, fusion_weights):
@@ -152,13 +163,19 @@ class Block(nn.Module):
         (batch, tokens, width), heads = x.shape, self.spec.heads
         size = width // heads
         qkv = Dense(3 * width, self.dtype, name="qkv")(x)
-        qkv = qkv.reshape(batch, tokens, 3, heads, size).transpose(2, 0, 3, 1, 4)
+        qkv = qkv.reshape(batch, tokens, 3, heads, size)
+        project = Dense(width, self.dtype, name="proj")
+        if self.cudnn:  # scores never leave the chip
+            q, k, v = jnp.moveaxis(qkv.astype(self.dtype), 2, 0)
+            y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+            return project(y.reshape(x.shape))
+        qkv = qkv.transpose(2, 0, 3, 1, 4)
         q, k, v = qkv.reshape(3, batch * heads, tokens, size)
         q = (q * size**-0.5).astype(self.dtype)
         scores = _matmul(q, k.astype(self.dtype).swapaxes(1, 2))  # (B heads, N, N)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         y = _matmul(weights, v.astype(self.dtype)).reshape(batch, heads, tokens, size)
-        return Dense(width, self.dtype, name="proj")(y.swapaxes(1, 2).reshape(x.shape))
+        return project(y.swapaxes(1, 2).reshape(x.shape))
 
     def mlp(self, x: jax.Array) -> jax.Array:
         """Two dense layers around the exact GELU, or around SwiGLU (arXiv 2002.05202)."""
@@ -178,10 +195,12 @@ class Encoder(nn.Module):
         spec: variant, registers, interpolation rule.
         dtype: compute dtype, float32 or bfloat16. Matrix products take their inputs in it;
             the residual stream, normalisation and softmax are float32 always.
+        cudnn: whether cuDNN's fused attention is used, see `has_cudnn_attention`.
     """
 
     spec: EncoderSpec
     dtype: jnp.dtype = jnp.float32
+    cudnn: bool = False
 
     def setup(self):
         """Parameters; those of the blocks are scanned so that compile time is flat in depth."""
@@ -200,7 +219,7 @@ class Encoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0),
             length=self.spec.depth,
-        )(self.spec, self.dtype)
+        )(self.spec, self.dtype, self.cudnn)
         self.norm = LayerNorm(width)
 
     def __call__(self, images: jax.Array) -> Activations:

@@ -13,6 +13,7 @@ from lagseg_jax.config_check import check_batch_size, check_config, check_proces
 from lagseg_jax.errors import InputError, TrainingError
 from lagseg_jax.interrupt import handled
 from lagseg_jax.logs import exit_status, log_to_console
+from lagseg_jax.malloc import tune
 from lagseg_jax.processes import joined, once, process
 from lagseg_jax.workdir import read_config, write_config
 
@@ -82,6 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
     if values.config is None or values.workdir is None:
         raise InputError("--config and --workdir are needed, e.g. --config=configs/base.py")
     log_to_console()
+    if values.mode == "train":
+        tune()
     # Before the others are waited for; `run` does it again for those that are detected.
     check_config(values.config)
     check_processes(values.config, values.num_processes or 1)

@@ -1,4 +1,4 @@
-"""function of one device's part -> the same on all devices: the one line where a step is pmapped."""
+"""function of one device's part -> the same on all devices: the one line of `jax.pmap`."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +31,7 @@ def mapped(
     )
     if not options or jax.process_count() > 1:
         return pmapped
-    compiled = []
+    compiled: list[Callable] = []
 
     def call(*arguments):
         # pmap has no place for options of the compiler, but what it lowers to has.

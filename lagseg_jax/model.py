@@ -13,7 +13,7 @@ import ml_collections
 
 from lagseg_jax.config_check import check_decoder, one_of, parse_blocks
 from lagseg_jax.decoder import Decoder
-from lagseg_jax.encoder import Encoder, EncoderSpec
+from lagseg_jax.encoder import Encoder, EncoderSpec, has_cudnn_attention
 from lagseg_jax.fusion import FusionWeights, fuse
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of the images DINOv2 was trained on
@@ -123,7 +123,7 @@ def build_model(config: ml_collections.ConfigDict, spec: EncoderSpec) -> Model:
         ),
     )
     dtype = compute_dtype("config.encoder.dtype", config.encoder.dtype)
-    return Model(Encoder(spec, dtype), head)
+    return Model(Encoder(spec, dtype, has_cudnn_attention(dtype)), head)
 
 
 def compute_dtype(field: str, name: str) -> jnp.dtype:

@@ -142,7 +142,9 @@ def _compute(segmenter, one: Input, options: argparse.Namespace) -> tuple:
             probability = segmenter.predict_probability(volume.array, *geometry, options.tta)
             mask = (probability >= threshold).view("uint8")
         else:
-            mask = segmenter.predict_volume(volume.array, *geometry, components=0, tta=options.tta)
+            mask = segmenter.raw_mask(
+                volume.array, *geometry, options.keep_components, tta=options.tta
+            )
         if not options.preview:  # the grey values, the largest array, go; the shape stays
             volume = replace(volume, array=np.broadcast_to(mask.dtype.type(0), mask.shape))
         mask = segmenter.clean(mask, volume.spacing, options.keep_components, options.min_mm3)

@@ -62,5 +62,5 @@ def _shift(x: jax.Array, axis: int, by: int, edge: jax.Array | None = None) -> j
         parts = [(x, 1, size), (edge, size - 1, size)]
     else:
         parts = [(edge, 0, 1), (x, 0, size - 1)]
-    slices = [jax.lax.slice_in_dim(a, *bounds, axis=axis) for a, *bounds in parts]
+    slices = [jax.lax.slice_in_dim(a, start, stop, axis=axis) for a, start, stop in parts]
     return jnp.concatenate(slices, axis=axis)

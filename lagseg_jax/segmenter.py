@@ -21,6 +21,7 @@ from lagseg_jax.errors import InputError
 from lagseg_jax.frozen import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.inference import average_probability, slice_probability
 from lagseg_jax.model import Model, build_model
+from lagseg_jax.slice_search import search
 from lagseg_jax.slices import from_slices, grey_range, resize_matrices, restore_matrices, to_slices
 from lagseg_jax.weights import read_card
 from lagseg_jax.workdir import read_config
@@ -78,9 +79,27 @@ class Segmenter:
         Raises:
             InputError: the volume is not three-dimensional, or has values that are not finite.
         """
-        # Compared on the device: a whole volume of probabilities would be the largest array here.
-        mask = self._predict(volume, spacing, affine, tta, self.config.predict.threshold)
+        mask = self.raw_mask(volume, spacing, affine, components, tta)
         return self.clean(mask, spacing, components, min_mm3)
+
+    def raw_mask(
+        self,
+        volume: np.ndarray,
+        spacing: Sequence[float],
+        affine: np.ndarray | None = None,
+        components: int | None = None,
+        tta: bool = False,
+    ) -> np.ndarray:
+        """The mask from which `clean` is still to take components; arguments as in predict_volume.
+
+        Where one component is to be kept, slices far from it are not computed, and stay 0, as
+        `config.predict.stride` says (see `slice_search`).
+        """
+        predict = self.config.predict
+        keep = predict.components if components is None else components
+        stride = predict.get("stride", 1) if keep == 1 else 1
+        # Compared on the device: a whole volume of probabilities would be the largest array here.
+        return self._predict(volume, spacing, affine, tta, predict.threshold, stride)
 
     def predict_probability(
         self,
@@ -108,7 +127,7 @@ class Segmenter:
         params = {"params": self.head_params}
         return np.asarray(self.model.head.apply(params, method="fusion_weights"))
 
-    def _predict(self, volume, spacing, affine, tta: bool, threshold: float | None) -> np.ndarray:
+    def _predict(self, volume, spacing, affine, tta, threshold, stride: int = 1) -> np.ndarray:
         """Volume -> probability (x, y, z) float32, or uint8 where it is compared to a threshold."""
         volume = np.asarray(volume)
         if volume.ndim != 3 or 0 in volume.shape:
@@ -121,32 +140,38 @@ class Segmenter:
             raise InputError("the volume has voxels that are NaN or infinite, expected finite ones")
         affine = np.diag([*spacing, 1.0]) if affine is None else affine
         slices, geometry = to_slices(volume, affine)
-        return from_slices(self._predict_slices(slices, tta, threshold), geometry)
+        return from_slices(self._predict_slices(slices, tta, threshold, stride), geometry)
 
-    def _predict_slices(self, slices: np.ndarray, tta: bool, threshold) -> np.ndarray:
+    def _predict_slices(self, slices: np.ndarray, tta: bool, threshold, stride: int) -> np.ndarray:
         """Slices (Z, H, W) -> the same as `_predict` for each."""
         count, height, width = slices.shape
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
         members = (self, *self.partners)
         settings = [member._settings(slices, padded) for member in members]
         batch = self.config.predict.batch_size * jax.local_device_count()
-        result = np.empty(slices.shape, np.float32 if threshold is None else np.uint8)
-        pending: tuple = ()
-        for start in range(0, count, batch):
-            block = np.zeros((batch, *padded), slices.dtype)
-            part = slices[start : start + batch]
-            block[: len(part), :height, :width] = part
-            block = split_batch(block)
-            outputs = [
-                slice_probability(m.model, m.encoder.params, m.head_params, block, *matrices, tta)
-                for m, matrices in zip(members, settings)
-            ]
-            output = average_probability(outputs, threshold)
-            # Fetch the batch before while this one runs.
-            if pending:
-                _store(result, *pending)
-            pending = start, output
-        _store(result, *pending)
+        result = np.zeros(slices.shape, np.float32 if threshold is None else np.uint8)
+        shows = np.zeros(count, bool)
+        for wanted in search(shows, stride):
+            pending: tuple = ()
+            for start in range(0, len(wanted), batch):
+                numbers = wanted[start : start + batch]
+                block = np.zeros((batch, *padded), slices.dtype)
+                block[: len(numbers), :height, :width] = slices[numbers]
+                block = split_batch(block)
+                outputs = [
+                    slice_probability(
+                        m.model, m.encoder.params, m.head_params, block, there, back, grey, tta
+                    )
+                    for m, (there, back, grey) in zip(members, settings)
+                ]
+                output = average_probability(outputs, threshold)
+                # Fetch the batch before while this one runs.
+                if pending:
+                    _store(result, *pending)
+                pending = numbers, output
+            _store(result, *pending)
+            if stride > 1:
+                shows[wanted] = [result[number].any() for number in wanted]
         return result
 
     def _settings(self, slices: np.ndarray, padded: Sequence[int]) -> tuple:
@@ -165,9 +190,9 @@ class Segmenter:
         return jax.device_put((there, back, grey))
 
 
-def _store(result: np.ndarray, start: int, output: jax.Array) -> None:
-    target = result[start : start + len(output)]
-    target[...] = np.asarray(output)[: len(target), : target.shape[1], : target.shape[2]]
+def _store(result: np.ndarray, numbers: np.ndarray, output: jax.Array) -> None:
+    height, width = result.shape[1:]
+    result[numbers] = np.asarray(output)[: len(numbers), :height, :width]
 
 
 def load_segmenter(

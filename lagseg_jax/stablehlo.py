@@ -1,5 +1,7 @@
 """trained model -> its inference function, grey slices to probability, as portable StableHLO."""
 
+import dataclasses
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -24,7 +26,10 @@ def export_function(segmenter: Segmenter) -> jax.export.Exported:
     rows from anterior to posterior, columns from the patient's right to his left; and `grey` (2,)
     float32, the values that become 0 and 1. It returns the probability (b, h, w), float32.
     """
-    model, image_size = segmenter.model, segmenter.config.data.image_size
+    image_size = segmenter.config.data.image_size
+    # cuDNN's attention is on one platform only.
+    encoder = segmenter.model.encoder.clone(cudnn=False)
+    model = dataclasses.replace(segmenter.model, encoder=encoder)
 
     def predict(weights, slices, grey):
         params = unflatten_dict(weights, sep="/")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import default
+from lagseg_jax.convolution import compiler_options
 from lagseg_jax.decoder import Decoder, depth_to_space, space_to_depth
 
 D = 11  # encoder width
@@ -184,18 +185,23 @@ def test_space_to_depth_by_hand():
 # Numbers of 16 bits
 
 
-def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding():
-    """Sums over all pixels are the ones that bfloat16 cannot hold: 112 x 112 x 2 of them here."""
+@pytest.mark.parametrize("image_path", ["resized", "pyramid"])
+@pytest.mark.parametrize("patches", [7, 32])
+def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(patches, image_path):
+    """As compiled for training; sums over 448 x 448 pixels are what bfloat16 cannot hold."""
     scales, widths = (8, 4, 2, 1), (16, 16, 16, 8, 8)
-    fused, image = inputs(Decoder(scales, widths), (8, 8), batch=2)
+    fused, image = inputs(Decoder(scales, widths), (patches, patches), batch=2)
 
-    @functools.partial(jax.jit, static_argnums=0)
     def gradients(dtype, params):
-        decoder = Decoder(scales, widths, dtype=dtype)
-        logits = lambda p: decoder.apply(p, fused.astype(dtype), image)  # noqa: E731
-        return jax.grad(lambda p: jnp.square(logits(p) - 1).mean())(params)
+        decoder = Decoder(scales, widths, image_path=image_path, dtype=dtype)
 
-    params = Decoder(scales, widths).init(jax.random.key(2), fused, image)
+        def loss(params):
+            return jnp.square(decoder.apply(params, fused.astype(dtype), image) - 1).mean()
+
+        return jax.jit(jax.grad(loss), compiler_options=compiler_options(dtype))(params)
+
+    decoder = Decoder(scales, widths, image_path=image_path)
+    params = decoder.init(jax.random.key(2), fused, image)
     exact, rounded = gradients(jnp.float32, params), gradients(jnp.bfloat16, params)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(exact), jax.tree.leaves(rounded)):
         error = float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))

@@ -65,6 +65,16 @@ def test_doubling_from_slices_is_the_same_function(height, width):
     np.testing.assert_array_equal(doubled, resize_linear(x, (2 * height, 2 * width)))
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (11, 1), (2, 3), (13, 17)])
+def test_the_gradient_of_doubling_is_that_of_the_matrices(height, width):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-50, 50, (2, height, width, 3)), jnp.float32)
+    cotangent = jnp.asarray(rng.integers(-50, 50, (2, 2 * height, 2 * width, 3)), jnp.float32)
+    (found,) = jax.vjp(upsample_double, x)[1](cotangent)
+    (expected,) = jax.vjp(lambda x: resize_linear(x, (2 * height, 2 * width)), x)[1](cotangent)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("resize", [lambda x: resize_linear(x, (5, 17)), upsample_double])
 def test_the_type_is_kept(resize):
     assert resize(jnp.ones((1, 7, 11, 2), jnp.bfloat16)).dtype == jnp.bfloat16

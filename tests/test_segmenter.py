@@ -84,11 +84,41 @@ def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, vol
 
 def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
     segmenter.predict_probability(volume.array, volume.spacing)
-    before = encode._cache_size(), decoder(segmenter.model.head.decoder.dtype)._cache_size()
+    functions = encode, decoder(segmenter.model.head.decoder.dtype)
+    before = [function._cache_size() for function in functions]
     for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
         array = np.resize(volume.array, shape).astype(volume.array.dtype)
         assert segmenter.predict_volume(array, (1, 1, 3)).shape == shape
-    assert (encode._cache_size(), decoder(segmenter.model.head.decoder.dtype)._cache_size()) == before
+    assert [function._cache_size() for function in functions] == before
+
+
+@pytest.mark.parametrize("shown", [range(9, 21), range(14, 16), range(0)])
+def test_slices_far_from_the_atrium_are_not_computed(segmenter, volume, monkeypatch, shown):
+    """40 slices of which a few show something: all of those, and few or all of the others."""
+    array = np.resize(volume.array, (47, 43, 40)).astype(volume.array.dtype)
+    array *= 0
+    array[20:30, 20:30, list(shown)] = 7
+    computed = []
+
+    def bright(model, encoder, head, slices, *_):
+        slices = np.asarray(slices)
+        computed.append(slices)
+        return jax.numpy.asarray(slices > 0, jax.numpy.float32)
+
+    monkeypatch.setattr(lagseg_jax.segmenter, "slice_probability", bright)
+    config = segmenter.config.copy_and_resolve_references()
+    batches = {}
+    for stride in (1, 4):
+        config.predict.stride, computed[:] = stride, []
+        other = dataclasses.replace(segmenter, config=config)
+        mask = other.predict_volume(array, (1, 1, 3), components=1)
+        np.testing.assert_array_equal(mask, array > 0)
+        batches[stride] = len(computed)
+    # Too thin to be sure, or nothing at all: then everything is looked at.
+    assert (batches[4] < 0.8 * batches[1]) == (len(shown) == 12)
+    computed[:] = []
+    assert other.predict_volume(array, (1, 1, 3), components=2).any() == bool(shown)
+    assert len(computed) == batches[1]  # two components: no slice is left out
 
 
 def test_mirroring_makes_the_answer_symmetric(segmenter, volume):

@@ -97,6 +97,24 @@ def test_two_devices_equal_one(loss):
     assert np.abs(np.asarray(moments[0]) - np.asarray(moments[1])).max() > 0
 
 
+def test_in_bfloat16_two_devices_equal_one():
+    """There the step is compiled with options of its own; gradients up to bfloat16's rounding."""
+    config = tiny_config()
+    config.encoder.dtype = config.decoder.dtype = "bfloat16"
+    _, encoder, state, step = setup(config)
+    encoder = random_params(EncoderSpec("tiny"), 0, "bfloat16")
+    batch = batch_of(4)
+    steps = [on_devices(step, n) for n in (1, 2)]
+    found = [s(state, encoder, split_over_devices(batch, n)) for n, s in enumerate(steps, 1)]
+    (one, *_), (two, *_) = found
+    moments = [
+        np.concatenate([x.ravel() for x in jax.tree.leaves(s.opt_state)]) for s in (one, two)
+    ]
+    assert np.linalg.norm(moments[0] - moments[1]) < 0.02 * np.linalg.norm(moments[0])
+    again, metrics, _ = steps[0](one, encoder, split_over_devices(batch, 1))
+    assert int(again.step) == 2 and np.isfinite(metrics.compute()["loss"])
+
+
 def test_moves_every_trained_parameter_and_never_the_encoder():
     config = tiny_config()
     _, encoder, state, step = setup(config)

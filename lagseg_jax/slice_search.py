@@ -1,0 +1,49 @@
+"""slices looked at so far -> the ones to look at next: the atrium's, without all the others.
+
+The slices of one connected component follow each other. So every `stride`-th slice is looked at
+first, and then all slices of the gaps that have atrium at an end: after that, every slice beside
+one with atrium has been seen, and of a component that reaches a first slice nothing is missing.
+A component that reaches none spans fewer than `stride` slices, and can only matter where it would
+be the largest: what is found must span twice as many, or everything is looked at.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def search(shows: np.ndarray, stride: int) -> Iterator[np.ndarray]:
+    """Yields numbers of slices to look at, until the rest cannot matter.
+
+    Args:
+        shows: (Z,) bool, which slices have atrium; False until looked at. The caller fills in
+            what was found before it asks for more.
+        stride: 1 looks at all of them at once.
+    """
+    count = len(shows)
+    first = np.arange(min(stride // 2, count - 1), count, stride)
+    seen = np.zeros(count, bool)
+
+    def unseen(numbers: np.ndarray) -> np.ndarray:
+        numbers = numbers[~seen[numbers]]
+        seen[numbers] = True
+        return numbers
+
+    yield unseen(first)
+    edges = [-1, *first, count]
+    showing = [False, *shows[first], False]
+    gaps = [
+        np.arange(edges[i] + 1, edges[i + 1])
+        for i in range(len(edges) - 1)
+        if showing[i] or showing[i + 1]
+    ]
+    if gaps and (around := unseen(np.concatenate(gaps))).size:
+        yield around
+    if longest_run(shows) < 2 * stride and not seen.all():
+        yield unseen(np.arange(count))
+
+
+def longest_run(shows: np.ndarray) -> int:
+    """The most Trues in a row in shows (Z,)."""
+    bounds = np.flatnonzero(np.diff(np.concatenate([[False], shows, [False]])))
+    return int((bounds[1::2] - bounds[::2]).max(initial=0))
