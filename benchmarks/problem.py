@@ -41,10 +41,12 @@ class Problem:
     batch: dict[str, np.ndarray]
     volume: np.ndarray
 
-    def segmenter(self) -> Segmenter:
-        """The object that users predict with."""
+    def segmenter(self, stride: int = 1) -> Segmenter:
+        """The object that users predict with; by default it computes every slice, as the peers."""
+        config = self.config.copy_and_resolve_references()
+        config.predict.stride = stride
         params = replicate(self.head_params)
-        return Segmenter(self.config, self.model, self.encoder, params, step=0)
+        return Segmenter(config, self.model, self.encoder, params, step=0)
 
 
 def config_of(case: Case) -> ml_collections.ConfigDict:
