@@ -22,7 +22,7 @@ def onednn(dtype: jnp.dtype) -> bool:
 
 
 def compiler_options(dtype: jnp.dtype) -> dict[str, bool]:
-    """For `jax.jit(..., compiler_options=...)` and `lowered.compile(...)` of decoders in this dtype.
+    """For `jax.jit(..., compiler_options=...)` of decoders in this dtype.
 
     Not for encoders: with it XLA's products of bfloat16 that give float32 take up to twice as long.
     Functions compiled with it cannot be kept on disk, and are compiled at every start.

@@ -1,4 +1,4 @@
-"""function of one device's part -> the same on all devices: the one line where a step is pmapped."""
+"""function of one device's part -> the same on all devices: the one line of `jax.pmap`."""
 
 from collections.abc import Callable, Sequence
 

@@ -21,6 +21,7 @@ from lagseg_jax.mapped import AXIS, mapped
 from lagseg_jax.model import Model
 from lagseg_jax.train_metrics import TrainMetrics, ValidationMetrics, overlap_counts
 
+
 @flax.struct.dataclass
 class TrainState:
     """All that training changes. The encoder is not in it, so it cannot be trained or saved."""
@@ -190,7 +191,8 @@ def make_validation_step(
         )
 
     encode = mapped(encode, (None, None, 0), out_axes=0, devices=devices)
-    judge = mapped(judge, (None, 0, 0), options=compiler_options(model.head.decoder.dtype), devices=devices)
+    options = compiler_options(model.head.decoder.dtype)
+    judge = mapped(judge, (None, 0, 0), options=options, devices=devices)
 
     def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
         return judge(params, encode(params, encoder_params, batch), batch)

@@ -84,11 +84,12 @@ def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, vol
 
 def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
     segmenter.predict_probability(volume.array, volume.spacing)
-    before = encode._cache_size(), decoder(segmenter.model.head.decoder.dtype)._cache_size()
+    functions = encode, decoder(segmenter.model.head.decoder.dtype)
+    before = [function._cache_size() for function in functions]
     for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
         array = np.resize(volume.array, shape).astype(volume.array.dtype)
         assert segmenter.predict_volume(array, (1, 1, 3)).shape == shape
-    assert (encode._cache_size(), decoder(segmenter.model.head.decoder.dtype)._cache_size()) == before
+    assert [function._cache_size() for function in functions] == before
 
 
 def test_mirroring_makes_the_answer_symmetric(segmenter, volume):
