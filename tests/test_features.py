@@ -1,5 +1,6 @@
 """Cached tokens are the encoder's, computed once, and training cannot tell the difference."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -128,19 +129,17 @@ def test_another_encoder_or_image_has_entries_of_its_own(folder, change):
         assert old.shape != new.shape or (old != new.astype(np.float32)).any()
 
 
-def test_registers_have_entries_of_their_own(folder):
-    """Also where the hash of the weights says nothing, as for a rule of interpolation."""
+def test_every_setting_of_the_encoder_is_in_the_key():
+    """Also where the hash of the weights stays: converted ones are hashed as the file has them."""
     case, (model, encoder) = cases_of()[0], encoder_of()
-    keys = set()
-    for change in ({}, {"registers": 4}, {"interpolation": "antialias"}, {"variant": "small"}):
-        keys.add(features._key(case, model, with_spec(encoder, change)))
-    assert len(keys) == 4
-
-
-def with_spec(encoder, change):
-    return encoder.__class__(
-        **{**vars(encoder), "spec": encoder.spec.__class__(**{**vars(encoder.spec), **change})}
-    )
+    keys = [features._key(case, model, encoder)]
+    keys.append(features._key(case, encoder_of("bfloat16")[0], encoder))
+    for change in ({"variant": "small"}, {"registers": 4}, {"interpolation": "antialias"}):
+        other = dataclasses.replace(encoder, spec=dataclasses.replace(encoder.spec, **change))
+        keys.append(features._key(case, model, other))
+    keys.append(features._key(case, model, dataclasses.replace(encoder, sha256="another")))
+    keys.append(features._key(dataclasses.replace(case, key="another"), model, encoder))
+    assert len(set(keys)) == 7
 
 
 # Room
