@@ -25,8 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.train_fraction = 1.0  # the same as a fraction of the training patients
     data.allow = ()  # problems that training accepts, e.g. ("empty_label",); see lagseg_jax.check
     data.max_gb = 2.0  # decoded size of one file; what declares more is refused before it is read
-    data.cache_dir = ""  # of decoded slices; "": ~/.cache/lagseg_jax (or $XDG_CACHE_HOME)
-    data.cache_gb = 20.0  # the oldest entries go when the cache grows beyond this
+    data.cache_dir = ""  # of decoded slices, features; "": ~/.cache/lagseg_jax (or $XDG_CACHE_HOME)
+    data.cache_gb = 20.0  # the oldest decoded slices go when their cache grows beyond this
     data.read_threads = 4  # threads that read slices ahead of the training step
 
     config.encoder = encoder = ml_collections.ConfigDict()
@@ -70,9 +70,11 @@ def get_config() -> ml_collections.ConfigDict:
     train.patience = 10  # validations without a better Dice before training stops; 0: never
     train.max_skipped = 10  # steps in a row without a finite loss and gradient end the training
     train.log_every = 20  # steps between lines of metrics.jsonl
+    train.cache_features = False  # tokens of all slices kept on disk; all of `augment` must be 0
+    train.feature_cache_gb = 100.0  # the oldest features go when their cache grows beyond this
 
     config.predict = predict = ml_collections.ConfigDict()
-    predict.batch_size = 8  # slices per device at a time
+    predict.batch_size = 8  # slices per device at a time, also where features are cached
     predict.stride = 4  # of the slices looked at first, where one component is kept; 1: all at once
     predict.threshold = 0.5  # of the probability, after the way back to the input grid
     predict.components = 1  # connected components kept, largest first; 0: all

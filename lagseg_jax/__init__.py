@@ -5,11 +5,12 @@ The files in the order in which the data flows:
     mri_file, volume, dataset, split  MRI files -> cases -> training, validation and test patients
     quality, check, parallel          a whole dataset -> its problems, before any training
     slices, resize, interpolation     volumes -> square slices, and maps of any size
-    cache, folders, batches           slices -> disk -> Grain batches
+    cache, entries, folders, batches  slices -> disk -> Grain batches
     augment                           random transformations, on the device
     variants, position_embedding, encoder
                                            slices -> tokens of every DINOv2 block
     weights, frozen                   converted or random weights -> the frozen encoder on devices
+    features                          slices + frozen encoder -> tokens on disk, if asked for
     fusion, convolution, decoder, model
                                       tokens of all blocks + image -> logits
     losses, train_metrics             logits + mask -> loss, Dice on the device

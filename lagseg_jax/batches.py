@@ -1,58 +1,54 @@
 """prepared cases -> Grain batches {image (B, S, S), mask (B, S, S), slice (B,), case (B,)}.
 
+With cached features, batches have tokens (B, L, h, w, D), too.
+
 The order is a function of the seed alone: a global shuffle, dealt out to the processes one by one.
 Reading is done by threads (the slices are memory maps), so there are no worker processes to die.
 """
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
 from lagseg_jax.cache import PreparedCase
-from lagseg_jax.errors import InputError
+from lagseg_jax.entries import read_row
 
 Batch = dict[str, np.ndarray]
 
 
 class SliceSource:
-    """All slices of some cases, as a Grain source (random access by slice number)."""
+    """All slices of some cases, as a Grain source (random access by slice number).
 
-    def __init__(self, cases: Sequence[PreparedCase]):
-        self.cases = list(cases)
+    Args:
+        cases: whose slices they are.
+        tokens: of every case (Z, L, h, w, D), from `features.cached_tokens`; None: not handed out.
+    """
+
+    def __init__(self, cases: Sequence[PreparedCase], tokens: Sequence[np.ndarray] | None = None):
+        self.cases, self.tokens = list(cases), tokens
         self.index = [(c, z) for c, case in enumerate(cases) for z in range(len(case.images))]
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, number: int) -> Batch:
-        """One slice: image (S, S) float16 in 0..1, mask (S, S) uint8, its number and its case's."""
+        """One slice: image (S, S) float16 in 0..1, mask (S, S) uint8, its number and its case's.
+
+        With cached features its tokens (L, h, w, D), too. Raises InputError if a file of the cache
+        was cut short.
+        """
         case, z = self.index[number]
-        return {
-            "image": _slice(self.cases[case].images, z),
-            "mask": _slice(self.cases[case].masks, z),
+        # Copied here, by a reading thread, and not at their first use.
+        row = {
+            "image": read_row(self.cases[case].images, z),
+            "mask": read_row(self.cases[case].masks, z),
             "slice": np.array(number, np.int32),
             "case": np.array(case, np.int32),
         }
-
-
-def _slice(slices: np.ndarray, z: int) -> np.ndarray:
-    """One slice, of a memory map only if its file is still as long: else reading it would kill us.
-
-    Raises:
-        InputError: the file was cut short; the signal (SIGBUS) would not say which one.
-    """
-    if isinstance(slices, np.memmap) and slices.filename:
-        with contextlib.suppress(FileNotFoundError):  # removed, but ours for as long as it is open
-            size, expected = os.stat(slices.filename).st_size, slices.offset + slices.nbytes
-            if size < expected:
-                raise InputError(
-                    f"{slices.filename} has {size} bytes, expected {expected}: something changed "
-                    "the cache of decoded slices; delete its folder, and the same command continues"
-                )
-    return np.array(slices[z])  # copied here, by a reading thread, and not at its first use
+        if self.tokens is not None:
+            row["tokens"] = read_row(self.tokens[case], z)
+        return row
 
 
 class TrainingBatches:
@@ -76,7 +72,9 @@ class TrainingBatches:
     ):
         index, self._processes = process
         local = batch_size // self._processes
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * local)
+        # Tokens are hundreds of times larger than images: fewer batches fit into the memory.
+        ahead = local * (4 if source.tokens is None else 2)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
         # Batched after the read-ahead: its state then counts whole batches, and loses no slice.
         self._iterator = iter(order[index :: self._processes].to_iter_dataset(options).batch(local))

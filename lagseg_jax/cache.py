@@ -3,21 +3,12 @@
 An entry is a folder `<key>/` with `images.npy` (float16) and `masks.npy` (uint8), read through
 memory maps, and `inspection.json`, what the check of the case found; cases that are only checked
 have nothing but the latter. The key covers everything that decides the content: both files (path,
-size, time of change) and the preparation settings. Entries are written under a temporary name and
-renamed, so a killed process leaves nothing that looks finished; the least recently used entries go
-when the cache grows beyond its bound.
+size, time of change) and the preparation settings. `entries` says how they come and go.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
-import os
-import re
-import shutil
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lagseg_jax.dataset import Case
+from lagseg_jax.entries import evict, key_of, mark_used, open_array, writing
 from lagseg_jax.errors import InputError
 from lagseg_jax.folders import cache_home
 from lagseg_jax.logs import still
@@ -37,8 +29,6 @@ from lagseg_jax.volume import MAX_BYTES
 log = logging.getLogger(__name__)
 
 FORMAT = 2  # raise when the content of an entry changes for the same key
-TEMPORARY = "lagseg_jax-writing-"
-STALE_SECONDS = 24 * 3600  # a temporary folder this old belongs to a process that was killed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +44,19 @@ class Preparation:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedCase:
-    """A case as the network sees it: images (Z, S, S) float16 in 0..1 and masks (Z, S, S) uint8."""
+    """A case as the network sees it.
+
+    Attributes:
+        name: of the case.
+        images: (Z, S, S) float16 in 0..1.
+        masks: (Z, S, S) uint8.
+        key: of its entry in the cache, which stands for everything that decides the images.
+    """
 
     name: str
     images: np.ndarray
     masks: np.ndarray
+    key: str = ""
 
 
 def cache_folder(configured: str) -> Path:
@@ -101,7 +99,8 @@ def prepare_cases(
         gather(None)
     inspections = [found.get(entry) or _read_inspection(entry, case) for entry, case, _ in jobs]
     _refuse(inspections, preparation.allow)
-    _evict(folder, {entry.name for entry in entries}, max_gb)
+    in_use = {entry.name for entry in entries}
+    evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
     return [_open_entry(entry, case.name) for entry, case in zip(entries, cases)]
 
 
@@ -142,8 +141,7 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
     settings: tuple = (preparation.label_value,)
     if use == "decoded":
         settings += (preparation.image_size, preparation.clip_percentiles)
-    content = json.dumps([FORMAT, use, files, settings])
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+    return key_of([FORMAT, use, files, settings])
 
 
 def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) -> Inspection:
@@ -155,69 +153,27 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
     _log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
     if image is None or mask is None or not inspection.usable:
         return inspection
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=entry.parent))
-    if use == "decoded":
-        slices, _ = to_slices(image.array, image.affine)
-        labels, _ = to_slices(mask.array, mask.affine)
-        size = preparation.image_size
-        images = network_images(slices, size, preparation.clip_percentiles)
-        np.save(temporary / "images.npy", images.astype(np.float16))
-        np.save(temporary / "masks.npy", network_masks(labels, size))
-    problems = [dataclasses.asdict(problem) for problem in inspection.problems]
-    content = {"facts": inspection.facts, "problems": problems}
-    (temporary / "inspection.json").write_text(json.dumps(content))
-    try:
-        temporary.rename(entry)
-    except OSError:  # another process was faster with the same content
-        shutil.rmtree(temporary)
+    with writing(entry) as temporary:
+        if use == "decoded":
+            slices, _ = to_slices(image.array, image.affine)
+            labels, _ = to_slices(mask.array, mask.affine)
+            size = preparation.image_size
+            images = network_images(slices, size, preparation.clip_percentiles)
+            np.save(temporary / "images.npy", images.astype(np.float16))
+            np.save(temporary / "masks.npy", network_masks(labels, size))
+        problems = [dataclasses.asdict(problem) for problem in inspection.problems]
+        content = {"facts": inspection.facts, "problems": problems}
+        (temporary / "inspection.json").write_text(json.dumps(content))
     return inspection
 
 
 def _read_inspection(entry: Path, case: Case) -> Inspection:
-    os.utime(entry)  # the time of last use, for eviction
+    mark_used(entry)
     content = json.loads((entry / "inspection.json").read_text())
     problems = [Problem(**problem) for problem in content["problems"]]
     return Inspection(case, content["facts"], problems)
 
 
 def _open_entry(entry: Path, name: str) -> PreparedCase:
-    images, masks = (np.load(entry / f"{part}.npy", mmap_mode="r") for part in ("images", "masks"))
-    return PreparedCase(name, images, masks)
-
-
-def _evict(folder: Path, in_use: set[str], max_gb: float) -> None:
-    """Removes the entries used longest ago until the cache is within its bound."""
-    now = time.time()
-    sizes, entries = {}, []
-    for entry in folder.iterdir():
-        try:
-            used = entry.stat().st_mtime
-            if entry.name.startswith(TEMPORARY):
-                if now - used > STALE_SECONDS:
-                    shutil.rmtree(entry, ignore_errors=True)
-                continue
-            if not re.fullmatch("[0-9a-f]{32}", entry.name):
-                continue  # not ours
-            sizes[entry.name] = sum(f.stat().st_size for f in entry.iterdir())
-            entries.append((used, entry))
-        except FileNotFoundError:  # another process evicts at the same time
-            continue
-    needed = sum(sizes.get(key, 0) for key in in_use)
-    if needed > max_gb * 1e9:
-        raise InputError(
-            f"{folder} must hold {needed / 1e9:.2f} GB of decoded slices, but config.data.cache_gb "
-            f"is {max_gb:g}"
-        )
-    total = sum(sizes.values())
-    for _, entry in sorted(entries):
-        if total > max_gb * 1e9 and entry.name not in in_use:
-            _remove(entry)
-            total -= sizes[entry.name]
-
-
-def _remove(entry: Path) -> None:
-    # Renamed first: a kill halfway must not leave an entry that looks finished.
-    doomed = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=entry.parent))
-    with contextlib.suppress(FileNotFoundError):  # another process evicts at the same time
-        entry.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    images, masks = (open_array(entry / f"{part}.npy") for part in ("images", "masks"))
+    return PreparedCase(name, images, masks, entry.name)

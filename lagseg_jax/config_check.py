@@ -20,7 +20,7 @@ DTYPE_NAMES = ("float32", "bfloat16")
 
 POSITIVE: tuple[str, ...] = ("data.cache_gb", "data.max_gb", "data.read_threads", "train.epochs")
 POSITIVE += ("train.batch_size", "train.learning_rate", "train.log_every", "predict.batch_size")
-POSITIVE += ("train.max_skipped", "predict.stride")
+POSITIVE += ("train.max_skipped", "train.feature_cache_gb", "predict.stride")
 NOT_NEGATIVE: tuple[str, ...] = ("train.warmup_steps", "train.weight_decay", "train.gradient_clip")
 NOT_NEGATIVE += ("train.evaluate_every", "train.checkpoint_every", "train.patience")
 NOT_NEGATIVE += ("predict.components", "data.label_value", "data.split_seed", "encoder.seed")
@@ -82,6 +82,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for name, value in config.augment.items():
         if not 0 <= value < math.inf:
             raise InputError(f"config.augment.{name} is {value}, expected 0 or more")
+        if value and train.cache_features:
+            raise InputError(
+                "config.train.cache_features needs images that never change, but "
+                f"config.augment.{name} is {value}, expected 0 for all of config.augment"
+            )
     if not data.root:
         raise InputError(
             "config.data.root is empty, expected the folder of a dataset "

@@ -80,6 +80,10 @@ class Model:
         weights = _apply(self.head, head_params, method="fusion_weights")
         return _apply(self.encoder, encoder_params, to_rgb(images), weights, method="fused")
 
+    def fuse(self, head_params: dict, tokens: jax.Array) -> jax.Array:
+        """What `fused` gives, of tokens (L, B, h, w, D) that are there: (S, B, h, w, D)."""
+        return fuse(tokens, _apply(self.head, head_params, method="fusion_weights"))
+
     def decode(self, head_params: dict, fused: jax.Array, images: jax.Array) -> jax.Array:
         """Fused tokens (S, B, h, w, D), images (B, H, W) -> logits (B, H, W) float32."""
         return _apply(self.head, head_params, fused, images, method="decode")

@@ -21,6 +21,7 @@ from lagseg_jax.checkpoint import Checkpoints
 from lagseg_jax.dataset import Case
 from lagseg_jax.devices import replicate
 from lagseg_jax.errors import Interrupted
+from lagseg_jax.features import cached_tokens, feature_folder
 from lagseg_jax.frozen import FrozenEncoder
 from lagseg_jax.interrupt import deferred
 from lagseg_jax.logs import MetricsWriter, Progress, still
@@ -90,10 +91,10 @@ def train(
         Interrupted: by a signal; the step it came in is saved.
     """
     options, data = config.train, config.data
-    training, validation = load_slices(config, split)
+    model = build_model(config, encoder.spec)
+    training, validation = load_slices(config, split, model, encoder)
     plan = make_plan(options, len(training))
 
-    model = build_model(config, encoder.spec)
     optimizer = make_optimizer(options, plan.steps)
     params = model.init_head(jax.random.key(config.seed), data.image_size)
     state = replicate(init_state(params, optimizer))
@@ -190,11 +191,15 @@ def _interrupted(step: int) -> Interrupted:
 
 
 def load_slices(
-    config: ml_collections.ConfigDict, split: dict[str, list[Case]]
+    config: ml_collections.ConfigDict,
+    split: dict[str, list[Case]],
+    model: Model,
+    encoder: FrozenEncoder,
 ) -> tuple[SliceSource, SliceSource]:
     """The slices of the training and the validation cases, decoded into the cache if need be.
 
-    The test cases are checked, so that a bad one is met before the training, not after it.
+    With `config.train.cache_features`, their tokens, too, encoded if need be. The test cases are
+    checked, so that a bad one is met before the training, not after it.
     """
     data = config.data
     preparation = Preparation(
@@ -213,7 +218,20 @@ def load_slices(
         only_checked=split["test"],
     )
     count = len(split["train"])
-    return SliceSource(prepared[:count]), SliceSource(prepared[count:])
+    if not config.train.cache_features:
+        return SliceSource(prepared[:count]), SliceSource(prepared[count:])
+    tokens = cached_tokens(
+        prepared,
+        model,
+        encoder,
+        config.predict.batch_size,
+        feature_folder(data.cache_dir),
+        config.train.feature_cache_gb,
+    )
+    return (
+        SliceSource(prepared[:count], tokens[:count]),
+        SliceSource(prepared[count:], tokens[count:]),
+    )
 
 
 def make_validation(

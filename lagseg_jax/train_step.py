@@ -76,8 +76,8 @@ def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainSt
 def make_encode(model: Model, augmentation: Augmentation, seed: int) -> Callable:
     """The function to map: (step, encoder_params, batch of this device) -> what the step takes.
 
-    The batch is one of `TrainingBatches`. Returns {image (B, S, S) float32, mask (B, S, S)
-    float32, tokens (L, B, h, w, D)}.
+    The batch is one of `TrainingBatches`; if it has tokens, the encoder is left out. Returns {image
+    (B, S, S) float32, mask (B, S, S) float32, tokens (L, B, h, w, D)}.
     """
 
     def encode(step: jax.Array, encoder_params: dict, batch: dict) -> dict[str, jax.Array]:
@@ -85,10 +85,18 @@ def make_encode(model: Model, augmentation: Augmentation, seed: int) -> Callable
         images, masks = augment(
             augmentation, keys, batch["image"].astype(jnp.float32), batch["mask"]
         )
-        tokens = model.tokens(encoder_params, images)
+        if "tokens" in batch:
+            tokens = _blocks_first(batch["tokens"])
+        else:
+            tokens = model.tokens(encoder_params, images)
         return {"image": images, "mask": masks, "tokens": tokens}
 
     return encode
+
+
+def _blocks_first(tokens: jax.Array) -> jax.Array:
+    """Cached tokens as batches hold them (B, L, h, w, D) -> as the encoder gives them."""
+    return jnp.moveaxis(tokens, 1, 0)
 
 
 def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str) -> Callable:
@@ -170,6 +178,8 @@ def make_validation_step(
 ) -> Callable[[dict, dict, dict], ValidationMetrics]:
     """(params, encoder_params, batch of all devices) -> metrics; mapped, in two parts as above.
 
+    If the batch has tokens, the encoder is left out.
+
     Args:
         model: encoder and head.
         loss: name of the loss.
@@ -178,6 +188,8 @@ def make_validation_step(
     """
 
     def encode(params: dict, encoder_params: dict, batch: dict) -> jax.Array:
+        if "tokens" in batch:
+            return model.fuse(params, _blocks_first(batch["tokens"]))
         return model.fused(encoder_params, params, batch["image"].astype(jnp.float32))
 
     def judge(params: dict, fused: jax.Array, batch: dict) -> ValidationMetrics:
@@ -195,7 +207,10 @@ def make_validation_step(
     judge = mapped(judge, (None, 0, 0), options=options, devices=devices)
 
     def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
-        return judge(params, encode(params, encoder_params, batch), batch)
+        fused = encode(params, encoder_params, batch)
+        # Tokens are large, and go to the devices once.
+        rest = {name: value for name, value in batch.items() if name != "tokens"}
+        return judge(params, fused, rest)
 
     return validation_step
 

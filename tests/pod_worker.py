@@ -66,7 +66,26 @@ def train(root, workdir, steps, failing, step):
     tiny_run.run(Path(workdir), Path(root), steps=int(steps), **every)
 
 
+def features(root, workdir):
+    """Two steps of the tiny run with cached features; says how many cases this process encoded."""
+    from lagseg_jax import features
+    from tests import tiny_run
+
+    write, written = features._write_tokens, []
+
+    def noted(path, *arguments):
+        written.append(path)
+        write(path, *arguments)
+
+    features._write_tokens = noted
+    config = tiny_run.config(Path(root), steps=2, cache_features=True)
+    config.augment.update({name: 0.0 for name in config.augment})
+    tiny_run.main.run(config, Path(workdir), "train")
+    log.warning("process %d encoded %d cases", processes.process()[0], len(written))
+
+
 WHAT = {
+    "features": features,
     "train": train,
     "meet": meet,
     "bad_file": lambda: wait_in_a_collective(bad_file),

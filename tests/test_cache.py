@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lagseg_jax import cache, parallel
-from lagseg_jax.cache import TEMPORARY, Preparation, cache_folder, prepare_cases
+from lagseg_jax import cache, entries, parallel
+from lagseg_jax.cache import Preparation, cache_folder, prepare_cases
 from lagseg_jax.dataset import Case
+from lagseg_jax.entries import TEMPORARY
 from lagseg_jax.errors import InputError
 from lagseg_jax.slices import network_images, network_masks, to_slices
 
@@ -201,7 +202,7 @@ def test_a_kill_while_evicting_leaves_no_broken_entry(cases, folder, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.shutil, "rmtree", killed_half_way)
+        patch.setattr(entries.shutil, "rmtree", killed_half_way)
         with pytest.raises(KeyboardInterrupt):
             prepare(cases[1:2], folder, max_gb=bound)
     np.testing.assert_array_equal(prepare(cases[:1], folder)[0].images, images)

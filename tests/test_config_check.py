@@ -60,6 +60,7 @@ ROOT = Path(default.__file__).parent.parent
         ("train.epochs", float("inf"), "above 0"),
         ("train.learning_rate", float("nan"), "above 0"),
         ("train.patience", -1, "0 or more"),
+        ("train.feature_cache_gb", 0.0, "above 0"),
         ("augment.noise", -0.1, "0 or more"),
         ("data.clip_percentiles", (99.0, 1.0), "low < high"),
         ("predict.threshold", 1.5, "0..1"),
