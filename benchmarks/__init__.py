@@ -14,4 +14,5 @@ The files:
     cost, ceilings             FLOPs and bytes on paper; what the device can do
     scaling, first_start       cost as work grows; first and second start of a command
     mapped_step                what jax.pmap adds to a step; a command of its own
+    parts                      parts of the decoder beside their plain forms; likewise
 """
