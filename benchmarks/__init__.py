@@ -14,5 +14,6 @@ The files:
     cost, ceilings             FLOPs and bytes on paper; what the device can do
     scaling, first_start       cost as work grows; first and second start of a command
     mapped_step                what jax.pmap adds to a step; a command of its own
+    feature_cache              when cached features pay; likewise
     parts                      parts of the decoder beside their plain forms; likewise
 """

@@ -9,7 +9,9 @@ Measured (jax 0.10.2, 2 CPU cores that did other work as well): 24 volumes of th
 Segmentation Challenge (cropped around the atrium, so easier than a clinical field of view), 16 to
 train, 4 to validate, 4 to test. 2112 steps in 37 minutes; 0.7 s per step with both cores free. Mean
 over the 4 test volumes (SD): 3D Dice 0.864 (0.097), IoU 0.769 (0.140), HD95 10.8 (11.6) mm, ASSD
-2.2 (2.3) mm, with the volumes' stated voxel size of 0.625 mm.
+2.2 (2.3) mm, with the volumes' stated voxel size of 0.625 mm. Since then the step has become
+faster (jax 0.12.0.1, 2 other cores, free: 0.35 s): with `--config.train.steps=600
+--config.train.evaluate_every=150` 4.6 minutes in all, 3D Dice 0.847 (0.087), HD95 11.9 (9.9) mm.
 """
 
 import ml_collections

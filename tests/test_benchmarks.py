@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from benchmarks import ceilings, compare, cost, scaling, table
+from benchmarks import ceilings, compare, cost, feature_cache, ours_rows, scaling, table
+from benchmarks.cases import Case
+from benchmarks.problem import make_problem
 from benchmarks.rounds import in_turn, summary
 from benchmarks.worker import ROOT, Worker, WorkerError
+from lagseg_jax import segmenter
 from lagseg_jax.decoder import Decoder
 from lagseg_jax.encoder import Encoder, EncoderSpec
 from lagseg_jax.variants import VARIANTS
@@ -133,6 +136,36 @@ def test_inference_memory_does_not_grow_with_depth():
     (kept,) = scaling.kept_tokens("small", 56, 2, "bfloat16")
     assert "bfloat16" in kept["what"]
     assert kept["value"] == 12 * 2 * 4 * 4 * 384 * 2 / 2**20
+
+
+def test_break_even_of_cached_features(monkeypatch, capsys):
+    monkeypatch.setattr(feature_cache, "tune", lambda: None)  # of this process, it would stay
+    flags = ["--variant=tiny", "--size=28", "--dtype=float32", "--batch=2", "--slices=3"]
+    assert feature_cache.main([*flags, "--steps=1"]) == 0
+    words = capsys.readouterr().out
+    assert "tiny, 28 pixels, float32, 0.00 MB per slice" in words
+    assert "break-even after" in words or "never pays" in words
+
+
+def test_the_searched_volume_leaves_slices_out(monkeypatch, tmp_path):
+    """What is timed there computes all slices of the middle two thirds, and not all others."""
+    problem = make_problem(Case("tiny", 28, 2, "float32", 1, (29, 23, 33)))
+    counts = []
+    for row in ("volume", "searched volume"):
+        call, _ = ours_rows.ours_rows(problem, tmp_path)[row]()
+        calls, real = [], segmenter.slice_probability
+
+        def counted(*arguments, calls=calls, real=real):
+            calls.append(1)
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(segmenter, "slice_probability", counted)
+            call()
+        counts.append(len(calls))
+    each = len(jax.local_devices())
+    assert counts[0] == -(-33 // each)
+    assert -(-22 // each) <= counts[1] < counts[0]
 
 
 @pytest.mark.skipif(

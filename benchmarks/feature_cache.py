@@ -1,0 +1,112 @@
+"""variant, image size -> after how many epochs `train.cache_features` has paid for itself.
+
+    python -m benchmarks.feature_cache --variant=small --size=448 --dtype=bfloat16 --batch=4
+
+One case of random slices is encoded and written once; then training steps with the encoder and
+steps with tokens read from the file take turns. Without augmentation, as the cache asks for. The
+file is in the page cache: of a disk slower than `tokens per slice / time saved per slice`, the
+time of reading decides.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from configs import cpu, default
+from lagseg_jax.batches import SliceSource, TrainingBatches, split_over_devices
+from lagseg_jax.cache import PreparedCase
+from lagseg_jax.devices import replicate
+from lagseg_jax.features import cached_tokens
+from lagseg_jax.frozen import load_frozen_encoder
+from lagseg_jax.malloc import tune
+from lagseg_jax.model import build_model
+from lagseg_jax.train_step import augmentation_of, init_state, make_optimizer, make_train_step
+from lagseg_jax.variants import VARIANTS
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.feature_cache", description=__doc__.split("\n\n")[0]
+    )
+    add = parser.add_argument
+    add("--variant", choices=VARIANTS, default="small")
+    add("--size", type=int, default=448, help="of the image in pixels")
+    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    add("--batch", type=int, default=4, help="slices per step")
+    add("--slices", type=int, default=24, help="of the case")
+    add("--steps", type=int, default=6, help="of each kind that are timed")
+    add("--folder", help="on the disk to be measured (default: that of temporary files)")
+    return parser.parse_args(arguments)
+
+
+def config_of(options: argparse.Namespace) -> ml_collections.ConfigDict:
+    """The recipe of the variant, without augmentation."""
+    config = (cpu if options.variant == "tiny" else default).get_config()
+    config.data.image_size = options.size
+    config.encoder.variant = options.variant
+    config.encoder.dtype = config.decoder.dtype = options.dtype
+    config.augment.update({name: 0.0 for name in config.augment})
+    return config
+
+
+def steps(config, encoder, source: SliceSource, batch_size: int) -> Iterator[float]:
+    """Training steps without end; yields the seconds of each."""
+    model, optimizer = build_model(config, encoder.spec), make_optimizer(config.train, 1000)
+    params = model.init_head(jax.random.key(0), config.data.image_size)
+    state = replicate(init_state(params, optimizer))
+    parts = model, optimizer, config.train.loss, augmentation_of(config.augment), config.seed
+    step = make_train_step(*parts)
+    batches = TrainingBatches(source, batch_size, config.seed, config.data.read_threads)
+    while True:
+        start = time.perf_counter()
+        batch = next(batches) | {"stop": np.zeros(batch_size, bool)}
+        batch = split_over_devices(batch, jax.local_device_count())
+        state, *_ = jax.block_until_ready(step(state, encoder.params, batch))
+        yield time.perf_counter() - start
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the seconds and the break-even."""
+    options = parse_arguments(arguments)
+    tune()
+    config = config_of(options)
+    encoder = load_frozen_encoder(config)
+    model = build_model(config, encoder.spec)
+    images = np.random.default_rng(0).random((options.slices, options.size, options.size))
+    case = PreparedCase("random", images.astype(np.float16), (images > 0.7).astype(np.uint8), "0")
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+
+        def encode(name: str) -> list[np.ndarray]:
+            place = Path(folder) / name
+            return cached_tokens([case], model, encoder, options.batch, place, 1e3)
+
+        encode("compiles")
+        start = time.perf_counter()
+        tokens = encode("timed")
+        once = (time.perf_counter() - start) / options.slices
+        sources = SliceSource([case]), SliceSource([case], tokens)
+        sides = [steps(config, encoder, source, options.batch) for source in sources]
+        timings = [[next(side) for side in sides] for _ in range(options.steps + 2)][2:]
+    without, cached = (statistics.median(column) for column in zip(*timings))
+    saved, size = (without - cached) / options.batch, tokens[0][0].nbytes / 1e6
+    print(f"{options.variant}, {options.size} pixels, {options.dtype}, {size:.2f} MB per slice")
+    print(f"encoding, compiling and writing once: {1e3 * once:.1f} ms per slice")
+    print(f"step of {options.batch}: {without:.4f} s, with cached tokens {cached:.4f} s")
+    if saved <= 0:
+        print("nothing saved: never pays")
+    else:
+        print(f"saved: {1e3 * saved:.1f} ms per slice; break-even after {once / saved:.1f} epochs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
