@@ -37,7 +37,8 @@ def test_local_pod_passes_a_status_and_a_signal_on():
     command = "import sys; sys.exit(int(sys.argv[3].split('=')[1]) * 3)"
     done = subprocess.run([LAUNCH / "local_pod.sh", "3", "python3", "-c", command])
     assert done.returncode == 3
-    sleep = "import sys, time; print('up', flush=True); time.sleep(60)"
+    # In one write each: the two share the pipe.
+    sleep = r"import os, time; os.write(1, b'up\n'); time.sleep(60)"
     arguments = [LAUNCH / "local_pod.sh", "2", "python3", "-c", sleep]
     running = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert [running.stdout.readline() for _ in range(2)] == ["up\n"] * 2
