@@ -4,7 +4,7 @@ The slices of one connected component follow each other. So every `stride`-th sl
 first, and then all slices of the gaps that have atrium at an end: after that, every slice beside
 one with atrium has been seen, and of a component that reaches a first slice nothing is missing.
 A component that reaches none spans fewer than `stride` slices, and can only matter where it would
-be the largest: what is found must span twice as many, or everything is looked at.
+be the largest: twice as many slices in a row must show atrium, or everything is looked at.
 """
 
 from collections.abc import Iterator

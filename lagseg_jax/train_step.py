@@ -207,8 +207,9 @@ def make_validation_step(
     judge = mapped(judge, (None, 0, 0), options=options, devices=devices)
 
     def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
-        fused = encode(params, encoder_params, batch)
-        # Tokens are large, and go to the devices once.
+        # Each part gets what it reads: tokens and masks go to the devices once.
+        inputs = {name: batch[name] for name in ("image", "tokens") if name in batch}
+        fused = encode(params, encoder_params, inputs)
         rest = {name: value for name, value in batch.items() if name != "tokens"}
         return judge(params, fused, rest)
 
