@@ -14,7 +14,7 @@ def describe() -> dict:
     """Processor, cores, memory, git commit and time of this run."""
     return {
         "cpu": _first_field("/proc/cpuinfo", "model name") or platform.processor(),
-        "features": _features(),
+        "features": features(),
         "cores": cores(),
         "memory_gib": round(_kib("/proc/meminfo", "MemTotal") / 2**20, 1),
         "system": platform.platform(),
@@ -47,7 +47,8 @@ def peak_rss() -> int:
     return _kib("/proc/self/status", "VmHWM") * 1024
 
 
-def _features() -> list[str]:
+def features() -> list[str]:
+    """Instruction sets of the processor that matter here."""
     flags = _first_field("/proc/cpuinfo", "flags").split()
     return [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags]
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from lagseg_jax.malloc import tune
@@ -32,9 +33,10 @@ class Worker:
         module: with the commands, such as "benchmarks.peer".
         python: the interpreter.
         log: its stderr goes to the end of this file.
+        cores: it may use only these (Linux); None: all of ours.
     """
 
-    def __init__(self, module: str, python: str, log: Path):
+    def __init__(self, module: str, python: str, log: Path, cores: Sequence[int] | None = None):
         self.log = log
         environment = DEFAULTS | os.environ | ALWAYS
         with open(log, "ab") as stderr:
@@ -47,6 +49,8 @@ class Worker:
                 env=environment,
                 text=True,
             )
+        if cores is not None:  # before it has threads of its own
+            os.sched_setaffinity(self._process.pid, cores)
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 

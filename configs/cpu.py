@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.image_path = "pyramid"
     config.decoder.scales = (8, 4, 2)
     config.decoder.widths = (128, 96, 64, 32)
-    config.decoder.dtype = "float32"
+    config.decoder.dtype = "auto"
     config.train.epochs = 12.0
     config.train.batch_size = 8
     config.train.loss = "bce+dice"

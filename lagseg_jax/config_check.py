@@ -17,6 +17,7 @@ from lagseg_jax.variants import PATCH, VARIANTS
 # The keys of losses.LOSSES and model.DTYPES, which need jax.
 LOSS_NAMES = ("bce", "dice", "bce+dice")
 DTYPE_NAMES = ("float32", "bfloat16")
+DECODER_DTYPE_NAMES = (*DTYPE_NAMES, "auto")
 
 POSITIVE: tuple[str, ...] = ("data.cache_gb", "data.max_gb", "data.read_threads", "train.epochs")
 POSITIVE += ("train.batch_size", "train.learning_rate", "train.log_every", "predict.batch_size")
@@ -45,7 +46,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     check_decoder(config.decoder, data.image_size)
     parse_blocks(config.fusion.blocks, VARIANTS[config.encoder.variant]["depth"])
     one_of("config.encoder.dtype", config.encoder.dtype, DTYPE_NAMES)
-    one_of("config.decoder.dtype", config.decoder.dtype, DTYPE_NAMES)
+    one_of("config.decoder.dtype", config.decoder.dtype, DECODER_DTYPE_NAMES)
     one_of("config.train.loss", train.loss, LOSS_NAMES)
     low, high = _numbers("data.clip_percentiles", data.clip_percentiles, 2)
     if not 0 <= low < high <= 100:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from lagseg_jax.dataset import Case
+from lagseg_jax.model import decoder_dtype
 from lagseg_jax.segmenter import Segmenter
 from lagseg_jax.versions import library_versions
 from lagseg_jax.weights import file_sha256
@@ -27,7 +28,8 @@ def run_manifest(segmenter: Segmenter, cases: Sequence[Case]) -> dict:
 
     Returns:
         JSON-serialisable: `date` (UTC), `command`, `git` (None outside a checkout), `seed`,
-        `checkpoint_step`, `encoder`, `dataset`, `devices`, `versions` and the whole `config`.
+        `checkpoint_step`, `encoder`, `decoder_dtype` (here), `dataset`, `devices`, `versions` and
+        the whole `config`.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,6 +38,7 @@ def run_manifest(segmenter: Segmenter, cases: Sequence[Case]) -> dict:
         "seed": segmenter.config.seed,
         "checkpoint_step": segmenter.step,
         "encoder": segmenter.encoder.report(),
+        "decoder_dtype": decoder_dtype(segmenter.config.decoder.dtype),
         "dataset": {
             "root": segmenter.config.data.root,
             "cases": len(cases),

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from lagseg_jax.config_check import check_decoder, one_of, parse_blocks
+from lagseg_jax.config_check import DECODER_DTYPE_NAMES, check_decoder, one_of, parse_blocks
+from lagseg_jax.convolution import fast_dtype
 from lagseg_jax.decoder import Decoder
 from lagseg_jax.encoder import Encoder, EncoderSpec, has_cudnn_attention
 from lagseg_jax.fusion import FusionWeights, fuse
@@ -123,11 +124,17 @@ def build_model(config: ml_collections.ConfigDict, spec: EncoderSpec) -> Model:
             widths=tuple(decoder.widths),
             image_injection=decoder.image_injection,
             image_path=decoder.image_path,
-            dtype=compute_dtype("config.decoder.dtype", decoder.dtype),
+            dtype=DTYPES[decoder_dtype(decoder.dtype)],
         ),
     )
     dtype = compute_dtype("config.encoder.dtype", config.encoder.dtype)
     return Model(Encoder(spec, dtype, has_cudnn_attention(dtype)), head)
+
+
+def decoder_dtype(name: str) -> str:
+    """`config.decoder.dtype` with "auto" replaced by what is fastest here."""
+    one_of("config.decoder.dtype", name, DECODER_DTYPE_NAMES)
+    return fast_dtype() if name == "auto" else name
 
 
 def compute_dtype(field: str, name: str) -> jnp.dtype:

@@ -26,7 +26,7 @@ from lagseg_jax.frozen import FrozenEncoder
 from lagseg_jax.interrupt import deferred
 from lagseg_jax.logs import MetricsWriter, Progress, still
 from lagseg_jax.meter import Meter, Watch
-from lagseg_jax.model import Model, build_model
+from lagseg_jax.model import Model, build_model, decoder_dtype
 from lagseg_jax.train_step import (
     TrainState,
     augmentation_of,
@@ -99,7 +99,8 @@ def train(
     params = model.init_head(jax.random.key(config.seed), data.image_size)
     state = replicate(init_state(params, optimizer))
     sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
-    log.info("trained parameters: %s", ", ".join(f"{n:,} {name}" for name, n in sizes.items()))
+    counts = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
+    log.info("trained parameters: %s; decoder in %s", counts, decoder_dtype(config.decoder.dtype))
 
     augmentation = augmentation_of(config.augment)
     train_step = make_train_step(model, optimizer, options.loss, augmentation, config.seed)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from configs import default
+from lagseg_jax import convolution
 from lagseg_jax.encoder import EncoderSpec
 from lagseg_jax.errors import InputError
-from lagseg_jax.model import build_model, compute_dtype, to_rgb
+from lagseg_jax.model import build_model, compute_dtype, decoder_dtype, to_rgb
 from lagseg_jax.weights import random_params
 
 SIZE = 42
@@ -105,6 +106,27 @@ def test_impossible_configs_are_refused(fields, expected):
     with pytest.raises(InputError, match=r"config\.\S+ is .*") as error:
         build_model(tiny_config(**fields), EncoderSpec("tiny"))
     error.match(expected)
+
+
+@pytest.mark.parametrize(
+    "flags, jax_version, expected",
+    [
+        ({"fma", "avx512_bf16"}, (0, 12, 0), "bfloat16"),
+        ({"amx_bf16"}, (0, 13, 1), "bfloat16"),
+        ({"avx512f"}, (0, 12, 0), "float32"),
+        ({"amx_bf16"}, (0, 10, 2), "float32"),
+        (set(), (0, 12, 0), "float32"),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_and_jax_are_fast_in_it(
+    flags, jax_version, expected, monkeypatch
+):
+    monkeypatch.setattr(convolution, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(jax, "__version_info__", jax_version)
+    assert decoder_dtype("auto") == expected
+    assert decoder_dtype("float32") == "float32"
+    model = build_model(tiny_config(**{"decoder.dtype": "auto"}), EncoderSpec("tiny"))
+    assert jnp.dtype(model.head.decoder.dtype) == expected
 
 
 def test_dtypes():

@@ -1,0 +1,71 @@
+"""Our arms of `accuracy` (see worker.py for how it is called): ordinary runs of a given time."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from benchmarks import machine
+from lagseg_jax.command_line import parse_flags
+from lagseg_jax.config_check import check_config
+from lagseg_jax.evaluate import evaluate
+from lagseg_jax.experiment import load_split
+from lagseg_jax.frozen import FrozenEncoder, load_frozen_encoder
+from lagseg_jax.segmenter import restore_segmenter
+from lagseg_jax.train import train as train_run
+from lagseg_jax.volume import read_volume
+from lagseg_jax.workdir import write_config
+
+SHORT = (4, 44)  # steps of two trainings that tell what a start and a step cost
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def train(arguments: list[str], workdir: str, minutes: float, clock: str) -> dict:
+    """Trains for so many minutes by the clock, and evaluates, in the workdir."""
+    folder, now = Path(workdir), CLOCKS[clock]
+    config = parse_flags(arguments, lambda values: None).config
+    config.train.patience = 0
+    check_config(config)
+    split = load_split(config, folder)
+    encoder = load_frozen_encoder(config)
+    config.train.steps = affordable_steps(config, split, encoder, 60 * minutes, now)
+    config.train.evaluate_every = config.train.steps
+    write_config(folder, config)
+    start = now()
+    train_run(config, folder, split, encoder)
+    seconds = now() - start
+    segmenter = restore_segmenter(config, folder, encoder)
+    evaluate(segmenter, split["test"], folder / "evaluation", config.data.label_value or None)
+    volume = read_volume(split["test"][0].image)
+    start = now()
+    segmenter.predict_volume(volume.array, volume.spacing, volume.affine)
+    return {
+        "steps": config.train.steps,
+        "seconds": seconds,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(segmenter.head_params)),
+        "volume_seconds": now() - start,
+        "warning": encoder.warning,
+        "versions": machine.versions(),
+    }
+
+
+def affordable_steps(
+    config: ml_collections.ConfigDict, split: dict, encoder: FrozenEncoder, seconds: float, now
+) -> int:
+    """How many steps fit, with compilation, one validation and the checkpoint."""
+    config, taken = config.copy_and_resolve_references(), []
+    # The first decodes the volumes as well, which is not counted: its time is thrown away.
+    for steps in (1, *SHORT):
+        config.train.steps = config.train.evaluate_every = steps
+        with tempfile.TemporaryDirectory() as folder:
+            start = now()
+            train_run(config, Path(folder), split, encoder)
+            taken.append(now() - start)
+    _, few, many = taken
+    step = (many - few) / (SHORT[1] - SHORT[0])
+    return max(1, int((seconds - few) / step) + SHORT[0])
+
+
+COMMANDS = {"train": train}

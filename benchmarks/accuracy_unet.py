@@ -1,0 +1,150 @@
+"""The peer of `accuracy`: a plain 2D U-Net in PyTorch (see worker.py for how it is called).
+
+Ronneberger et al. 2015 (arXiv 1505.04597) with 16 to 256 channels, GroupNorm instead of BatchNorm,
+BCE + soft Dice, AdamW with linear warm-up and cosine decay over the given time, and the
+augmentations of our configs. bfloat16 where the processor multiplies it.
+"""
+
+import itertools
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks import machine
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+FAST_BFLOAT16 = DEVICE.type == "cuda" or bool({"avx512_bf16", "amx_bf16"} & set(machine.features()))
+WIDTHS = (16, 32, 64, 128, 256)
+BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 8, 1e-3, 1e-4, 50
+ROTATION, ZOOM, SHIFT = math.radians(15), 0.15, 0.1  # shift in halves of the image
+GAMMA, BRIGHTNESS, NOISE = 0.3, 0.1, 0.03
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def double(inputs: int, width: int) -> nn.Sequential:
+    """Two times 3x3 convolution, GroupNorm, ReLU."""
+    layers: list[nn.Module] = []
+    for channels in (inputs, width):
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.GroupNorm(8, width),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """Images (B, H, W) in 0..1, H and W multiples of 16 -> logits (B, H, W)."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList(double(i, w) for i, w in zip((1, *WIDTHS), WIDTHS))
+        pairs = list(itertools.pairwise(WIDTHS))
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(w, n, 2, stride=2) for n, w in pairs)
+        self.up = nn.ModuleList(double(2 * n, n) for n, _ in pairs)
+        self.logits = nn.Conv2d(WIDTHS[0], 1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        x = (4 * images[:, None] - 2).contiguous(memory_format=torch.channels_last)
+        skips = []
+        for depth, layer in enumerate(self.down):
+            x = layer(F.max_pool2d(x, 2) if depth else x)
+            skips.append(x)
+        for depth in reversed(range(len(self.up))):
+            x = self.up[depth](torch.cat([skips[depth], self.grow[depth](x)], dim=1))
+        return self.logits(x)[:, 0]
+
+
+def train(folder: str, minutes: float, seed: int, clock: str) -> dict:
+    """Trains on `slices.npz` and writes `probabilities.npz` of its test cases into the folder."""
+    torch.set_num_threads(machine.cores())
+    torch.manual_seed(seed)
+    now = CLOCKS[clock]
+    with np.load(Path(folder) / "slices.npz") as arrays:
+        images, masks = (torch.from_numpy(arrays[name]) for name in ("images", "masks"))
+        tests = {n.removeprefix("test/"): arrays[n] for n in arrays.files if n.startswith("test/")}
+    start = now()
+    network = UNet().to(DEVICE, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    step, order = 0, torch.empty(0, dtype=torch.int64)
+    while (part := (now() - start) / (60 * minutes)) < 1:
+        if len(order) < BATCH:
+            order = torch.randperm(len(images))
+        chosen, order = order[:BATCH], order[BATCH:]
+        for group in optimizer.param_groups:
+            warmup = min(1, (step + 1) / WARMUP)
+            group["lr"] = LEARNING_RATE * warmup * (1 + math.cos(math.pi * part)) / 2
+        x, y = augment(images[chosen].to(DEVICE).float(), masks[chosen].to(DEVICE).float())
+        loss = loss_of(logits_of(network, x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    seconds, start = now() - start, now()
+    network.eval()
+    found = {name: probability(network, slices) for name, slices in tests.items()}
+    volume = (now() - start) / len(tests)
+    np.savez(Path(folder) / "probabilities.npz", **found)
+    parameters = sum(p.numel() for p in network.parameters())
+    return {
+        "steps": step,
+        "seconds": seconds,
+        "parameters": parameters,
+        "volume_seconds": volume,
+        "warning": "",
+        "versions": machine.versions(),
+    }
+
+
+def logits_of(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """(B, H, W) float32."""
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=FAST_BFLOAT16):
+        return network(images).float()
+
+
+def loss_of(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """BCE + soft Dice, both per slice and averaged, as `lagseg_jax.losses` has them."""
+    p = logits.sigmoid()
+    overlap, total = ((v).sum((1, 2)) for v in (p * masks, p + masks))
+    dice = 1 - (2 * overlap + 1) / (total + 1)
+    return F.binary_cross_entropy_with_logits(logits, masks) + dice.mean()
+
+
+def augment(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotation, zoom, shift, gamma, brightness and noise, of the strength of our defaults."""
+    batch = len(images)
+
+    def uniform(*shape):
+        return 2 * torch.rand(*shape, device=images.device) - 1
+
+    angle = ROTATION * uniform(batch)
+    zoom = torch.exp(math.log1p(ZOOM) * uniform(batch))
+    cos, sin, shift = angle.cos() / zoom, angle.sin() / zoom, SHIFT * uniform(2, batch)
+    matrix = torch.stack([cos, -sin, shift[0], sin, cos, shift[1]], dim=1).view(batch, 2, 3)
+    grid = F.affine_grid(matrix, [batch, 1, *images.shape[1:]], align_corners=False)
+    images, masks = (
+        F.grid_sample(x[:, None], grid, align_corners=False)[:, 0] for x in (images, masks)
+    )
+    images = images.clamp(min=1e-6) ** torch.exp(GAMMA * uniform(batch, 1, 1))
+    images = images + BRIGHTNESS * uniform(batch, 1, 1)
+    level = NOISE * torch.rand(batch, 1, 1, device=images.device)
+    return (images + level * torch.randn_like(images)).clamp(0, 1), masks.round()
+
+
+@torch.no_grad()
+def probability(network: nn.Module, slices: np.ndarray) -> np.ndarray:
+    """Slices (Z, S, S) -> probability of atrium (Z, S, S), float16."""
+    images = torch.from_numpy(slices).to(DEVICE).float()
+    parts = [logits_of(network, part).sigmoid() for part in images.split(BATCH)]
+    return torch.cat(parts).cpu().numpy().astype(np.float16)
+
+
+COMMANDS = {"train": train}
