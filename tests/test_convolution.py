@@ -73,18 +73,33 @@ def test_convolution_and_gradients_as_compiled_for_training(height, width, input
         assert relative(found, wanted) < 0.01, what
 
 
+@pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("pixels", [1, 40, 6272])
-def test_the_kernels_gradient_does_not_depend_on_the_bands(monkeypatch, pixels):
+def test_the_kernels_gradient_does_not_depend_on_the_bands(monkeypatch, pixels, size):
     monkeypatch.setattr(convolution, "PIXELS", pixels)
-    x, g = draw(2, 12, 7, 5), draw(2, 12, 7, 3, seed=1)
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = draw(2, 12, 7, 5)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))) if size == 3 else x
+    rows, columns = padded.shape[1] - size + 1, padded.shape[2] - size + 1
+    g = draw(2, rows, columns, 3, seed=1)
     by_hand = np.stack(
         [
-            [np.einsum("brcx,brco->xo", padded[:, i : i + 12, j : j + 7], g) for j in range(3)]
-            for i in range(3)
+            [
+                np.einsum("brcx,brco->xo", padded[:, i : i + rows, j : j + columns], g)
+                for j in range(size)
+            ]
+            for i in range(size)
         ]
     )
-    np.testing.assert_allclose(kernel_gradient(x, g), by_hand, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(kernel_gradient(x, g, size), by_hand, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("height, width", [(6, 7), (5, 2), (1, 4)])
+def test_cells_hold_every_pixel_once_and_unfold_again(height, width):
+    x = 1 + draw(2, height, width, 3) ** 2
+    cells, unfold = convolution.fold(x)
+    assert cells.shape == (2, -(-height // 2) + 1, -(-width // 2) + 1, 12)
+    np.testing.assert_array_equal(unfold(cells), x)
+    np.testing.assert_array_equal(np.sort(cells[cells > 0]), np.sort(x.ravel()))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
