@@ -16,4 +16,11 @@ The files:
     mapped_step                what jax.pmap adds to a step; a command of its own
     feature_cache              when cached features pay; likewise
     parts                      parts of the decoder beside their plain forms; likewise
+
+And accuracy from equal time on equal cases: `python -m benchmarks.accuracy`.
+
+    accuracy                   arms, seeds -> runs, their scores, a table
+    accuracy_ours              the JAX worker: an ordinary run
+    accuracy_unet              the PyTorch worker: a plain 2D U-Net
+    nnunet_dataset             dataset and split -> nnU-Net's folders; a command of its own
 """

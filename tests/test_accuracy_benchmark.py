@@ -9,10 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, accuracy_ours
+from benchmarks import accuracy, accuracy_ours, nnunet_dataset
 from benchmarks.worker import WorkerError
 from lagseg_jax.components import clean_mask
+from lagseg_jax.dataset import detect
 from lagseg_jax.errors import InputError
+from lagseg_jax.split import write_split
+from lagseg_jax.volume import read_image_and_label
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="the peer is in PyTorch"
@@ -207,3 +210,28 @@ def test_a_worker_keeps_to_its_cores(tmp_path):
         assert worker.call("cores") == 1
     finally:
         worker.close()
+
+
+def test_nnunets_folder_has_the_same_cases_and_voxels(phantom, split, tmp_path):
+    write_split(tmp_path / "splits.json", {p: [c.name for c in split[p]] for p in split})
+    output = tmp_path / "Dataset501_LeftAtrium"
+    command = [f"--data={phantom}", f"--split={tmp_path / 'splits.json'}", f"--output={output}"]
+    assert nnunet_dataset.main(command) == 0
+    found = detect(output)
+    assert found.layout == "nnU-Net raw" and found.unlabelled == len(split["test"])
+    training = {case.name: case for case in split["train"] + split["validation"]}
+    assert {case.name for case in found.cases} == set(training)
+    for case in found.cases:
+        truth = training[case.name]
+        image, label = read_image_and_label(case.image, case.label)
+        expected = read_image_and_label(truth.image, truth.label)
+        for one, other in zip((image, label), expected):
+            np.testing.assert_array_equal(one.array, other.array)
+            np.testing.assert_allclose(one.affine, other.affine)
+    (fold,) = json.loads((output / "splits_final.json").read_text())
+    assert fold == {
+        "train": [case.name for case in split["train"]],
+        "val": [case.name for case in split["validation"]],
+    }
+    with pytest.raises(InputError, match="is there, expected the name of a new folder"):
+        nnunet_dataset.main(command)
