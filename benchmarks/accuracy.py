@@ -75,13 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     options.workdir.mkdir(parents=True, exist_ok=True)
     base = configure(options)
-    arms = arms_of(options, base)
+    arms, reference = arms_of(options, base)
     split = load_split(base, options.workdir)
     slots = core_slots(options.side_by_side)
     if options.clock == "cpu" and len(slots[0]) > 1:
         raise SystemExit("--clock=cpu is for arms on one core each: give --side_by_side=CORES")
     jobs = [(arm, seed) for seed in range(options.seeds) for arm in arms]
-    record = Record(options, arms)
+    record = Record(options, arms, reference)
     free: queue.Queue[list[int]] = queue.Queue()
     for slot in slots:
         free.put(slot)
@@ -113,15 +113,18 @@ def configure(options: argparse.Namespace) -> ml_collections.ConfigDict:
     return parse_flags(arguments_of(options, {}), lambda values: None).config
 
 
-def arms_of(options: argparse.Namespace, base: ml_collections.ConfigDict) -> dict[str, dict | None]:
-    """{name: changes of the config}, None for the U-Net."""
+def arms_of(
+    options: argparse.Namespace, base: ml_collections.ConfigDict
+) -> tuple[dict[str, dict | None], str | None]:
+    """{name: changes of the config}, None for the U-Net; and which arm is the reference."""
     arms: dict[str, dict | None] = {Path(options.config).stem: {}}
-    only = [name for name in (options.arms or "").split(",") if name and name != PEER]
+    reference = None
     if options.study:
-        arms = dict(read_study(options.study, base, only)["arms"])
+        study = read_study(options.study, base, [n for n in (options.arms or "").split(",") if n])
+        arms, reference = dict(study["arms"]), study["reference"]
     if not options.no_peer:
-        arms[PEER] = None
-    return arms
+        arms[PEER], reference = None, PEER
+    return arms, reference
 
 
 def core_slots(count: int) -> list[list[int]]:
@@ -236,10 +239,14 @@ class Record:
     Args:
         options: of the command; a workdir is of one set of them.
         arms: that are to be run.
+        reference: the arm that the others are compared with, or None.
     """
 
-    def __init__(self, options: argparse.Namespace, arms: dict[str, dict | None]):
-        self.options, self.arms, self.failures = options, arms, {}
+    def __init__(
+        self, options: argparse.Namespace, arms: dict[str, dict | None], reference: str | None
+    ):
+        self.options, self.arms, self.reference = options, arms, reference
+        self.failures: dict[tuple[str, int], str] = {}
         self.path = options.workdir / "runs.json"
         told = ("data", "config", "set", "minutes", "counts", "side_by_side", "clock")
         self.facts = {name: getattr(options, name) for name in told}
@@ -273,16 +280,15 @@ class Record:
             Result(run["arm"], -1, run["seed"], run["cases"], counts, run["warning"])
             for run in self.runs
         ]
-        reference = PEER if PEER in self.arms else None
         study = {"title": f"{self.options.minutes:g} minutes of training", "arms": self.arms}
-        study["reference"] = reference
+        study["reference"] = self.reference
         runs = [
             {"run": f"{arm} seed{seed}", "state": self._state(arm, seed), "command": ""}
             | {"reason": self.failures.get((arm, seed), "")}
             for seed in range(self.options.seeds)
             for arm in self.arms
         ]
-        rows = table_rows(results, list(self.arms), reference)
+        rows = table_rows(results, list(self.arms), self.reference)
         text = write_table(self.options.workdir, study, rows, runs, results)
         lines = [text, "| run | steps | minutes of training | parameters | s per volume |"]
         lines.append("|---|---|---|---|---|")

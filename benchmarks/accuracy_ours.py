@@ -18,7 +18,8 @@ from lagseg_jax.train import train as train_run
 from lagseg_jax.volume import read_volume
 from lagseg_jax.workdir import write_config
 
-SHORT = (4, 44)  # steps of two trainings that tell what a start and a step cost
+SHORT = (4, 44)  # steps of two trainings that tell what a start and a step cost,
+ENOUGH = 0.04  # of the time; with fewer steps than that, starts that differ would hide them
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -55,17 +56,22 @@ def affordable_steps(
     config: ml_collections.ConfigDict, split: dict, encoder: FrozenEncoder, seconds: float, now
 ) -> int:
     """How many steps fit, with compilation, one validation and the checkpoint."""
-    config, taken = config.copy_and_resolve_references(), []
-    # The first decodes the volumes as well, which is not counted: its time is thrown away.
-    for steps in (1, *SHORT):
+    config = config.copy_and_resolve_references()
+
+    def taken(steps: int) -> float:
         config.train.steps = config.train.evaluate_every = steps
         with tempfile.TemporaryDirectory() as folder:
             start = now()
             train_run(config, Path(folder), split, encoder)
-            taken.append(now() - start)
-    _, few, many = taken
-    step = (many - few) / (SHORT[1] - SHORT[0])
-    return max(1, int((seconds - few) / step) + SHORT[0])
+            return now() - start
+
+    taken(1)  # decodes the volumes as well, which does not count
+    few, many = SHORT
+    start = taken(few)
+    while (longer := taken(many) - start) < ENOUGH * seconds:
+        many = few + 4 * (many - few)
+    step = longer / (many - few)
+    return max(1, int((seconds - start) / step) + few)
 
 
 COMMANDS = {"train": train}

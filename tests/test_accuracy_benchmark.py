@@ -138,16 +138,20 @@ def test_our_arms_are_ordinary_runs_with_affordable_steps(phantom, tmp_path, mon
 
 
 def test_affordable_steps_by_hand(phantom, tmp_path, monkeypatch):
-    """A start of 10 s and steps of 2 s: 100 s are enough for 45."""
-    clock = [0.0]
+    """A start of 10 s and steps of 2 s: 100 s are enough for 45; 5000 s need a longer trial."""
+    clock, trials = [0.0], []
 
     def run(config, workdir, split, encoder):
         clock[0] += 10 + 2 * config.train.steps
+        trials.append(config.train.steps)
 
     monkeypatch.setattr(accuracy_ours, "train_run", run)
     config = accuracy.configure(options_for(phantom, tmp_path))
     assert accuracy_ours.affordable_steps(config, {}, None, 100, lambda: clock[0]) == 45
     assert accuracy_ours.affordable_steps(config, {}, None, 5, lambda: clock[0]) == 1
+    trials.clear()
+    assert accuracy_ours.affordable_steps(config, {}, None, 5000, lambda: clock[0]) == 2495
+    assert trials == [1, 4, 44, 164]
 
 
 def test_the_record_goes_on_and_names_what_failed(phantom, tmp_path, monkeypatch, capsys):
@@ -184,6 +188,9 @@ def test_the_record_goes_on_and_names_what_failed(phantom, tmp_path, monkeypatch
     assert calls == [("b", 0), ("b", 1)]  # only what was missing
     with pytest.raises(InputError, match=r"runs\.json is of other options"):
         accuracy.main([*arguments, "--minutes=20"])
+    assert accuracy.main([*arguments, "--no_peer"]) == 0
+    table = capsys.readouterr().out
+    assert "Dice - a" in table and "+0.1000" in table and "U-Net" not in table.split("| run |")[0]
 
 
 def test_cores_are_divided_equally(monkeypatch):

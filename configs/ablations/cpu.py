@@ -1,0 +1,37 @@
+r"""What the recipe of configs/cpu.py is made of, one change in each arm: at equal time, with
+
+    python -m benchmarks.accuracy --study=configs/ablations/cpu.py --minutes=5 --seeds=1 \
+        --workdir=runs/cpu_ablations --data=DATASET --no_peer
+
+or at equal steps, with
+
+    python -m lagseg_jax.study --study=configs/ablations/cpu.py --config=configs/cpu.py \
+        --workdir=runs/cpu_study --config.data.root=DATASET
+
+Results: docs/accuracy.md.
+"""
+
+import ml_collections
+
+
+def get_study(config: ml_collections.ConfigDict) -> dict:
+    """For configs/cpu.py as the base config."""
+    half = {"decoder.scales": (8, 4, 2)}
+    return {
+        "title": "The recipe for CPUs, one change at a time",
+        "reference": "recipe",
+        "arms": {
+            "recipe": {},
+            "default_contrast": {"augment.gamma": 0.3, "augment.brightness": 0.1},
+            "resized_image": {"decoder.image_path": "resized"},
+            "bce": {"train.loss": "bce"},
+            "narrow": half | {"decoder.widths": (64, 48, 32, 16)},
+            "full_resolution": {
+                "decoder.scales": (8, 4, 2, 1),
+                "decoder.widths": (128, 96, 64, 32, 16),
+            },
+            "size_224": {"data.image_size": 224},
+            "batch_4": {"train.batch_size": 4},
+            "faster_learning": {"train.learning_rate": 2e-3},
+        },
+    }
