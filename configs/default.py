@@ -35,6 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.weights = ""  # folder written by weight_conversion.convert; "": random, from seed
     encoder.seed = 0  # of the random weights
     encoder.dtype = "bfloat16"  # float32 or bfloat16: weights and matrix products
+    encoder.lora_rank = 0  # of a LoRA adapter on the qkv kernels, trained; 0: the encoder is frozen
+    encoder.lora_blocks = 0  # so many of the last blocks are adapted; 0: all
 
     config.fusion = fusion = ml_collections.ConfigDict()
     fusion.blocks = "all"  # "all", "last", or 0-based block numbers such as "2,5,8,11"
@@ -62,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.batch_size = 32  # slices per step, over all devices
     train.loss = "bce"  # bce (with logits), dice (soft, per slice), or bce+dice
     train.learning_rate = 1e-3  # peak; cosine decay to zero after the warm-up
+    train.encoder_learning_rate = 1e-4  # the same for the encoder's LoRA adapter, if it has one
     train.warmup_steps = 100  # linear from zero
     train.weight_decay = 0.0  # AdamW's; 0 is Adam
     train.gradient_clip = 1.0  # largest global norm; 0: no clipping

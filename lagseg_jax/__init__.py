@@ -11,6 +11,7 @@ The files in the order in which the data flows:
                                            slices -> tokens of every DINOv2 block
     weights, frozen                   converted or random weights -> the frozen encoder on devices
     features                          slices + frozen encoder -> tokens on disk, if asked for
+    adapter                           frozen encoder + low-rank matrices -> adapted, if asked for
     fusion, convolution, decoder, model
                                       tokens of all blocks + image -> logits
     losses, train_metrics             logits + mask -> loss, Dice on the device

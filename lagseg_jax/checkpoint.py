@@ -1,12 +1,12 @@
 """train state + data position <-> numbered Orbax checkpoints: two newest and the best are kept.
 
-A checkpoint holds what training changes (step, head, optimiser), and as `extra` a record: the
-position in the data order, the validation Dice, SHA-256 of all of them, and the hash of the frozen
-encoder, never the encoder itself. Orbax writes under a temporary name and renames, and what it
-removes is renamed before: a process killed at any moment leaves whole checkpoints only. Files that
-break later show in the hashes (Orbax alone reads a flipped byte as if nothing were). A training
-then continues from the checkpoint before, and says so; a reader refuses, because without the best
-checkpoint it would answer with another model.
+A checkpoint holds what training changes (step, head, adapter if there is one, optimiser), and as
+`extra` a record: the position in the data order, the validation Dice, SHA-256 of all of them, and
+the hash of the frozen encoder, never the encoder itself. Orbax writes under a temporary name and
+renames, and what it removes is renamed before: a process killed at any moment leaves whole
+checkpoints only. Files that break later show in the hashes (Orbax alone reads a flipped byte as if
+nothing were). A training then continues from the checkpoint before, and says so; a reader refuses,
+because without the best checkpoint it would answer with another model.
 """
 
 import contextlib
@@ -207,7 +207,7 @@ class Checkpoints:
         return state, self._records[step]["data"]
 
     def restore_params(self, step: int, like: dict) -> dict:
-        """Loads the head's parameters alone, for inference.
+        """Loads the trained parameters alone, for inference.
 
         Args:
             step: which checkpoint.

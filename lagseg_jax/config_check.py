@@ -22,6 +22,7 @@ DECODER_DTYPE_NAMES = (*DTYPE_NAMES, "auto")
 POSITIVE: tuple[str, ...] = ("data.cache_gb", "data.max_gb", "data.read_threads", "train.epochs")
 POSITIVE += ("train.batch_size", "train.learning_rate", "train.log_every", "predict.batch_size")
 POSITIVE += ("train.max_skipped", "train.feature_cache_gb", "predict.stride")
+POSITIVE += ("train.encoder_learning_rate",)
 NOT_NEGATIVE: tuple[str, ...] = ("train.warmup_steps", "train.weight_decay", "train.gradient_clip")
 NOT_NEGATIVE += ("train.evaluate_every", "train.checkpoint_every", "train.patience")
 NOT_NEGATIVE += ("predict.components", "data.label_value", "data.split_seed", "encoder.seed")
@@ -44,7 +45,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     check_image_size(data.image_size)
     check_encoder(config.encoder)
     check_decoder(config.decoder, data.image_size)
-    parse_blocks(config.fusion.blocks, VARIANTS[config.encoder.variant]["depth"])
+    check_adapter(config)
     one_of("config.encoder.dtype", config.encoder.dtype, DTYPE_NAMES)
     one_of("config.decoder.dtype", config.decoder.dtype, DECODER_DTYPE_NAMES)
     one_of("config.train.loss", train.loss, LOSS_NAMES)
@@ -180,6 +181,29 @@ def check_encoder(encoder: ml_collections.ConfigDict) -> None:
     one_of("config.encoder.variant", encoder.variant, tuple(VARIANTS))
     if encoder.registers not in (0, 4):
         raise InputError(f"config.encoder.registers is {encoder.registers}, expected 0 or 4")
+
+
+def check_adapter(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for an adapter that the encoder cannot have, or that nothing depends on."""
+    encoder, size = config.encoder, VARIANTS[config.encoder.variant]
+    fused = parse_blocks(config.fusion.blocks, size["depth"])
+    for name, largest in (("lora_rank", size["width"]), ("lora_blocks", size["depth"])):
+        if not 0 <= encoder[name] <= largest:
+            raise InputError(f"config.encoder.{name} is {encoder[name]}, expected 0 to {largest}")
+    if not encoder.lora_rank:
+        return
+    first = size["depth"] - (encoder.lora_blocks or size["depth"])
+    if fused[-1] < first:
+        raise InputError(
+            f"config.encoder.lora_blocks is {encoder.lora_blocks}, which begins at block {first}, "
+            f"but config.fusion.blocks is {config.fusion.blocks!r}, expected at least "
+            f"{size['depth'] - fused[-1]}, so that an adapted block is fused"
+        )
+    if config.train.cache_features:
+        raise InputError(
+            "config.train.cache_features needs an encoder that never changes, but "
+            f"config.encoder.lora_rank is {encoder.lora_rank}, expected 0"
+        )
 
 
 def check_decoder(decoder: ml_collections.ConfigDict, image_size: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 
+from lagseg_jax.adapter import adapter_of
 from lagseg_jax.devices import replicate
 from lagseg_jax.encoder import EncoderSpec
 from lagseg_jax.logs import still
@@ -22,9 +23,11 @@ class FrozenEncoder:
     Attributes:
         spec: variant, registers and interpolation rule.
         params: replicated over the local devices, in the compute dtype.
-        sha256: of the weights; checkpoints and results name their encoder by it.
+        sha256: of the weights, without any adapter; checkpoints and results name their encoder
+            by it.
         origin: folder of the converted weights, or "random (seed 0)".
         warning: what readers of results must know about random weights; empty otherwise.
+        adapted: by what the run adapts the encoder, in words; empty if it stays frozen.
     """
 
     spec: EncoderSpec
@@ -32,6 +35,7 @@ class FrozenEncoder:
     sha256: str
     origin: str
     warning: str
+    adapted: str = ""
 
     def report(self) -> dict[str, Any]:
         """What every result file says about the encoder."""
@@ -41,6 +45,7 @@ class FrozenEncoder:
             "weights": self.origin,
             "sha256": self.sha256,
         }
+        report |= {"adapted": self.adapted} if self.adapted else {}
         return report | ({"warning": self.warning} if self.warning else {})
 
 
@@ -56,7 +61,7 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
     if encoder.weights:
         expected = (encoder.variant, encoder.registers)
         spec, params, sha256 = load_params(encoder.weights, dtype, replicate, expected)
-        return FrozenEncoder(spec, params, sha256, encoder.weights, "")
+        return FrozenEncoder(spec, params, sha256, encoder.weights, "", _adapted(encoder, spec))
     spec = EncoderSpec(encoder.variant, encoder.registers)
     params = random_params(spec, encoder.seed, dtype)
     warning = (
@@ -65,4 +70,11 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
     )
     log.warning("WARNING: %s", warning)
     origin = f"random (seed {encoder.seed})"
-    return FrozenEncoder(spec, replicate(params), params_hash(params), origin, warning)
+    return FrozenEncoder(
+        *(spec, replicate(params), params_hash(params), origin, warning, _adapted(encoder, spec))
+    )
+
+
+def _adapted(encoder: ml_collections.ConfigDict, spec: EncoderSpec) -> str:
+    adapter = adapter_of(encoder, spec)
+    return adapter.describe(spec.depth) if adapter else ""

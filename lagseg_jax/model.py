@@ -1,4 +1,4 @@
-"""config -> encoder (frozen) and head (fusion + decoder, trained), and the way through both.
+"""config -> encoder (frozen or adapted) and head (fusion + decoder), and the way through both.
 
 Legend: B batch, L encoder blocks, S decoder scales, h x w patches, D encoder width.
 """
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from lagseg_jax.adapter import LORA, Adapter, adapted, adapted_tokens, adapter_of
 from lagseg_jax.config_check import DECODER_DTYPE_NAMES, check_decoder, one_of, parse_blocks
 from lagseg_jax.convolution import fast_dtype
 from lagseg_jax.decoder import Decoder
@@ -23,7 +24,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Head(nn.Module):
-    """Everything that is trained: the fusion weights and the decoder."""
+    """What is always trained: the fusion weights and the decoder."""
 
     fusion: FusionWeights
     decoder: Decoder
@@ -43,10 +44,23 @@ class Head(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The two halves. Their parameters are separate trees: only the head's are ever trained."""
+    """The two halves. Their parameters are separate trees: the encoder's are never trained.
+
+    With an adapter, the trained tree is the head's with one more entry, `lora`, which the head
+    does not look at.
+    """
 
     encoder: Encoder
     head: Head
+    adapter: Adapter | None = None
+
+    def init_params(self, key: jax.Array, image_size: int) -> dict:
+        """All that is trained, freshly initialised, float32: the head, and the adapter if any."""
+        params = self.init_head(key, image_size)
+        if self.adapter is None:
+            return params
+        lora = self.adapter.init(jax.random.fold_in(key, 1), self.encoder.spec.width)
+        return {**params, LORA: lora}
 
     def init_head(self, key: jax.Array, image_size: int) -> dict:
         """Freshly initialised parameters of the head, float32."""
@@ -64,6 +78,14 @@ class Model:
         """
         tokens = _apply(self.encoder, encoder_params, to_rgb(images)).patch_tokens
         return jax.lax.stop_gradient(tokens)
+
+    def adapted(self, encoder_params: dict, params: dict) -> dict:
+        """The encoder's parameters with the adapter merged in; as they are without one."""
+        return encoder_params if self.adapter is None else adapted(encoder_params, params[LORA])
+
+    def adapted_tokens(self, encoder_params: dict, params: dict, images: jax.Array) -> jax.Array:
+        """As `tokens` of the adapted encoder, but with a gradient for the adapter in `params`."""
+        return adapted_tokens(self.encoder, encoder_params, params[LORA], to_rgb(images))
 
     def head_logits(self, head_params: dict, tokens: jax.Array, images: jax.Array) -> jax.Array:
         """Tokens of all blocks (L, B, h, w, D), images (B, H, W) -> logits (B, H, W) float32."""
@@ -128,7 +150,8 @@ def build_model(config: ml_collections.ConfigDict, spec: EncoderSpec) -> Model:
         ),
     )
     dtype = compute_dtype("config.encoder.dtype", config.encoder.dtype)
-    return Model(Encoder(spec, dtype, has_cudnn_attention(dtype)), head)
+    encoder = Encoder(spec, dtype, has_cudnn_attention(dtype))
+    return Model(encoder, head, adapter_of(config.encoder, spec))
 
 
 def decoder_dtype(name: str) -> str:

@@ -87,9 +87,10 @@ def page(evaluation: Evaluation) -> str:
 def _header(evaluation: Evaluation) -> str:
     encoder = evaluation.summary["encoder"]
     registers = f" with {encoder['registers']} registers" if encoder.get("registers") else ""
+    adapted = f", adapted: {encoder['adapted']}" if encoder.get("adapted") else ""
     facts = [
         count_of(len(evaluation.names), "case"),
-        f"encoder {encoder['variant']}{registers}, weights: {encoder['weights']}",
+        f"encoder {encoder['variant']}{registers}, weights: {encoder['weights']}{adapted}",
         f"checkpoint of step {evaluation.summary['step']}",
     ]
     if evaluation.manifest:

@@ -218,12 +218,13 @@ def manifest(evaluation: Evaluation) -> str:
     if manifest is None:
         return "<h2>Manifest</h2><p>There is no manifest.json in this folder.</p>"
     encoder, dataset, devices = (manifest[name] for name in ("encoder", "dataset", "devices"))
+    adapted = f", adapted: {encoder['adapted']}" if encoder.get("adapted") else ""
     versions = manifest["versions"].items()
     facts = {
         "Date": manifest["date"],
         "Command": manifest["command"],
         "Code": manifest["git"] or "not run from a git checkout",
-        "Encoder weights": f"{encoder['weights']}, SHA-256 {encoder['sha256']}",
+        "Encoder weights": f"{encoder['weights']}, SHA-256 {encoder['sha256']}{adapted}",
         "Checkpoint, seed": f"step {manifest['checkpoint_step']}, seed {manifest['seed']}",
         "Evaluated data": f"{count_of(dataset['cases'], 'case')} of {dataset['root']}, names and "
         f"contents SHA-256 {dataset['sha256']}",

@@ -14,6 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from lagseg_jax.adapter import LORA
 from lagseg_jax.checkpoint import Checkpoints
 from lagseg_jax.components import clean_mask
 from lagseg_jax.devices import replicated, split_batch, use_compilation_cache
@@ -37,7 +38,7 @@ class Segmenter:
     Attributes:
         config: of the run.
         model: encoder and head.
-        encoder: the frozen weights.
+        encoder: its weights, with the adapter merged in if the run has one.
         head_params: trained parameters, on all local devices.
         step: training step of the parameters.
         partners: further models, of any image size and encoder, whose probabilities are averaged
@@ -235,12 +236,13 @@ def load_segmenter(
 
 
 def _encoder_identity(encoder: ml_collections.ConfigDict) -> tuple:
-    """Equal for encoders of equal weights in equal precision."""
+    """Equal for encoders of equal weights in equal precision, adapted in equal shape."""
     weights = ("random", encoder.seed)
     if encoder.weights:
         card = read_card(encoder.weights)
         weights = (card["sha256"], card["interpolation"])
-    return encoder.variant, encoder.registers, encoder.dtype, *weights
+    adapter = encoder.lora_rank, encoder.lora_blocks
+    return encoder.variant, encoder.registers, encoder.dtype, *adapter, *weights
 
 
 def restore_segmenter(
@@ -253,11 +255,15 @@ def restore_segmenter(
     step = best[0] if best else checkpoints.newest()
     if step is None:
         raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
-    init = functools.partial(model.init_head, image_size=config.data.image_size)
+    init = functools.partial(model.init_params, image_size=config.data.image_size)
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
         jax.eval_shape(init, jax.random.key(0)),
     )
     params = checkpoints.restore_params(step, like)
     checkpoints.close()
+    if model.adapter is not None:
+        merged = jax.jit(model.adapted)(encoder.params, params)
+        encoder = dataclasses.replace(encoder, params=merged)
+        del params[LORA]
     return Segmenter(config, model, encoder, params, step)

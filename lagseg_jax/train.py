@@ -1,4 +1,4 @@
-"""config -> trained head in the workdir: data, pmapped steps, validation, checkpoints, logs."""
+"""config -> trained model in the workdir: data, pmapped steps, validation, checkpoints, logs."""
 
 import dataclasses
 import logging
@@ -74,7 +74,7 @@ def train(
     split: dict[str, list[Case]],
     encoder: FrozenEncoder,
 ) -> list[int]:
-    """Trains the head, or continues from the newest checkpoint in the workdir.
+    """Trains head and adapter (if asked for), or continues from the workdir's newest checkpoint.
 
     Args:
         config: checked by `config_check.check_config`.
@@ -96,11 +96,13 @@ def train(
     plan = make_plan(options, len(training))
 
     optimizer = make_optimizer(options, plan.steps)
-    params = model.init_head(jax.random.key(config.seed), data.image_size)
+    params = model.init_params(jax.random.key(config.seed), data.image_size)
     state = replicate(init_state(params, optimizer))
     sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
     counts = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
     log.info("trained parameters: %s; decoder in %s", counts, decoder_dtype(config.decoder.dtype))
+    if encoder.adapted:
+        log.info("the encoder is adapted: %s", encoder.adapted)
 
     augmentation = augmentation_of(config.augment)
     train_step = make_train_step(model, optimizer, options.loss, augmentation, config.seed)

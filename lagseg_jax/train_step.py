@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from lagseg_jax.adapter import LORA
 from lagseg_jax.augment import Augmentation, augment, slice_keys
 from lagseg_jax.convolution import compiler_options
 from lagseg_jax.losses import slice_losses
@@ -27,7 +28,7 @@ class TrainState:
     """All that training changes. The encoder is not in it, so it cannot be trained or saved."""
 
     step: jax.Array  # int32 scalar, optimiser steps done
-    params: dict  # of the head, float32
+    params: dict  # of the head, and of the adapter if there is one, float32
     opt_state: optax.OptState
 
 
@@ -44,20 +45,39 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW (Adam at weight decay 0) with linear warm-up and cosine decay to 0 at `steps`.
 
-    Its update takes `step`, the number of steps before this one, as a keyword.
+    An adapter has a peak learning rate of its own, and no weight decay. The update takes `step`,
+    the number of steps before this one, as a keyword.
     """
     return optax.chain(
         optax.clip_by_global_norm(train.gradient_clip) if train.gradient_clip else optax.identity(),
         optax.scale_by_adam(),
-        optax.add_decayed_weights(train.weight_decay),
-        _scale_by_learning_rate(learning_rate(train, steps)),
+        _decay_head(train.weight_decay),
+        _scale_by_learning_rate(
+            learning_rate(train, steps), train.encoder_learning_rate / train.learning_rate
+        ),
     )
 
 
-def _scale_by_learning_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+def _decay_head(weight_decay: float) -> optax.GradientTransformation:
+    # optax's mask would change the tree of the optimiser's state, and with it old checkpoints.
+    decay = optax.add_decayed_weights(weight_decay)
+
+    def update(updates, state, params=None):
+        decayed, state = decay.update(updates, state, params)
+        return (decayed | {LORA: updates[LORA]} if LORA in updates else decayed), state
+
+    return optax.GradientTransformation(decay.init, update)
+
+
+def _scale_by_learning_rate(
+    schedule: optax.Schedule, for_adapter: float
+) -> optax.GradientTransformationExtraArgs:
     # optax.adamw would count the steps itself, and leave out those that are skipped.
     def update(updates, state, params=None, *, step):
-        return jax.tree.map(lambda u: -schedule(step) * u, updates), state
+        scaled = jax.tree.map(lambda u: -schedule(step) * u, updates)
+        if LORA in scaled:
+            scaled[LORA] = jax.tree.map(lambda u: for_adapter * u, scaled[LORA])
+        return scaled, state
 
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
@@ -77,7 +97,8 @@ def make_encode(model: Model, augmentation: Augmentation, seed: int) -> Callable
     """The function to map: (step, encoder_params, batch of this device) -> what the step takes.
 
     The batch is one of `TrainingBatches`; if it has tokens, the encoder is left out. Returns {image
-    (B, S, S) float32, mask (B, S, S) float32, tokens (L, B, h, w, D)}.
+    (B, S, S) float32, mask (B, S, S) float32, tokens (L, B, h, w, D)}; no tokens where an adapter
+    is trained, whose gradient needs the encoder in the same function.
     """
 
     def encode(step: jax.Array, encoder_params: dict, batch: dict) -> dict[str, jax.Array]:
@@ -85,6 +106,8 @@ def make_encode(model: Model, augmentation: Augmentation, seed: int) -> Callable
         images, masks = augment(
             augmentation, keys, batch["image"].astype(jnp.float32), batch["mask"]
         )
+        if model.adapter is not None:
+            return {"image": images, "mask": masks}
         if "tokens" in batch:
             tokens = _blocks_first(batch["tokens"])
         else:
@@ -102,14 +125,19 @@ def _blocks_first(tokens: jax.Array) -> jax.Array:
 def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str) -> Callable:
     """The function to map: (state, what `make_encode`'s gave, stop) -> what the step returns.
 
-    `stop` (B,) bool: whether the process is to stop.
+    `stop` (B,) bool: whether the process is to stop. With an adapter, the function takes
+    `encoder_params` as a fourth argument.
     """
 
-    def update(state: TrainState, encoded: dict, stop: jax.Array):
-        masks = encoded["mask"]
+    def update(state: TrainState, encoded: dict, stop: jax.Array, encoder_params=None):
+        images, masks = encoded["image"], encoded["mask"]
 
         def mean_loss(params):
-            logits = model.head_logits(params, encoded["tokens"], encoded["image"])
+            if model.adapter is None:
+                tokens = encoded["tokens"]
+            else:
+                tokens = model.adapted_tokens(encoder_params, params, images)
+            logits = model.head_logits(params, tokens, images)
             return slice_losses(loss, logits, masks).mean(), logits
 
         (value, logits), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
@@ -153,22 +181,25 @@ def make_train_step(
 
     The state is given away: its memory becomes the next one's. The batch is one of
     `TrainingBatches` with `stop` (B,) bool, divided by `split_over_devices`. Encoder and update
-    are compiled apart: the decoder's compiler options would slow the encoder down.
+    are compiled apart: the decoder's compiler options would slow the encoder down. An adapter's
+    update contains the encoder, and goes without these options.
     """
+    adapts = model.adapter is not None
     encode = make_encode(model, augmentation, seed)
     encode = mapped(encode, (None, None, 0), out_axes=0, devices=devices)
     update = mapped(
         make_update(model, optimizer, loss),
-        (None, 0, 0),
+        (None, 0, 0, None) if adapts else (None, 0, 0),
         donate=(0,),
-        options=compiler_options(model.head.decoder.dtype),
+        options=None if adapts else compiler_options(model.head.decoder.dtype),
         devices=devices,
     )
 
     def train_step(state: TrainState, encoder_params: dict, batch: dict):
         batch = dict(batch)
         stop = batch.pop("stop")
-        return update(state, encode(state.step, encoder_params, batch), stop)
+        encoded = encode(state.step, encoder_params, batch)
+        return update(state, encoded, stop, *([encoder_params] if adapts else []))
 
     return train_step
 
@@ -190,6 +221,7 @@ def make_validation_step(
     def encode(params: dict, encoder_params: dict, batch: dict) -> jax.Array:
         if "tokens" in batch:
             return model.fuse(params, _blocks_first(batch["tokens"]))
+        encoder_params = model.adapted(encoder_params, params)
         return model.fused(encoder_params, params, batch["image"].astype(jnp.float32))
 
     def judge(params: dict, fused: jax.Array, batch: dict) -> ValidationMetrics:

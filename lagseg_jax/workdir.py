@@ -14,6 +14,8 @@ FIXED = (
     "data.clip_percentiles",
     "encoder.variant",
     "encoder.registers",
+    "encoder.lora_rank",
+    "encoder.lora_blocks",
     "fusion.blocks",
     "fusion.learned",
     "decoder.scales",
@@ -21,6 +23,8 @@ FIXED = (
     "decoder.image_injection",
     "decoder.image_path",
 )
+# Of these, what the records of older runs lack, and what these runs did.
+ADDED = {"encoder.lora_rank": 0, "encoder.lora_blocks": 0}
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -68,6 +72,9 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     try:
         content = json.loads(path.read_text())
         for field in FIXED:  # other programs write a config.json, too
+            if field in ADDED:
+                section, name = field.split(".")
+                content[section].setdefault(name, ADDED[field])
             _get(content, field)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

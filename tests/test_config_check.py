@@ -47,6 +47,10 @@ ROOT = Path(default.__file__).parent.parent
         ("encoder.registers", 2, "0 or 4"),
         ("encoder.seed", -1, "0 or more"),
         ("encoder.dtype", "float16", "did you mean bfloat16?"),
+        ("encoder.lora_rank", -1, "0 to 768"),
+        ("encoder.lora_rank", 769, "0 to 768"),
+        ("encoder.lora_blocks", -1, "0 to 12"),
+        ("encoder.lora_blocks", 13, "0 to 12"),
         ("decoder.scales", (8, 4, 1), "halves"),
         ("decoder.scales", (8.0, 4.0), "whole numbers"),
         ("decoder.widths", (8, 8), "multiples of 8"),
@@ -59,6 +63,7 @@ ROOT = Path(default.__file__).parent.parent
         ("train.batch_size", 0, "above 0"),
         ("train.epochs", float("inf"), "above 0"),
         ("train.learning_rate", float("nan"), "above 0"),
+        ("train.encoder_learning_rate", 0.0, "above 0"),
         ("train.patience", -1, "0 or more"),
         ("train.feature_cache_gb", 0.0, "above 0"),
         ("augment.noise", -0.1, "0 or more"),
@@ -76,6 +81,33 @@ def test_impossible_values_are_one_sentence(field, value, expected):
         check_config(config)
     assert f"config.{field} is" in str(error.value) and expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"train.cache_features": True},
+            "config.train.cache_features needs an encoder that never changes, but "
+            "config.encoder.lora_rank is 4, expected 0",
+        ),
+        (
+            {"encoder.lora_blocks": 3, "fusion.blocks": "2,8"},
+            "config.encoder.lora_blocks is 3, which begins at block 9, but config.fusion.blocks is "
+            "'2,8', expected at least 4, so that an adapted block is fused",
+        ),
+    ],
+)
+def test_adapters_that_cannot_work_are_refused(fields, expected):
+    config = default.get_config()
+    config.data.root = "somewhere"
+    config.augment.update({name: 0.0 for name in config.augment})
+    config.update_from_flattened_dict(fields)
+    check_config(config)  # frozen, they mean nothing or can be
+    config.encoder.lora_rank = 4
+    with pytest.raises(InputError) as error:
+        check_config(config)
+    assert str(error.value) == expected
 
 
 def test_names_are_those_of_the_functions_that_need_jax():

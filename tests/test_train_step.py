@@ -43,7 +43,7 @@ def setup(config, steps=50):
     model = build_model(config, spec)
     encoder = random_params(spec, 0, "float32")
     optimizer = make_optimizer(config.train, steps)
-    state = init_state(model.init_head(jax.random.key(1), SIZE), optimizer)
+    state = init_state(model.init_params(jax.random.key(1), SIZE), optimizer)
     step = functools.partial(
         make_train_step,
         model,
@@ -198,7 +198,7 @@ def with_broken_gradient(config, model):
         return primals[0], tangents[0] * jnp.where(bad, jnp.nan, 1.0)
 
     class Poisoned:
-        head, tokens = model.head, model.tokens
+        head, tokens, adapter = model.head, model.tokens, None
 
         def head_logits(self, params, tokens, images):
             return poisoned(model.head_logits(params, tokens, images), images)

@@ -14,6 +14,8 @@ CHANGES = {
     "data.clip_percentiles": (1.0, 99.0),
     "encoder.variant": "small",
     "encoder.registers": 4,
+    "encoder.lora_rank": 4,
+    "encoder.lora_blocks": 2,
     "fusion.blocks": "last",
     "fusion.learned": False,
     "decoder.scales": (8, 4, 2),
