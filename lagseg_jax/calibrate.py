@@ -64,8 +64,9 @@ def calibrate(segmenter, split: Mapping[str, Sequence]) -> dict:
         InputError: a file cannot be used.
     """
     segmenter = _with(segmenter, DEFAULT)
-    mean_dice = validate(segmenter, split["validation"])
-    chosen = best_setting(mean_dice)
+    dice_of = validate(segmenter, split["validation"])
+    chosen = best_setting(dice_of)
+    mean_dice = {setting: float(np.mean(values)) for setting, values in dice_of.items()}
     rows, sums = score(segmenter, split["test"], (DEFAULT, chosen))
     scores = [Scores(n, {row["case"]: row for row in rows[n]}, {}) for n in reversed(SETTINGS)]
     return {
@@ -91,8 +92,8 @@ def calibrate(segmenter, split: Mapping[str, Sequence]) -> dict:
     }
 
 
-def validate(segmenter, cases: Sequence) -> dict[Setting, float]:
-    """Mean 3D Dice over validation cases with every setting of the grid."""
+def validate(segmenter, cases: Sequence) -> dict[Setting, list[float]]:
+    """3D Dice of every validation case with every setting of the grid."""
     settings = grid(_geometry(_read(segmenter, case)[0]).spacing[0] for case in cases)
     found = []
     progress = Progress("choosing on validation cases", len(cases))
@@ -104,7 +105,7 @@ def validate(segmenter, cases: Sequence) -> dict[Setting, float]:
             found.append(dice_of_settings(probability, label.array, image.affine, settings))
         progress.advance({"dice": f"{found[-1][DEFAULT]:.3f}"})
     progress.close()
-    return {setting: float(np.mean([one[setting] for one in found])) for setting in settings}
+    return {setting: [one[setting] for one in found] for setting in settings}
 
 
 def score(

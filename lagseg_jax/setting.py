@@ -5,7 +5,7 @@ one prediction per case.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -90,12 +90,27 @@ def dice_of_settings(
     return {setting: scores[setting] for setting in settings}
 
 
-def best_setting(mean_dice: Mapping[Setting, float]) -> Setting:
-    """The one of highest mean Dice; of equal ones (to 1e-6) the one nearest to the default."""
+def best_setting(dice_of: Mapping[Setting, Sequence[float]]) -> Setting:
+    """The setting nearest to the default among those that cannot be told from the best one.
 
-    def rank(setting: Setting) -> tuple:
-        distance = abs(setting.threshold - DEFAULT.threshold)
+    That is the one-standard-error rule (Breiman et al. 1984, section 3.4.3) for paired cases: with
+    d = Dice of the setting of highest mean - Dice of this one, case by case, it is as good if
+    mean(d) <= SD(d) / sqrt(n). The highest mean alone would choose by noise: there are many
+    settings and few cases.
+
+    Args:
+        dice_of: of every setting, one Dice per validation case, in the same order.
+    """
+    highest = np.array(max(dice_of.values(), key=lambda values: float(np.mean(values))))
+    as_good = []
+    for setting, values in dice_of.items():
+        difference = highest - values
+        error = difference.std(ddof=1) / np.sqrt(difference.size) if difference.size > 1 else 0.0
+        if difference.mean() <= error + 1e-6:
+            as_good.append(setting)
+
+    def distance(setting: Setting) -> tuple:
         other = setting.components != DEFAULT.components
-        return -round(mean_dice[setting], 6), setting.smooth_mm, other, distance
+        return setting.smooth_mm, other, abs(setting.threshold - DEFAULT.threshold)
 
-    return min(mean_dice, key=rank)
+    return min(as_good, key=distance)
