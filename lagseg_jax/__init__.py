@@ -17,13 +17,15 @@ The files in the order in which the data flows:
     losses, train_metrics             logits + mask -> loss, Dice on the device
     mapped, train_step, checkpoint, checkpoint_record, meter, train
                                       one step; Orbax; what the steps gave; the training run
-    inference, slice_search, segmenter, components
+    inference, slice_search, smoothing, segmenter, components
                                       volume -> mask, for programs; its components
     dicom, inputs, outputs, mesh, mask_statistics, predict
                                       files or DICOM series -> masks, surfaces, pictures, tables
     stablehlo, export                 trained model -> one file that runs without this package
     metrics, overlay, evaluate, compare
                                       mask + label -> Dice, HD95, ASSD, tables and pictures
+    calibration, setting, calibrate, calibration_table
+                                      probabilities + label -> calibration; threshold to choose
     statistics, manifest              intervals and tests; what made an evaluation
     report, report_page, report_sections, report_data, report_figures, report_fusion, report_style
                                       files of an evaluation -> one HTML page

@@ -26,7 +26,7 @@ POSITIVE += ("train.encoder_learning_rate",)
 NOT_NEGATIVE: tuple[str, ...] = ("train.warmup_steps", "train.weight_decay", "train.gradient_clip")
 NOT_NEGATIVE += ("train.evaluate_every", "train.checkpoint_every", "train.patience")
 NOT_NEGATIVE += ("predict.components", "data.label_value", "data.split_seed", "encoder.seed")
-NOT_NEGATIVE += ("data.train_patients", "train.steps")
+NOT_NEGATIVE += ("data.train_patients", "train.steps", "predict.smooth_mm")
 
 _PARSERS: dict[type, tuple[flags.ArgumentParser, str]] = {
     bool: (flags.BooleanParser(), "True or False"),
@@ -74,6 +74,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     if not 0 < config.predict.threshold < 1:
         raise InputError(f"config.predict.threshold is {config.predict.threshold}, expected 0..1")
+    if config.predict.smooth_mm > 100:
+        raise InputError(
+            f"config.predict.smooth_mm is {config.predict.smooth_mm}, expected at most 100 mm"
+        )
     for fields, smallest in ((POSITIVE, "above 0"), (NOT_NEGATIVE, "0 or more")):
         for field in fields:
             section, name = field.split(".")

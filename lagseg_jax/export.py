@@ -103,6 +103,9 @@ def model_card(segmenter, workdir: Path) -> dict:
         },
         "output": {
             "probability": "float32 (b, h, w) of left atrium",
+            "smooth_mm": config.predict.get("smooth_mm", 0.0),
+            "smooth_mm_meaning": "standard deviation in mm of a Gaussian across the slices, on the "
+            "probability before the threshold; 0: none",
             "threshold": config.predict.threshold,
             "components": config.predict.components,
             "components_meaning": "connected components of the volume to keep, largest first, "

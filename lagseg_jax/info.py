@@ -33,6 +33,7 @@ COMMANDS = {
     "compare masks": "python -m lagseg_jax.compare DATASET masks other_masks",
     "reproduce an ablation": "python -m lagseg_jax.study --study=configs/ablations/blocks.py "
     "--config=configs/base.py --workdir=runs/blocks --config.data.root=DATASET",
+    "look at the probabilities": "python -m lagseg_jax.calibrate runs/base",
     "write a report again": "python -m lagseg_jax.report runs/base",
 }
 # Packages that bring an accelerator to jax.

@@ -24,6 +24,7 @@ from lagseg_jax.inference import average_probability, slice_probability
 from lagseg_jax.model import Model, build_model
 from lagseg_jax.slice_search import search
 from lagseg_jax.slices import from_slices, grey_range, resize_matrices, restore_matrices, to_slices
+from lagseg_jax.smoothing import smooth_across_slices
 from lagseg_jax.weights import read_card
 from lagseg_jax.workdir import read_config
 
@@ -94,9 +95,12 @@ class Segmenter:
         """The mask from which `clean` is still to take components; arguments as in predict_volume.
 
         Where one component is to be kept, slices far from it are not computed, and stay 0, as
-        `config.predict.stride` says (see `slice_search`).
+        `config.predict.stride` says (see `slice_search`). Smoothing needs all of them.
         """
         predict = self.config.predict
+        if self._smooth_mm():
+            probability = self.predict_probability(volume, spacing, affine, tta)
+            return (probability >= predict.threshold).view(np.uint8)
         keep = predict.components if components is None else components
         stride = predict.get("stride", 1) if keep == 1 else 1
         # Compared on the device: a whole volume of probabilities would be the largest array here.
@@ -109,8 +113,13 @@ class Segmenter:
         affine: np.ndarray | None = None,
         tta: bool = False,
     ) -> np.ndarray:
-        """The probability of atrium (x, y, z), float32; arguments as in predict_volume."""
-        return self._predict(volume, spacing, affine, tta, None)
+        """The probability of atrium (x, y, z), float32, to which the threshold is applied.
+
+        Arguments as in predict_volume; smoothed as `config.predict.smooth_mm` says.
+        """
+        probability = self._predict(volume, spacing, affine, tta, None)
+        affine = np.diag([*spacing, 1.0]) if affine is None else affine
+        return smooth_across_slices(probability, affine, self._smooth_mm())
 
     def clean(
         self,
@@ -127,6 +136,9 @@ class Segmenter:
         """How much each encoder block counts at each decoder scale: (S, L), rows sum to 1."""
         params = {"params": self.head_params}
         return np.asarray(self.model.head.apply(params, method="fusion_weights"))
+
+    def _smooth_mm(self) -> float:
+        return self.config.predict.get("smooth_mm", 0.0)  # older runs do not have it
 
     def _predict(self, volume, spacing, affine, tta, threshold, stride: int = 1) -> np.ndarray:
         """Volume -> probability (x, y, z) float32, or uint8 where it is compared to a threshold."""

@@ -69,6 +69,9 @@ ROOT = Path(default.__file__).parent.parent
         ("augment.noise", -0.1, "0 or more"),
         ("data.clip_percentiles", (99.0, 1.0), "low < high"),
         ("predict.threshold", 1.5, "0..1"),
+        ("predict.smooth_mm", -0.5, "0 or more"),
+        ("predict.smooth_mm", float("nan"), "0 or more"),
+        ("predict.smooth_mm", 1e9, "at most 100 mm"),
         ("data.root", "", "--config.data.root"),
     ],
 )

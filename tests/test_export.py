@@ -68,6 +68,7 @@ def test_loaded_as_documented_without_this_package(file, segmenter, phantom, tmp
 
     card = json.loads(card)
     assert card["output"]["threshold"] == segmenter.config.predict.threshold
+    assert card["output"]["smooth_mm"] == segmenter.config.predict.smooth_mm == 0
     assert card["input"]["clip_percentiles"] == list(segmenter.config.data.clip_percentiles)
     assert card["inside"]["image_size"] == 42 and card["platforms"] == list(PLATFORMS)
     assert card["encoder"]["sha256"] == segmenter.encoder.sha256

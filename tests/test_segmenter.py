@@ -6,9 +6,11 @@ import jax
 import nibabel
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter1d
 
 import lagseg_jax
 import lagseg_jax.segmenter
+from lagseg_jax.components import clean_mask
 from lagseg_jax.inference import decoder, encode
 from lagseg_jax.volume import read_volume
 
@@ -119,6 +121,44 @@ def test_slices_far_from_the_atrium_are_not_computed(segmenter, volume, monkeypa
     computed[:] = []
     assert other.predict_volume(array, (1, 1, 3), components=2).any() == bool(shown)
     assert len(computed) == batches[1]  # two components: no slice is left out
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SRA"])
+def test_smoothing_is_scipys_across_all_slices(segmenter, volume, codes):
+    """In mm along the through-plane axis, for probability and mask, with slices left out or not."""
+    image = nibabel.Nifti1Image(volume.array, volume.affine)
+    start = nibabel.io_orientation(volume.affine)
+    wanted = nibabel.orientations.axcodes2ornt(codes)
+    image = image.as_reoriented(nibabel.orientations.ornt_transform(start, wanted))
+    place = np.asarray(image.dataobj), image.header.get_zooms(), image.affine
+    axis = codes.index("S")
+    plain = segmenter.predict_probability(*place)
+    expected = gaussian_filter1d(plain.astype(float), 4.0 / 5.0, axis, mode="nearest")
+    threshold = float(np.quantile(expected, 0.9)) + 1e-5  # whatever six steps of training gave
+    config = segmenter.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.predict.update(smooth_mm=4.0, stride=4, threshold=threshold)
+    smoothing = dataclasses.replace(segmenter, config=config)
+    np.testing.assert_allclose(smoothing.predict_probability(*place), expected, atol=1e-6)
+    safe = np.abs(expected - threshold) > 1e-6
+    everything = smoothing.predict_volume(*place, components=0)
+    assert everything.dtype == np.uint8
+    np.testing.assert_array_equal(everything[safe], (expected >= threshold)[safe])
+    np.testing.assert_array_equal(
+        smoothing.predict_volume(*place), clean_mask(everything, place[1], 1)
+    )
+    assert (everything != (plain >= threshold)).any()
+
+
+def test_runs_older_than_smoothing_have_none(segmenter, volume):
+    config = segmenter.config.copy_and_resolve_references()
+    with config.unlocked():
+        del config.predict.smooth_mm
+    older = dataclasses.replace(segmenter, config=config)
+    place = volume.array[:, :, 2:7], volume.spacing, volume.affine
+    expected = segmenter.predict_probability(*place)
+    np.testing.assert_array_equal(older.predict_probability(*place), expected)
+    np.testing.assert_array_equal(older.predict_volume(*place, components=0), expected >= 0.5)
 
 
 def test_mirroring_makes_the_answer_symmetric(segmenter, volume):
