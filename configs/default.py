@@ -53,7 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
     augment.rotation_degrees = 15.0  # uniform in +-
     augment.scale = 0.15  # zoom factor, log-uniform in 1 +-
     augment.translation = 0.05  # uniform in +-, as a fraction of the image
-    augment.gamma = 0.3  # contrast exponent exp(uniform +-)
+    augment.gamma = 0.3  # exponent exp(uniform +-) of the grey values
+    augment.contrast = 0.0  # factor exp(uniform +-) of the grey values
     augment.brightness = 0.1  # additive, uniform in +-
     augment.noise = 0.03  # largest standard deviation of the Gaussian noise
     augment.bias_field = 0.3  # largest log-amplitude of the smooth multiplicative field

@@ -19,6 +19,7 @@ class Augmentation:
     scale: float
     translation: float
     gamma: float
+    contrast: float
     brightness: float
     noise: float
     bias_field: float
@@ -48,7 +49,7 @@ def augment(
 
 
 def _augment_slice(strength: Augmentation, key: jax.Array, image: jax.Array, mask: jax.Array):
-    move, contrast, light, noise, field = jax.random.split(key, 5)
+    move, curve, factor, light, noise, field = jax.random.split(key, 6)
     mask = mask.astype(jnp.float32)
     if strength.rotation_degrees or strength.scale or strength.translation:
         coordinates = list(_affine_coordinates(strength, move, image.shape[0]))
@@ -57,9 +58,11 @@ def _augment_slice(strength: Augmentation, key: jax.Array, image: jax.Array, mas
     if strength.bias_field:
         image = image * jnp.exp(strength.bias_field * _smooth_field(field, image.shape[0]))
     if strength.gamma:
-        exponent = jnp.exp(strength.gamma * _uniform(contrast))
+        exponent = jnp.exp(strength.gamma * _uniform(curve))
         # The gradient of x ** a at 0 is never needed, but its value must not be NaN.
         image = jnp.maximum(image, 1e-6) ** exponent
+    if strength.contrast:
+        image = image * jnp.exp(strength.contrast * _uniform(factor))
     if strength.brightness:
         image = image + strength.brightness * _uniform(light)
     if strength.noise:

@@ -10,19 +10,18 @@ import pytest
 from lagseg_jax.augment import Augmentation, augment, slice_keys
 
 SIZE = 61
-NONE = dict.fromkeys(
-    ("rotation_degrees", "scale", "translation", "gamma", "brightness", "noise", "bias_field"), 0.0
-)
 STRONG = {
     "rotation_degrees": 180.0,
     "scale": 0.5,
     "translation": 0.1,
     "gamma": 1.0,
+    "contrast": 0.5,
     "brightness": 0.5,
     "noise": 0.3,
     "bias_field": 1.0,
 }
-GREY = {name: STRONG[name] for name in ("gamma", "brightness", "noise", "bias_field")}
+NONE = dict.fromkeys(STRONG, 0.0)
+GREY = {name: STRONG[name] for name in ("gamma", "contrast", "brightness", "noise", "bias_field")}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -154,6 +153,16 @@ def test_gamma_keeps_the_order_of_grey_values(masks):
     np.testing.assert_allclose(moved[..., -1], 1, atol=1e-6)
     exponents = np.log(moved[:, 0, 30]) / np.log(ramp[:, 0, 30])
     assert (np.abs(np.log(exponents)) <= 1 + 1e-4).all() and np.ptp(exponents) > 0.1
+
+
+def test_contrast_multiplies_grey_values_within_its_bound(masks):
+    ramp = np.broadcast_to(np.linspace(0, 0.5, SIZE, dtype=np.float32), (5, SIZE, SIZE))
+    moved, _ = augmented(ramp, masks, contrast=0.6)
+    factors = moved[:, 0, -1] / 0.5
+    np.testing.assert_allclose(moved, ramp * factors[:, None, None], rtol=1e-5)
+    assert (np.abs(np.log(factors)) <= 0.6 + 1e-5).all() and np.ptp(factors) > 0.1
+    bright = np.full((5, SIZE, SIZE), 0.9, np.float32)
+    assert augmented(bright, masks, contrast=0.6)[0].max() <= 1
 
 
 def test_bias_field_is_smooth_and_bounded(masks):

@@ -23,6 +23,7 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
         "arms": {
             "recipe": {},
             "default_contrast": {"augment.gamma": 0.3, "augment.brightness": 0.1},
+            "adapted_encoder": {"encoder.lora_rank": 4},
             "resized_image": {"decoder.image_path": "resized"},
             "bce": {"train.loss": "bce"},
             "narrow": half | {"decoder.widths": (64, 48, 32, 16)},
