@@ -30,8 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.scales = (8, 4, 2)
     config.decoder.widths = (128, 96, 64, 32)
     config.decoder.dtype = "auto"
-    config.augment.gamma = 1.0
-    config.augment.brightness = 0.2
+    config.augment.gamma = 0.7
+    config.augment.contrast = 0.5
     config.train.epochs = 12.0
     config.train.batch_size = 8
     config.train.loss = "bce+dice"

@@ -22,7 +22,7 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
         "reference": "recipe",
         "arms": {
             "recipe": {},
-            "default_contrast": {"augment.gamma": 0.3, "augment.brightness": 0.1},
+            "default_greys": {"augment.gamma": 0.3, "augment.contrast": 0.0},
             "adapted_encoder": {"encoder.lora_rank": 4},
             "resized_image": {"decoder.image_path": "resized"},
             "bce": {"train.loss": "bce"},
