@@ -12,6 +12,7 @@ The files:
     peer_model                 the same model in PyTorch
     nnunet                     nnU-Net's own predictor as a third worker
     cost, ceilings             FLOPs and bytes on paper; what the device can do
+    memory, recipe_cost        config -> memory on paper; hours predicted for three machines
     scaling, first_start       cost as work grows; first and second start of a command
     mapped_step                what jax.pmap adds to a step; a command of its own
     feature_cache              when cached features pay; likewise
