@@ -72,8 +72,6 @@ def update_working(spec: EncoderSpec, config: ml_collections.ConfigDict, slices:
     # GroupNorm's gradient at the finest scale (float32), and image, mask, logits and theirs.
     gradient = 4 * 4 * maps[-1] + 6 * 4 * slices * size**2
     return {
-        # The gradient of the fusion weights multiplies float32, so XLA converts the tokens.
-        "tokens in float32": 0 if item == 4 else 4 * spec.depth * patches,
         "fused tokens": len(options.widths) * patches * (4 if item == 4 else 4 + item),
         "decoder": kept * ITEM_BYTES[options.dtype] + gradient,
     }

@@ -246,6 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError("--config is needed, e.g. --config=configs/giant.py")
     values.config.data.root = values.config.data.root or "not read"
     check_config(values.config)
+    if values.config.decoder.dtype == "auto":
+        values.config.decoder.dtype = "bfloat16"  # what it means on these machines
     print(report(values.config, values))
     return 0
 

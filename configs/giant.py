@@ -5,8 +5,8 @@
 
 For a GPU or TPU. Hardware, time and result: not measured yet, for want of the published weights.
 Predicted for LAScarQS 2022, task 2 (`python -m benchmarks.recipe_cost --config=configs/giant.py`),
-at half the speed of the roofline: 0.43 hours on one H200 (24 GB of its memory), 0.17 on eight
-A100 and 0.55 on a TPU v5e-8 (5 GB of each device).
+at half the speed of the roofline: 0.43 hours on one H200 (16 GB of its memory), 0.17 on eight
+A100 and 0.55 on a TPU v5e-8 (4 GB of each device).
 """
 
 import ml_collections

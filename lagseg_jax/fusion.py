@@ -47,7 +47,30 @@ def fuse(patch_tokens: jax.Array, weights: jax.Array) -> jax.Array:
     Returns:
         (S, B, h, w, D) in the dtype of `patch_tokens`.
     """
-    # One matrix product over flattened tokens: (S, L) @ (L, B h w D).
     flat = patch_tokens.reshape(patch_tokens.shape[0], -1)
-    fused = jnp.dot(weights.astype(flat.dtype), flat, preferred_element_type=jnp.float32)
-    return fused.astype(patch_tokens.dtype).reshape(-1, *patch_tokens.shape[1:])
+    return _weighted_sum(weights, flat).reshape(-1, *patch_tokens.shape[1:])
+
+
+@jax.custom_vjp
+def _weighted_sum(weights: jax.Array, flat: jax.Array) -> jax.Array:
+    """One matrix product, (S, L) @ (L, N), of inputs in the dtype of `flat` (L, N).
+
+    JAX's own gradient would convert `flat` to float32: twice the memory of all tokens again.
+    """
+    product = jnp.dot(weights.astype(flat.dtype), flat, preferred_element_type=jnp.float32)
+    return product.astype(flat.dtype)
+
+
+def _forward(weights, flat):
+    return _weighted_sum(weights, flat), (weights, flat)
+
+
+def _backward(kept, gradient):
+    weights, flat = kept
+    of_weights = jax.lax.dot_general(
+        gradient, flat, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    return of_weights, _weighted_sum(weights.T, gradient)
+
+
+_weighted_sum.defvjp(_forward, _backward)

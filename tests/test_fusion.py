@@ -74,3 +74,24 @@ def test_gradient_of_theta_matches_finite_differences():
     theta = jnp.asarray(np.random.default_rng(1).normal(size=(SCALES, len(BLOCKS))), np.float32)
     assert np.abs(jax.grad(loss)(theta)).min() > 1e-4
     check_grads(loss, (theta,), order=1, modes=["rev"], eps=1e-2, rtol=1e-2)
+
+
+def test_gradients_in_bfloat16_are_summed_in_float32_without_a_copy_of_the_tokens():
+    draw = np.random.default_rng(3).normal
+    tokens = jnp.asarray(draw(size=(DEPTH, 2, 29, 31, 37)), jnp.bfloat16)
+    gradient = jnp.asarray(draw(size=(SCALES, 2, 29, 31, 37)), jnp.bfloat16)
+    weights = jnp.asarray(np.random.default_rng(1).dirichlet(np.ones(DEPTH), SCALES), jnp.float32)
+
+    def of_weights(weights, tokens, gradient):
+        return jax.vjp(lambda weights: fuse(tokens, weights), weights)[1](gradient)[0]
+
+    compiled = jax.jit(of_weights).lower(weights, tokens, gradient).compile()
+    wide = np.float64(gradient), np.float64(tokens)
+    expected = np.einsum("sbhwd,lbhwd->sl", *wide)
+    np.testing.assert_allclose(compiled(weights, tokens, gradient), expected, atol=0.01)
+    assert np.abs(expected).max() > 100  # so that its rounding to bfloat16 would be seen
+    assert compiled.memory_analysis().temp_size_in_bytes < tokens.nbytes
+
+    of_tokens = jax.vjp(lambda tokens: fuse(tokens, weights), tokens)[1](gradient)[0]
+    expected = np.einsum("sl,sbhwd->lbhwd", np.float64(weights), wide[0])
+    np.testing.assert_allclose(np.float64(of_tokens), expected, atol=0.03)
