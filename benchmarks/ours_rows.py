@@ -4,6 +4,7 @@ Preparing returns (a call that waits for its result, facts about the compiled co
 Each row is what training or prediction really runs, or one part of it, compiled on its own.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from lagseg_jax.train_step import (
 from lagseg_jax.volume import read_volume, write_mask
 
 Prepared = tuple[Callable[[], None], dict]
-NO_AUGMENTATION = Augmentation(0, 0, 0, 0, 0, 0, 0)
+NO_AUGMENTATION = Augmentation(*[0] * len(dataclasses.fields(Augmentation)))
 STEPS = 10_000  # of the learning rate schedule
 
 
