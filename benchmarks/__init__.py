@@ -20,7 +20,7 @@ The files:
 
 And accuracy from equal time on equal cases: `python -m benchmarks.accuracy`.
 
-    accuracy                   arms, seeds -> runs, their scores, a table
+    accuracy, accuracy_record  arms, seeds -> runs and their scores; files and a table
     accuracy_ours              the JAX worker: an ordinary run
     accuracy_unet              the PyTorch worker: a plain 2D U-Net
     nnunet_dataset             dataset and split -> nnU-Net's folders; a command of its own

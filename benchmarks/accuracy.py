@@ -11,7 +11,6 @@ where it was interrupted. WORKDIR gets table.md, table.csv, study.json and runs.
 """
 
 import argparse
-import json
 import os
 import queue
 import sys
@@ -21,12 +20,11 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from benchmarks import machine
+from benchmarks.accuracy_record import Record
 from benchmarks.worker import Worker, WorkerError
 from lagseg_jax.command_line import parse_flags
 from lagseg_jax.components import clean_mask
 from lagseg_jax.dataset import Case
-from lagseg_jax.errors import InputError
 from lagseg_jax.experiment import load_split
 from lagseg_jax.metrics import case_metrics
 from lagseg_jax.slices import (
@@ -37,9 +35,8 @@ from lagseg_jax.slices import (
     to_slices,
 )
 from lagseg_jax.study import read_study
-from lagseg_jax.study_table import METRICS, Result, read_result, table_rows, write_table
+from lagseg_jax.study_table import METRICS, read_result
 from lagseg_jax.volume import read_image_and_label
-from lagseg_jax.workdir import write_atomically
 
 PEER = "U-Net"
 PEER_MULTIPLE = 16  # of its image size: four times halved
@@ -231,78 +228,6 @@ def judge(path: Path, cases: list[dict]) -> dict[str, dict[str, float]]:
             scores = case_metrics(case["truth"], mask, case["spacing"], axis)
             found[case["name"]] = {metric: float(scores[metric]) for metric in METRICS}
     return found
-
-
-class Record:
-    """The runs that are done, on disk after each of them.
-
-    Args:
-        options: of the command; a workdir is of one set of them.
-        arms: that are to be run.
-        reference: the arm that the others are compared with, or None.
-    """
-
-    def __init__(
-        self, options: argparse.Namespace, arms: dict[str, dict | None], reference: str | None
-    ):
-        self.options, self.arms, self.reference = options, arms, reference
-        self.failures: dict[tuple[str, int], str] = {}
-        self.path = options.workdir / "runs.json"
-        told = ("data", "config", "set", "minutes", "counts", "side_by_side", "clock")
-        self.facts = {name: getattr(options, name) for name in told}
-        self.runs: list[dict] = []
-        if self.path.exists():
-            content = json.loads(self.path.read_text())
-            if content["facts"] != self.facts:
-                raise InputError(f"{self.path} is of other options, expected {content['facts']}")
-            self.runs = content["runs"]
-
-    def has(self, arm: str, seed: int) -> bool:
-        """Whether this run is done."""
-        return any((run["arm"], run["seed"]) == (arm, seed) for run in self.runs)
-
-    def add(self, arm: str, seed: int, facts: dict) -> None:
-        """Keeps a run."""
-        self.runs.append({"arm": arm, "seed": seed} | facts)
-        content = {"facts": self.facts, "machine": machine.describe(), "runs": self.runs}
-        write_atomically(self.path, json.dumps(content, indent=1) + "\n")
-        print(self.write(), file=sys.stderr, flush=True)
-
-    def failed(self, arm: str, seed: int, reason: str) -> None:
-        """Says so; the others go on."""
-        self.failures[arm, seed] = reason
-        print(f"{arm}, seed {seed}: {reason}", file=sys.stderr, flush=True)
-
-    def write(self) -> str:
-        """Writes the table of what is there, and returns it."""
-        counts = int(self.options.counts.split(",")[0])
-        results = [
-            Result(run["arm"], -1, run["seed"], run["cases"], counts, run["warning"])
-            for run in self.runs
-        ]
-        study = {"title": f"{self.options.minutes:g} minutes of training", "arms": self.arms}
-        study["reference"] = self.reference
-        runs = [
-            {"run": f"{arm} seed{seed}", "state": self._state(arm, seed), "command": ""}
-            | {"reason": self.failures.get((arm, seed), "")}
-            for seed in range(self.options.seeds)
-            for arm in self.arms
-        ]
-        rows = table_rows(results, list(self.arms), self.reference)
-        text = write_table(self.options.workdir, study, rows, runs, results)
-        lines = [text, "| run | steps | minutes of training | parameters | s per volume |"]
-        lines.append("|---|---|---|---|---|")
-        for run in self.runs:
-            minutes, volume = run["seconds"] / 60, run["volume_seconds"]
-            lines.append(
-                f"| {run['arm']}, seed {run['seed']} | {run['steps']} | {minutes:.1f} | "
-                f"{run['parameters'] / 1e6:.2f} M | {volume:.1f} |"
-            )
-        return "\n".join(lines)
-
-    def _state(self, arm: str, seed: int) -> str:
-        failed = "failed" if (arm, seed) in self.failures else "missing"
-        return "finished" if self.has(arm, seed) else failed
 
 
 if __name__ == "__main__":
