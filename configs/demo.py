@@ -2,8 +2,9 @@
 
     python -m lagseg_jax.main --config=configs/demo.py --workdir=runs/demo
 
-Measured (jax 0.10.2, 2 CPU cores): 90 seconds after installation, phantoms included; mean 3D Dice
-over the 2 test volumes 0.940, IoU 0.887, HD95 2.6 mm, ASSD 0.7 mm.
+Measured (2 CPU cores): 90 seconds after installation, phantoms included; mean over the 2 test
+volumes: 3D Dice 0.932, IoU 0.873, HD95 2.9 mm, ASSD 0.8 mm (jax 0.12.0.1, bfloat16), 0.933, 0.874,
+3.1 mm and 0.8 mm (jax 0.10.2, float32).
 """
 
 import ml_collections
