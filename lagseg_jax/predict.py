@@ -193,6 +193,11 @@ def run(jobs: dict[Input, Outputs], options: argparse.Namespace) -> int:
                 "%d models, %d mirrorings: %d times the computing of one prediction",
                 *(models, mirrorings, models * mirrorings),
             )
+        if options.tta:
+            log.warning(
+                "WARNING: --tta shows the model mirrored hearts, which training never does; it cost "
+                "9 points of Dice with configs/cpu.py: compare both on labelled cases first"
+            )
         Path(options.output).mkdir(parents=True, exist_ok=True)
         rows = predict_cases(segmenter, todo, options)
     failed = len(todo) - len(rows)

@@ -263,6 +263,7 @@ def test_ensemble_and_mirroring_on_the_command_line(finished_run, inputs, tmp_pa
     options = ("-i", inputs / "b.nii", "-o", tmp_path, "--tta")
     assert call("--workdir", finished_run, finished_run, *options) == 0
     assert "2 models, 4 mirrorings: 8 times" in caplog.text
+    assert "WARNING: --tta shows the model mirrored hearts" in caplog.text
     assert (tmp_path / "b.nii").exists()
 
 
