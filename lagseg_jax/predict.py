@@ -195,8 +195,8 @@ def run(jobs: dict[Input, Outputs], options: argparse.Namespace) -> int:
             )
         if options.tta:
             log.warning(
-                "WARNING: --tta shows the model mirrored hearts, which training never does; it cost "
-                "9 points of Dice with configs/cpu.py: compare both on labelled cases first"
+                "WARNING: --tta shows the model mirrored hearts, which training never does; it "
+                "cost 9 points of Dice with configs/cpu.py: compare both on labelled cases first"
             )
         Path(options.output).mkdir(parents=True, exist_ok=True)
         rows = predict_cases(segmenter, todo, options)
