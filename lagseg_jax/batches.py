@@ -3,7 +3,7 @@
 With cached features, batches have tokens (B, L, h, w, D), too.
 
 The order is a function of the seed alone: a global shuffle, dealt out to the processes one by one.
-Reading is done by threads (the slices are memory maps), so there are no worker processes to die.
+Reading is done by threads, so there are no worker processes to die.
 """
 
 from collections.abc import Iterator, Sequence

@@ -159,7 +159,7 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
             labels, _ = to_slices(mask.array, mask.affine)
             size = preparation.image_size
             images = network_images(slices, size, preparation.clip_percentiles)
-            np.save(temporary / "images.npy", images.astype(np.float16))
+            np.save(temporary / "images.npy", images.astype(np.float16, order="C"))
             np.save(temporary / "masks.npy", network_masks(labels, size))
         problems = [dataclasses.asdict(problem) for problem in inspection.problems]
         content = {"facts": inspection.facts, "problems": problems}

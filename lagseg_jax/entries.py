@@ -8,6 +8,7 @@ leaves nothing that looks finished. What else lies in the folder is left alone.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -65,20 +66,29 @@ def open_array(path: Path) -> np.ndarray:
 
 
 def read_row(array: np.ndarray, index: int) -> np.ndarray:
-    """A copy of `array[index]`, of a memory map only if its file is still as long.
+    """A copy of `array[index]`, read from the file if the array is one of `open_array`.
+
+    A file cut short while its memory map is read would end the process with a signal (SIGBUS) that
+    names no file, so the map is read only where the file has been removed: then nobody else has it.
 
     Raises:
-        InputError: the file was cut short; the signal (SIGBUS) would not say which one.
+        InputError: the file was cut short.
     """
-    if isinstance(array, np.memmap) and array.filename:
-        with contextlib.suppress(FileNotFoundError):  # removed, but ours for as long as it is open
-            size, expected = os.stat(array.filename).st_size, array.offset + array.nbytes
-            if size < expected:
-                raise InputError(
-                    f"{array.filename} has {size} bytes, expected {expected}: something changed "
-                    "the cache; delete its folder, and the same command continues"
-                )
-    return np.array(array[index])
+    if not (isinstance(array, np.memmap) and array.filename):
+        return np.array(array[index])
+    size = math.prod(array.shape[1:]) * array.itemsize
+    start = array.offset + index * size
+    try:
+        row = np.fromfile(array.filename, np.uint8, size, offset=start)
+    except FileNotFoundError:
+        return np.array(array[index])
+    if len(row) < size:
+        found, expected = os.stat(array.filename).st_size, array.offset + array.nbytes
+        raise InputError(
+            f"{array.filename} has {found} bytes, expected {expected}: something changed "
+            "the cache; delete its folder, and the same command continues"
+        )
+    return row.view(array.dtype).reshape(array.shape[1:])
 
 
 def evict(

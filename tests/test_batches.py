@@ -14,6 +14,7 @@ from lagseg_jax.batches import (
     split_over_devices,
 )
 from lagseg_jax.cache import PreparedCase
+from lagseg_jax.entries import open_array, read_row
 from lagseg_jax.errors import InputError
 
 SLICES = (5, 7, 11)  # of three cases
@@ -162,7 +163,7 @@ def test_a_batch_is_dealt_out_in_order():
 
 @pytest.mark.parametrize("part", ["images", "masks"])
 def test_a_file_cut_short_while_it_is_read_is_named(tmp_path, part):
-    """Reading the memory map alone would end the process with SIGBUS, which names nothing."""
+    """Reading the memory map would end the process with SIGBUS, which names nothing."""
     for name, dtype in (("images", np.float16), ("masks", np.uint8)):
         np.save(tmp_path / f"{name}.npy", np.zeros((300, 59, 61), dtype))
     maps = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "masks")]
@@ -173,3 +174,16 @@ def test_a_file_cut_short_while_it_is_read_is_named(tmp_path, part):
         for _ in range(75):
             next(batches)
     batches.close()
+
+
+def test_a_row_is_read_from_its_file_and_from_the_map_once_that_is_gone(tmp_path):
+    expected = np.random.default_rng(0).integers(0, 9, (7, 5, 3)).astype(np.float16)
+    np.save(tmp_path / "a.npy", expected)
+    array = open_array(tmp_path / "a.npy")
+    other = expected[::-1].copy()
+    np.save(tmp_path / "a.npy", other)  # in place: what the file holds now is what is read
+    rows = [read_row(array, z) for z in range(7)]
+    np.testing.assert_array_equal(rows, other)
+    assert rows[0].dtype == np.float16 and rows[0].flags.writeable
+    (tmp_path / "a.npy").unlink()
+    np.testing.assert_array_equal([read_row(array, z) for z in range(7)], other)

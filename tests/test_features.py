@@ -223,7 +223,7 @@ def test_a_file_that_is_short_at_the_start_is_named(folder):
 
 
 def test_a_file_cut_short_after_it_was_opened_is_named(folder):
-    """Reading the memory map alone would end the process with SIGBUS, which names nothing."""
+    """Reading the memory map would end the process with SIGBUS, which names nothing."""
     cases = cases_of(counts=(70,))
     source = SliceSource(cases, cache(folder, cases))
     assert source[69]["tokens"].shape == (DEPTH, 2, 2, WIDTH)
