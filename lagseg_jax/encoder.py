@@ -103,8 +103,9 @@ class Dense(nn.Module):
         kernel = self.param("kernel", nn.initializers.truncated_normal(0.02), shape, self.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:])
         # As one 2-D product: XLA's CPU backend is several times slower on batched 3-D ones.
-        rows = x.astype(self.dtype).reshape(-1, shape[0])
-        return (_matmul(rows, kernel) + bias).reshape(*x.shape[:-1], self.features)
+        rows = _unfused(x.astype(self.dtype).reshape(-1, shape[0]))
+        y = _unfused(_matmul(rows, kernel)) + bias
+        return y.reshape(*x.shape[:-1], self.features)
 
 
 class LayerNorm(nn.Module):
@@ -131,6 +132,21 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     # Float32 means float32: GPUs would round to TF32, TPUs to bfloat16.
     precision = "highest" if a.dtype == jnp.float32 else None
     return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _unfused(x: jax.Array) -> jax.Array:
+    """x; on CPUs it is computed before what needs it, whatever fusion the compiler would choose.
+
+    XLA's CPU backend makes matrix products up to three times slower by what it fuses with them: it
+    moves a transpose into the product, which then runs in float32, and normalises again for every
+    tile of the result (docs/performance.md). On GPUs and TPUs such fusions pay.
+    """
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, x (1 + erf(x / sqrt(2))) / 2; on CPUs `jax.nn.gelu`'s erfc takes longer."""
+    return x * (0.5 * (1 + jax.lax.erf(x * 0.5**0.5)))
 
 
 class Block(nn.Module):
@@ -169,19 +185,23 @@ class Block(nn.Module):
             q, k, v = jnp.moveaxis(qkv.astype(self.dtype), 2, 0)
             y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
             return project(y.reshape(x.shape))
-        qkv = qkv.transpose(2, 0, 3, 1, 4)
-        q, k, v = qkv.reshape(3, batch * heads, tokens, size)
-        q = (q * size**-0.5).astype(self.dtype)
-        scores = _matmul(q, k.astype(self.dtype).swapaxes(1, 2))  # (B heads, N, N)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        y = _matmul(weights, v.astype(self.dtype)).reshape(batch, heads, tokens, size)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        q = (q * size**-0.5).swapaxes(1, 2)  # (B, heads, N, size)
+        k = k.transpose(0, 2, 3, 1)  # (B, heads, size, N)
+        v = v.swapaxes(1, 2)
+        # With two leading axes XLA's CPU backend would multiply in float32.
+        q, k, v = (
+            _unfused(x.astype(self.dtype).reshape(batch * heads, *x.shape[2:])) for x in (q, k, v)
+        )
+        weights = jax.nn.softmax(_matmul(q, k), axis=-1).astype(self.dtype)  # (B heads, N, N)
+        y = _matmul(weights, v).reshape(batch, heads, tokens, size)
         return project(y.swapaxes(1, 2).reshape(x.shape))
 
     def mlp(self, x: jax.Array) -> jax.Array:
         """Two dense layers around the exact GELU, or around SwiGLU (arXiv 2002.05202)."""
         hidden = self.spec.hidden
         if self.spec.mlp == "gelu":
-            x = jax.nn.gelu(Dense(hidden, self.dtype, name="fc1")(x), approximate=False)
+            x = gelu(Dense(hidden, self.dtype, name="fc1")(x))
         else:
             gate, x = jnp.split(Dense(2 * hidden, self.dtype, name="fc1")(x), 2, axis=-1)
             x = jax.nn.silu(gate) * x
