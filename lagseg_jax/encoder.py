@@ -103,9 +103,8 @@ class Dense(nn.Module):
         kernel = self.param("kernel", nn.initializers.truncated_normal(0.02), shape, self.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:])
         # As one 2-D product: XLA's CPU backend is several times slower on batched 3-D ones.
-        rows = _unfused(x.astype(self.dtype).reshape(-1, shape[0]))
-        y = _unfused(_matmul(rows, kernel)) + bias
-        return y.reshape(*x.shape[:-1], self.features)
+        y = _matmul(x.astype(self.dtype).reshape(-1, shape[0]), kernel)
+        return (_unfused(y) + bias).reshape(*x.shape[:-1], self.features)
 
 
 class LayerNorm(nn.Module):
@@ -135,11 +134,11 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _unfused(x: jax.Array) -> jax.Array:
-    """x; on CPUs it is computed before what needs it, whatever fusion the compiler would choose.
+    """x; on CPUs computed before what needs it, whatever the compiler would make of both.
 
-    XLA's CPU backend makes matrix products up to three times slower by what it fuses with them: it
-    moves a transpose into the product, which then runs in float32, and normalises again for every
-    tile of the result (docs/performance.md). On GPUs and TPUs such fusions pay.
+    XLA's CPU backend moves transposes and casts into a product, which then runs in float32, and is
+    slow where it adds a bias to the product's tiles (docs/performance.md). GPUs and TPUs gain by
+    such fusions.
     """
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
