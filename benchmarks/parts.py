@@ -1,10 +1,10 @@
-"""parts of the decoder -> time as XLA has them by itself, time as they are here, and the ratio.
+"""parts of the model -> time as XLA has them by itself, time as they are here, and the ratio.
 
     python -m benchmarks.parts
 
-Every form of `convolution`, `resize` and `decoder` that is more complicated than it would have to
-be, beside the plain one, in bfloat16 at the sizes of 448 x 448 pixels and batches of 4. The two
-take turns. On a CPU the process keeps its freed memory, as the training does.
+Every form of `encoder`, `convolution`, `resize` and `decoder` that is more complicated than it
+would have to be, beside the plain one, in bfloat16 at the sizes of 448 x 448 pixels and batches of
+4. The two take turns. On a CPU the process keeps its freed memory, as the training does.
 """
 
 import functools
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from benchmarks.machine import versions
 from benchmarks.rounds import in_turn, summary
-from lagseg_jax import convolution, decoder
+from lagseg_jax import convolution, decoder, encoder
 from lagseg_jax.convolution import compiler_options, conv3x3, group_norm_gelu, kernel_gradient
 from lagseg_jax.malloc import tune
 from lagseg_jax.resize import resize_linear, upsample_double
@@ -130,10 +130,30 @@ def head_pairs() -> dict[str, tuple[Callable, Callable]]:
     }
 
 
+def encoder_pairs() -> dict[str, tuple[Callable, Callable]]:
+    """{what: (without, with)} of the whole ViT-S, already compiled."""
+    module, images = encoder.Encoder(encoder.EncoderSpec("small"), DTYPE), draw(4, 448, 448, 3)
+    params = jax.jit(module.init)(jax.random.key(0), images)
+
+    def compiled() -> Callable:
+        code = jax.jit(lambda *arguments: module.apply(*arguments)).lower(params, images).compile()
+        return lambda: jax.block_until_ready(code(params, images))
+
+    ours = compiled()
+    with mock.patch.object(encoder, "_unfused", lambda x: x):
+        fused = compiled()
+    with mock.patch.object(encoder, "gelu", functools.partial(nn.gelu, approximate=False)):
+        erfc = compiled()
+    return {
+        "encoder: biases added within the products": (fused, ours),
+        "encoder: GELU by erfc": (erfc, ours),
+    }
+
+
 def main() -> int:
     """Prints the table."""
     print(tune(), versions())
-    timers = head_pairs()
+    timers = encoder_pairs() | head_pairs()
     options = compiler_options(DTYPE)
     for what, (plain, ours, arguments) in pairs().items():
         codes = jax.jit(plain), jax.jit(ours, compiler_options=options)

@@ -133,14 +133,9 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _unfused(x: jax.Array) -> jax.Array:
-    """x; on CPUs computed before what needs it, whatever the compiler would make of both.
-
-    XLA's CPU backend moves transposes and casts into a product, which then runs in float32, and is
-    slow where it adds a bias to the product's tiles (docs/performance.md). GPUs and TPUs gain by
-    such fusions.
-    """
-    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+def _unfused(y: jax.Array) -> jax.Array:
+    """The product y as it is; on CPUs XLA must not fuse it with what follows, which is slower."""
+    return jax.lax.platform_dependent(y, cpu=jax.lax.optimization_barrier, default=lambda y: y)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -188,10 +183,9 @@ class Block(nn.Module):
         q = (q * size**-0.5).swapaxes(1, 2)  # (B, heads, N, size)
         k = k.transpose(0, 2, 3, 1)  # (B, heads, size, N)
         v = v.swapaxes(1, 2)
-        # With two leading axes XLA's CPU backend would multiply in float32.
-        q, k, v = (
-            _unfused(x.astype(self.dtype).reshape(batch * heads, *x.shape[2:])) for x in (q, k, v)
-        )
+        # XLA's CPU backend multiplies bfloat16 as float32 where products have two leading axes, or
+        # contract the last axis of both.
+        q, k, v = (x.astype(self.dtype).reshape(-1, *x.shape[2:]) for x in (q, k, v))
         weights = jax.nn.softmax(_matmul(q, k), axis=-1).astype(self.dtype)  # (B heads, N, N)
         y = _matmul(weights, v).reshape(batch, heads, tokens, size)
         return project(y.swapaxes(1, 2).reshape(x.shape))
