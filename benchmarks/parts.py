@@ -130,6 +130,17 @@ def head_pairs() -> dict[str, tuple[Callable, Callable]]:
     }
 
 
+def plain_attention(block: encoder.Block, x: jax.Array) -> jax.Array:
+    """`Block.attention` with slices and heads as two axes and keys in rows."""
+    heads = block.spec.heads
+    qkv = encoder.Dense(3 * x.shape[-1], DTYPE, name="qkv")(x).reshape(*x.shape[:2], 3, heads, -1)
+    q, k, v = jnp.moveaxis(qkv.astype(DTYPE), 2, 0).swapaxes(2, 3)
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(product(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3)), axis=-1)
+    y = product(weights.astype(DTYPE), v).swapaxes(1, 2).reshape(x.shape)
+    return encoder.Dense(x.shape[-1], DTYPE, name="proj")(y)
+
+
 def encoder_pairs() -> dict[str, tuple[Callable, Callable]]:
     """{what: (without, with)} of the whole ViT-S, already compiled."""
     module, images = encoder.Encoder(encoder.EncoderSpec("small"), DTYPE), draw(4, 448, 448, 3)
@@ -142,9 +153,12 @@ def encoder_pairs() -> dict[str, tuple[Callable, Callable]]:
     ours = compiled()
     with mock.patch.object(encoder, "_unfused", lambda x: x):
         fused = compiled()
+    with mock.patch.object(encoder.Block, "attention", plain_attention):
+        rows = compiled()
     with mock.patch.object(encoder, "gelu", functools.partial(nn.gelu, approximate=False)):
         erfc = compiled()
     return {
+        "encoder: slices and heads as two axes, keys in rows": (rows, ours),
         "encoder: biases added within the products": (fused, ours),
         "encoder: GELU by erfc": (erfc, ours),
     }
