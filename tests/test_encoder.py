@@ -196,8 +196,9 @@ def test_attention_on_nvidia_is_cudnns(monkeypatch):
         assert ("cudnn$fmhaSoftmax" in program) == wanted
 
 
-def test_cudnns_attention_is_the_same_function(monkeypatch, spec, params):
-    """JAX's own form of the call stands in for cuDNN: layout, scale and heads are the same."""
+@pytest.fixture
+def without_cudnn(monkeypatch):
+    """JAX's own form of the call stands in for cuDNN."""
     real = jax.nn.dot_product_attention
 
     def xla(*arguments, implementation):
@@ -205,9 +206,24 @@ def test_cudnns_attention_is_the_same_function(monkeypatch, spec, params):
         return real(*arguments, implementation="xla")
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", xla)
+
+
+def test_the_form_for_nvidia_is_the_same_function(without_cudnn, spec, params):
+    """Layout, scale and heads of the attention are the same."""
     x = images(2, 42, 70)
     for plain, fused in zip(*(apply(Encoder(spec, cudnn=c), params, x) for c in (False, True))):
         assert np.allclose(plain, fused, atol=1e-4)
+
+
+def test_rounded_products_cost_no_more_than_bfloat16_does(without_cudnn, spec, params):
+    x, half = images(2, 42, 70), bfloat16_kernels(params)
+    exact = apply(Encoder(spec), params, x).patch_tokens
+
+    def error(cudnn):
+        tokens = apply(Encoder(spec, jnp.bfloat16, cudnn), half, x).patch_tokens
+        return np.linalg.norm(tokens - exact) / np.linalg.norm(exact)
+
+    assert 0 < error(cudnn=True) < 1.5 * error(cudnn=False)
 
 
 @pytest.mark.parametrize(
