@@ -101,7 +101,7 @@ def open_case(folder: str) -> None:
 
 
 def prepare(row: str) -> dict:
-    """Warms up; the row is "volume"."""
+    """Warms up; the row is one of those of a whole volume."""
     first = _predict()
     parameters = sum(p.numel() for p in opened["predictor"].network.parameters())
     return {

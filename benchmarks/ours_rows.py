@@ -185,9 +185,9 @@ def volume_searched(problem: Problem) -> Prepared:
     count = problem.volume.shape[2]
     truth = np.abs(np.arange(count) - (count - 1) / 2) < count / 3
 
-    def told(shows: np.ndarray, stride: int):
+    def told(shows: np.ndarray, stride: int, batch: int):
         known = np.zeros_like(shows)
-        for numbers in search(known, stride):
+        for numbers in search(known, stride, batch):
             yield numbers
             known[numbers] = truth[numbers]
 

@@ -134,7 +134,7 @@ def predicted_batches(count: int, atrium: float, stride: int, batch: int) -> tup
     """
     truth = np.abs(np.arange(count) - (count - 1) / 2) < atrium * count / 2
     shows, slices, batches = np.zeros(count, bool), 0, 0
-    for numbers in search(shows, stride):
+    for numbers in search(shows, stride, batch):
         shows[numbers] = truth[numbers]
         slices, batches = slices + len(numbers), batches + math.ceil(len(numbers) / batch)
     return slices, batches

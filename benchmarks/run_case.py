@@ -20,6 +20,7 @@ TRAINING = (
     "input",
 )
 OURS_ALONE = ("searched volume", "volume from file", "augmented train step", "input")
+NNUNETS = ("volume", "searched volume")  # the same work of nnU-Net, in turn with each of ours
 OURS, EAGER, COMPILED, NNUNET = "JAX", "PyTorch", "PyTorch compiled", "nnU-Net 2d"
 
 
@@ -113,7 +114,9 @@ def _measure(row: str, sides: dict, options, deadline: Deadline) -> list[dict]:
     """One result per side that has this row."""
     found, calls = {}, {}
     for side, (worker, arguments) in sides.items():
-        if (side != OURS and row in OURS_ALONE) or (side == NNUNET and row != "volume"):
+        if side == NNUNET and row not in NNUNETS:
+            continue
+        if side in (EAGER, COMPILED) and row in OURS_ALONE:
             continue
         found[side] = {"row": row, "side": side}
         if not deadline.left():

@@ -164,7 +164,7 @@ class Segmenter:
         batch = self.config.predict.batch_size * jax.local_device_count()
         result = np.zeros(slices.shape, np.float32 if threshold is None else np.uint8)
         shows = np.zeros(count, bool)
-        for wanted in search(shows, stride):
+        for wanted in search(shows, stride, batch):
             pending: tuple = ()
             for start in range(0, len(wanted), batch):
                 numbers = wanted[start : start + batch]

@@ -7,25 +7,26 @@ from lagseg_jax.components import clean_mask
 from lagseg_jax.slice_search import longest_run, search
 
 
-def looked_at(truth, stride):
+def looked_at(truth, stride, batch=1):
     """Runs the search on a volume whose answer is known; the numbers in the order they came."""
     shows, order = np.zeros(len(truth), bool), []
-    for numbers in search(shows, stride):
+    for numbers in search(shows, stride, batch):
         shows[numbers] = truth[numbers]
         order += numbers.tolist()
     assert len(order) == len(set(order)), "a slice was looked at twice"
     return order, shows
 
 
+@pytest.mark.parametrize("batch", [1, 5, 32])
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 7, 200])
-def test_every_run_that_can_matter_is_found_whole(stride):
+def test_every_run_that_can_matter_is_found_whole(stride, batch):
     rng = np.random.default_rng(stride)
     for _ in range(300):
         truth = np.zeros(rng.integers(1, 90), bool)
         for _ in range(rng.integers(0, 4)):
             start, length = rng.integers(len(truth)), rng.integers(1, 30)
             truth[start : start + length] = True
-        order, shows = looked_at(truth, stride)
+        order, shows = looked_at(truth, stride, batch)
         missed = truth & ~shows
         assert longest_run(missed) < stride
         # A run is seen as a whole or not at all.
@@ -44,6 +45,13 @@ def test_slices_far_from_the_atrium_are_left_out():
     assert order[:22] == list(range(2, 88, 4))
     assert 40 < len(order) < 56
     assert len(looked_at(truth, 1)[0]) == 88
+
+
+def test_the_first_batches_are_full():
+    """22 slices leave room for 2 in the last of 6 batches of 4: those in the middle."""
+    numbers = next(search(np.zeros(88, bool), 4, 4))
+    assert numbers.tolist() == sorted([*range(2, 88, 4), 43, 44])
+    assert next(search(np.zeros(5, bool), 4, 8)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_largest_component_is_that_of_the_whole_volume():
