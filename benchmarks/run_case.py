@@ -2,6 +2,8 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks import ceilings, compare
@@ -43,11 +45,11 @@ def run_case(case: Case, options, deadline: Deadline, limits: list[dict]) -> dic
         folder, workers = Path(folder), {}
         try:
             sides = _open(case, options, deadline, folder, workers, result)
-            _compare(case, sides, folder, deadline, result)
+            _compare(case, sides, options.at_once, folder, deadline, result)
             costs = workers[OURS].call("costs")
             for part, rows in (("prediction", PREDICTION), ("training", TRAINING)):
                 for row in rows:
-                    if options.rows and row not in options.rows:
+                    if (wanted := options.rows or case.rows) and row not in wanted:
                         continue
                     result["rows"] += _measure(row, sides, options, deadline)
                 result["peaks"] += _peaks(part, workers)
@@ -88,32 +90,46 @@ def _open(case, options, deadline, folder, workers, result) -> dict:
     return sides
 
 
-def _compare(case, sides, folder, deadline, result) -> None:
+def _each(sides: dict, call: Callable[[str], None], at_once: bool) -> None:
+    """`call(side)` for every side; where `at_once`, workers do not wait for each other."""
+    by_worker: dict[int, list[str]] = {}
+    for side, (worker, _) in sides.items():
+        by_worker.setdefault(id(worker), []).append(side)
+    with ThreadPoolExecutor(len(by_worker) if at_once else 1) as pool:
+        list(pool.map(lambda names: [call(name) for name in names], by_worker.values()))
+
+
+def _compare(case, sides, at_once, folder, deadline, result) -> None:
     """Outputs of every mode of the peer against ours, before anything is timed."""
-    paths = {}
-    for side, (worker, arguments) in sides.items():
-        if side == NNUNET:
-            continue
-        paths[side] = folder / f"{side}.npz"
+    paths = {side: folder / f"{side}.npz" for side in sides if side != NNUNET}
+
+    def write(side: str) -> None:
+        worker, arguments = sides[side]
         try:
             worker.call("outputs", timeout=30 + deadline.left(), path=str(paths[side]), **arguments)
-            if side != OURS:
-                found = compare.differences(paths[OURS], paths[side])
-                result["differences"][side] = found
-                wrong = compare.too_large(found, case.dtype)
-                result["wrong"] += [f"{name} of {side}" for name in wrong]
-        except (WorkerError, ValueError) as error:
+        except WorkerError as error:
             if side == OURS:
                 raise
-            # An answer that cannot be compared is wrong; one that cannot be had is a problem.
-            kind = "wrong" if isinstance(error, ValueError) else "problems"
-            result[kind].append(f"{side}: {error}")
+            result["problems"].append(f"{side}: {error}")
+            del paths[side]
+
+    _each({side: sides[side] for side in list(paths)}, write, at_once)
+    for side in paths:
+        if side == OURS:
+            continue
+        try:
+            found = compare.differences(paths[OURS], paths[side])
+        except ValueError as error:  # an answer that cannot be compared is wrong
+            result["wrong"].append(f"{side}: {error}")
+            continue
+        result["differences"][side] = found
+        result["wrong"] += [f"{name} of {side}" for name in compare.too_large(found, case.dtype)]
 
 
 def _measure(row: str, sides: dict, options, deadline: Deadline) -> list[dict]:
     """One result per side that has this row."""
-    found, calls = {}, {}
-    for side, (worker, arguments) in sides.items():
+    found: dict[str, dict] = {}
+    for side in sides:
         if side == NNUNET and row not in NNUNETS:
             continue
         if side in (EAGER, COMPILED) and row in OURS_ALONE:
@@ -121,15 +137,25 @@ def _measure(row: str, sides: dict, options, deadline: Deadline) -> list[dict]:
         found[side] = {"row": row, "side": side}
         if not deadline.left():
             found[side]["skipped"] = f"the {deadline.minutes:g} minutes were used up (--minutes)"
-            continue
-        arguments = arguments | {"row": row, "timeout": 30 + deadline.left()}
+    told = {side: sides[side][1] | {"row": row} for side in found}
+
+    def prepare(side: str) -> None:
         try:
-            found[side] |= worker.call("prepare", **arguments)
-            calls[side] = lambda count, worker=worker, arguments=arguments: worker.call(
-                "measure", calls=count, **arguments
+            found[side] |= sides[side][0].call(
+                "prepare", timeout=30 + deadline.left(), **told[side]
             )
         except WorkerError as error:
             found[side]["skipped"] = str(error)
+
+    ready = {side: sides[side] for side in found if "skipped" not in found[side]}
+    _each(ready, prepare, options.at_once)
+    calls = {
+        side: lambda count, side=side: sides[side][0].call(
+            "measure", timeout=30 + deadline.left(), calls=count, **told[side]
+        )
+        for side in ready
+        if "skipped" not in found[side]
+    }
     try:
         timings = in_turn(calls, options.rounds, options.seconds)
     except WorkerError as error:
@@ -141,9 +167,8 @@ def _measure(row: str, sides: dict, options, deadline: Deadline) -> list[dict]:
             compiling = found[side]["first_seconds"] - found[side]["seconds"]["median"]
             found[side].setdefault("compile_seconds", max(0.0, compiling))
     for side in calls:
-        worker, arguments = sides[side]
         try:
-            worker.call("forget", row=row, **arguments)
+            sides[side][0].call("forget", **told[side])
         except WorkerError as error:
             found[side].setdefault("skipped", str(error))
     return list(found.values())

@@ -3,10 +3,11 @@
     python -m lagseg_jax.main --config=configs/giant.py --workdir=runs/giant \
         --config.data.root=DATASET --config.encoder.weights=weights/giant
 
-For a GPU or TPU. Hardware, time and result: not measured yet, for want of the published weights.
-Predicted for LAScarQS 2022, task 2 (`python -m benchmarks.recipe_cost --config=configs/giant.py`),
-at half the speed of the roofline: 0.43 hours on one H200 (16 GB of its memory), 0.17 on eight
-A100 and 0.55 on a TPU v5e-8 (4 GB of each device).
+For a GPU or TPU. Measured on one H200 with random weights: a step of 32 slices 185 ms, a volume of
+88 slices 0.63 s, 13.5 GB of its memory (docs/performance.md). Result: not measured yet, for want of
+the published weights. Predicted for LAScarQS 2022, task 2 (`python -m benchmarks.recipe_cost
+--config=configs/giant.py`), at half the speed of the roofline: 0.43 hours on one H200, 0.17 on
+eight A100 and 0.55 on a TPU v5e-8 (4 GB of each device).
 """
 
 import ml_collections

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from benchmarks import ceilings, compare, cost, feature_cache, ours_rows, scaling, table
-from benchmarks.cases import Case
+from benchmarks import ceilings, compare, cost, feature_cache, ours_rows, run_case, scaling, table
+from benchmarks.__main__ import parse_arguments, set_defaults
+from benchmarks.cases import Case, choose
 from benchmarks.problem import make_problem
 from benchmarks.rounds import in_turn, summary
 from benchmarks.worker import ROOT, Worker, WorkerError
@@ -99,6 +101,38 @@ def test_rounds_alternate():
     assert order == [("a", 1), ("b", 1), ("a", 1), ("b", 5)]
     assert summary(found["b"])["count"] == 6
     assert summary([3.0, 1.0, 2.0])["median"] == 2
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_workers_do_not_wait_for_each_other_on_an_accelerator(at_once):
+    """The modes of one worker always do: it answers one command at a time."""
+    ours, peer, order = object(), object(), []
+    meeting = threading.Barrier(2)
+
+    def call(side):
+        order.append(side)
+        if at_once and side != "compiled":
+            meeting.wait(timeout=60)
+
+    sides = {"ours": (ours, {}), "eager": (peer, {}), "compiled": (peer, {})}
+    run_case._each(sides, call, at_once)
+    if not at_once:
+        assert order == ["ours", "eager", "compiled"]
+    assert sorted(order[:2]) == ["eager", "ours"] and order[2] == "compiled"
+
+
+def test_what_is_quick_depends_on_the_device():
+    options = parse_arguments(["--quick"])
+    set_defaults(options, "cpu")
+    assert options.peer_modes == ["eager"] and not options.at_once
+    assert all(case.rows == () for case in choose("cpu", options))
+    options.peer_modes = options.minutes = None
+    set_defaults(options, "gpu")
+    assert options.peer_modes == ["compile"] and options.at_once and options.minutes < 8
+    giant, base = choose("gpu", options)
+    assert {"encoder", "volume", "train step", "input"} == set(giant.rows)
+    assert set(giant.rows + base.rows) <= set(run_case.PREDICTION + run_case.TRAINING)
+    assert all(case.rows == () for case in choose("gpu", parse_arguments([])))
 
 
 def test_differences_are_found(tmp_path):
