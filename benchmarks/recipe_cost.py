@@ -184,8 +184,8 @@ def column(
         f"step at {options.fraction:.0%} of this speed": f"{1e3 * step / options.fraction:.0f} ms",
         "least hours of the training": f"{least / 3600:.2f}",
         f"**hours at {options.fraction:.0%}**": f"**{least / options.fraction / 3600:.2f}**",
-        f"volume of {options.volume_slices} slices, {computed} computed, "
-        f"at {options.fraction:.0%}": f"{volume / options.fraction:.2f} s",
+        f"slices computed of a volume of {options.volume_slices}": f"{computed}",
+        f"this volume at {options.fraction:.0%}": f"{volume / options.fraction:.2f} s",
         **{f"memory: {name}": f"{size / 1e9:.2f} GB" for name, size in parts.items()},
         f"fits into {USABLE:.0%} of the memory": (
             f"{'yes' if fits else 'no'} ({USABLE * machine.memory / 1e9:.1f} GB)"
