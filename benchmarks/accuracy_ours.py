@@ -1,5 +1,6 @@
 """Our arms of `accuracy` (see worker.py for how it is called): ordinary runs of a given time."""
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from lagseg_jax.workdir import write_config
 
 SHORT = (4, 44)  # steps of two trainings that tell what a start and a step cost,
 ENOUGH = 0.04  # of the time; with fewer steps than that, starts that differ would hide them
+MOST_GROWTH = 16  # of the longer one, which noise may have made too short
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -69,7 +71,8 @@ def affordable_steps(
     few, many = SHORT
     start = taken(few)
     while (longer := taken(many) - start) < ENOUGH * seconds:
-        many = few + 4 * (many - few)
+        growth = 1.2 * ENOUGH * seconds / longer if longer > 0 else MOST_GROWTH
+        many = few + math.ceil(min(max(growth, 1.2), MOST_GROWTH) * (many - few))
     step = longer / (many - few)
     return max(1, int((seconds - start) / step) + few)
 

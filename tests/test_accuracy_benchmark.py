@@ -151,7 +151,7 @@ def test_affordable_steps_by_hand(phantom, tmp_path, monkeypatch):
     assert accuracy_ours.affordable_steps(config, {}, None, 5, lambda: clock[0]) == 1
     trials.clear()
     assert accuracy_ours.affordable_steps(config, {}, None, 5000, lambda: clock[0]) == 2495
-    assert trials == [1, 4, 44, 164]
+    assert trials == [1, 4, 44, 124]
 
 
 def test_the_record_goes_on_and_names_what_failed(phantom, tmp_path, monkeypatch, capsys):
