@@ -17,5 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = cpu.get_config()
     config.data.root = "phantom"
     config.data.image_size = 98
+    config.decoder.widths = (128, 96, 64, 32)
     config.train.epochs = 14.0
     return config

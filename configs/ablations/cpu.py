@@ -26,10 +26,11 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
             "adapted_encoder": {"encoder.lora_rank": 4},
             "resized_image": {"decoder.image_path": "resized"},
             "bce": {"train.loss": "bce"},
+            "narrower": half | {"decoder.widths": (128, 96, 64, 32)},
             "narrow": half | {"decoder.widths": (64, 48, 32, 16)},
             "full_resolution": {
                 "decoder.scales": (8, 4, 2, 1),
-                "decoder.widths": (128, 96, 64, 32, 16),
+                "decoder.widths": (256, 128, 64, 32, 16),
             },
             "size_224": {"data.image_size": 224},
             "batch_4": {"train.batch_size": 4},
