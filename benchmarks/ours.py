@@ -10,9 +10,9 @@ from flax.traverse_util import flatten_dict
 from benchmarks import cost, machine
 from benchmarks.cases import Case
 from benchmarks.exchange import write_problem
-from benchmarks.ours_rows import device_batch, head_loss, ours_rows, patch_tokens
+from benchmarks.ours_rows import device_batch, head_loss, ours_rows
 from benchmarks.problem import SPACING, make_problem
-from lagseg_jax.convolution import compiler_options
+from lagseg_jax import convolution, encoder_form
 
 LONG = 1.0  # seconds
 opened = {}
@@ -32,13 +32,15 @@ def outputs(path: str) -> None:
     """Tokens of the last block, loss, logits, gradients and some probabilities as .npz."""
     problem = opened["problem"]
     images, masks = device_batch(problem)
-    tokens = jax.jit(lambda p, x: patch_tokens(problem, p, x))(problem.encoder.params, images)
+    options = encoder_form.compiler_options(problem.model.encoder.form)
+    encode = jax.jit(problem.model.tokens, compiler_options=options)
+    tokens = encode(problem.encoder.params, images)
 
     def loss(params):
         logits = problem.model.head.apply({"params": params}, tokens, images)
         return head_loss(problem, params, tokens, images, masks), logits
 
-    options = compiler_options(problem.model.head.decoder.dtype)
+    options = convolution.compiler_options(problem.model.head.decoder.dtype)
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=options)
     (value, logits), gradients = gradient(jax.device_put(problem.head_params))
     found = {f"gradient/{k}": v for k, v in flatten_dict(gradients, sep="/").items()}

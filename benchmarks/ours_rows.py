@@ -18,10 +18,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.problem import SPACING, Problem
 from configs import default
+from lagseg_jax import convolution, encoder_form
 from lagseg_jax.augment import Augmentation
 from lagseg_jax.batches import SliceSource, TrainingBatches, split_over_devices
 from lagseg_jax.cache import PreparedCase
-from lagseg_jax.convolution import compiler_options
 from lagseg_jax.losses import slice_losses
 from lagseg_jax.slice_search import search
 from lagseg_jax.train_step import (
@@ -71,17 +71,11 @@ def device_batch(problem: Problem) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(problem.batch["image"], jnp.float32), jnp.asarray(problem.batch["mask"])
 
 
-def patch_tokens(problem: Problem, params: dict, images: jax.Array) -> jax.Array:
-    """(L, B, h, w, D): what training keeps of the encoder."""
-    return problem.model.tokens(params, images)
-
-
 def encoder(problem: Problem) -> Prepared:
     """Images -> patch tokens of all blocks."""
     images, _ = device_batch(problem)
-    return compiled(
-        lambda params, x: patch_tokens(problem, params, x), problem.encoder.params, images
-    )
+    options = encoder_form.compiler_options(problem.model.encoder.form)
+    return compiled(problem.model.tokens, problem.encoder.params, images, options=options)
 
 
 def encoder_fused(problem: Problem) -> Prepared:
@@ -89,7 +83,8 @@ def encoder_fused(problem: Problem) -> Prepared:
     model, (images, _) = problem.model, device_batch(problem)
 
     head_params = jax.device_put(problem.head_params)
-    return compiled(model.fused, problem.encoder.params, head_params, images)
+    options = encoder_form.compiler_options(model.encoder.form)
+    return compiled(model.fused, problem.encoder.params, head_params, images, options=options)
 
 
 def head_loss(problem: Problem, head_params: dict, tokens, images, masks) -> jax.Array:
@@ -110,7 +105,7 @@ def head(problem: Problem, backward: bool) -> Prepared:
         return head_loss(problem, params, *rest)
 
     function = jax.value_and_grad(loss) if backward else loss
-    options = compiler_options(problem.model.head.decoder.dtype)
+    options = convolution.compiler_options(problem.model.head.decoder.dtype)
     return compiled(function, head_params, tokens, images, masks, options=options)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from benchmarks.machine import versions
 from benchmarks.rounds import in_turn, summary
-from lagseg_jax import convolution, decoder, encoder
+from lagseg_jax import convolution, decoder, encoder, encoder_form
 from lagseg_jax.convolution import compiler_options, conv3x3, group_norm_gelu, kernel_gradient
 from lagseg_jax.malloc import tune
 from lagseg_jax.resize import resize_linear, upsample_double
@@ -132,22 +132,27 @@ def head_pairs() -> dict[str, tuple[Callable, Callable]]:
 
 def plain_attention(block: encoder.Block, x: jax.Array) -> jax.Array:
     """`Block.attention` with slices and heads as two axes and keys in rows."""
-    heads = block.spec.heads
-    qkv = encoder.Dense(3 * x.shape[-1], DTYPE, name="qkv")(x).reshape(*x.shape[:2], 3, heads, -1)
+    heads, rounded = block.spec.heads, block.form != "plain"
+    qkv = encoder.Dense(3 * x.shape[-1], DTYPE, rounded, name="qkv")(x)
+    qkv = qkv.reshape(*x.shape[:2], 3, heads, -1)
     q, k, v = jnp.moveaxis(qkv.astype(DTYPE), 2, 0).swapaxes(2, 3)
-    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(product(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3)), axis=-1)
-    y = product(weights.astype(DTYPE), v).swapaxes(1, 2).reshape(x.shape)
-    return encoder.Dense(x.shape[-1], DTYPE, name="proj")(y)
+    product = functools.partial(jnp.matmul, preferred_element_type=None if rounded else jnp.float32)
+    scores = product(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3)).astype(jnp.float32)
+    weights = encoder.softmax(scores).astype(DTYPE)
+    y = product(weights, v).swapaxes(1, 2).reshape(x.shape)
+    return encoder.Dense(x.shape[-1], DTYPE, rounded, name="proj")(y)
 
 
 def encoder_pairs() -> dict[str, tuple[Callable, Callable]]:
-    """{what: (without, with)} of the whole ViT-S, already compiled."""
-    module, images = encoder.Encoder(encoder.EncoderSpec("small"), DTYPE), draw(4, 448, 448, 3)
-    params = jax.jit(module.init)(jax.random.key(0), images)
+    """{what: (without, with)} of the whole ViT-S, already compiled; in this machine's form."""
+    form, images = encoder_form.encoder_form(DTYPE), draw(4, 448, 448, 3)
+    spec = encoder.EncoderSpec("small")
+    params = jax.jit(encoder.Encoder(spec, DTYPE).init)(jax.random.key(0), images)
 
-    def compiled() -> Callable:
-        code = jax.jit(lambda *arguments: module.apply(*arguments)).lower(params, images).compile()
+    def compiled(form: str = form) -> Callable:
+        options, module = encoder_form.compiler_options(form), encoder.Encoder(spec, DTYPE, form)
+        code = jax.jit(lambda *arguments: module.apply(*arguments), compiler_options=options)
+        code = code.lower(params, images).compile()
         return lambda: jax.block_until_ready(code(params, images))
 
     ours = compiled()
@@ -157,10 +162,14 @@ def encoder_pairs() -> dict[str, tuple[Callable, Callable]]:
         rows = compiled()
     with mock.patch.object(encoder, "gelu", functools.partial(nn.gelu, approximate=False)):
         erfc = compiled()
+    with mock.patch.object(encoder, "softmax", jax.nn.softmax):
+        jaxs = compiled()
     return {
-        "encoder: slices and heads as two axes, keys in rows": (rows, ours),
-        "encoder: biases added within the products": (fused, ours),
-        "encoder: GELU by erfc": (erfc, ours),
+        f"encoder: the form plain instead of {form}": (compiled("plain"), ours),
+        f"encoder, {form}: slices and heads as two axes, keys in rows": (rows, ours),
+        f"encoder, {form}: products fused with what stands beside them": (fused, ours),
+        f"encoder, {form}: GELU by erfc": (erfc, ours),
+        f"encoder, {form}: jax.nn.softmax": (jaxs, ours),
     }
 
 

@@ -34,7 +34,7 @@ USABLE = 0.75  # of a device's memory: what JAX takes of a GPU by default; elsew
 class Machine(NamedTuple):
     """`devices` equal ones, as their maker describes one: dense FLOP/s, byte/s, bytes.
 
-    `fused_attention`: whether the scores stay on the chip (cuDNN, see `has_cudnn_attention`).
+    `fused_attention`: whether the scores stay on the chip (cuDNN, see `encoder_form`).
     """
 
     name: str

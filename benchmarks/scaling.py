@@ -17,6 +17,7 @@ from benchmarks.exchange import write_volume
 from benchmarks.problem import SPACING, config_of, make_problem, make_volume
 from lagseg_jax.checkpoint import Checkpoints
 from lagseg_jax.encoder import Encoder, EncoderSpec
+from lagseg_jax.encoder_form import compiler_options, encoder_form
 from lagseg_jax.frozen import load_frozen_encoder
 from lagseg_jax.model import build_model, compute_dtype
 from lagseg_jax.train_step import init_state, make_optimizer
@@ -81,7 +82,8 @@ def depth_memory(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
 def kept_tokens(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
     """What training keeps of the encoder, all blocks."""
     spec = EncoderSpec(variant)
-    encoder = Encoder(spec, compute_dtype("dtype", dtype))
+    compute = compute_dtype("dtype", dtype)
+    encoder = Encoder(spec, compute, encoder_form(compute))
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     tokens = jax.eval_shape(encoder.apply, {"params": _structs(spec, dtype)}, images).patch_tokens
     used = tokens.size * tokens.dtype.itemsize / 2**20
@@ -126,14 +128,16 @@ def _structs(spec: EncoderSpec, dtype: str) -> dict:
 
 
 def _compile_fused(spec: EncoderSpec, size: int, batch: int, dtype: str):
-    encoder = Encoder(spec, compute_dtype("dtype", dtype))
+    compute = compute_dtype("dtype", dtype)
+    encoder = Encoder(spec, compute, encoder_form(compute))
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     weights = jax.ShapeDtypeStruct((5, spec.depth), jnp.float32)
 
     def fused(params, x, w):
         return encoder.apply({"params": params}, x, w, method="fused")
 
-    return jax.jit(fused).lower(_structs(spec, dtype), images, weights).compile()
+    code = jax.jit(fused, compiler_options=compiler_options(encoder.form))
+    return code.lower(_structs(spec, dtype), images, weights).compile()
 
 
 COMMANDS = {

@@ -86,7 +86,7 @@ def adapted_tokens(
     """
     spec, blocks, norm = encoder.spec, encoder_params["blocks"], encoder_params["norm"]
     first = spec.depth - len(lora["a"])  # of the adapted blocks
-    block = Block(spec, encoder.dtype, encoder.cudnn)
+    block = Block(spec, encoder.dtype, encoder.form)
 
     def step(x, inputs):
         number, lora = inputs

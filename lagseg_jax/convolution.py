@@ -7,11 +7,12 @@ in docs/performance.md.
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from lagseg_jax.devices import processor_flags
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 GROUP = 8  # channels normalised together
@@ -38,16 +39,8 @@ def fast_dtype() -> str:
     if jax.default_backend() != "cpu":
         return "bfloat16"
     # Without these instructions bfloat16 is converted to float32 and back at every step.
-    multiplied = {"avx512_bf16", "amx_bf16"} & _processor_flags()
+    multiplied = {"avx512_bf16", "amx_bf16"} & processor_flags()
     return "bfloat16" if multiplied and onednn(jnp.bfloat16) else "float32"
-
-
-def _processor_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
 class ConvBlock(nn.Module):

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -58,3 +59,12 @@ def use_compilation_cache() -> None:
     # Encoder and decoder take less than JAX's bound of 1 s each, and are loaded in a tenth of it.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def processor_flags() -> set[str]:
+    """Names of the instruction sets of this machine's CPU; empty where it is not Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())

@@ -80,16 +80,6 @@ class Activations(NamedTuple):
     register_tokens: jax.Array  # (L, B, R, D)
 
 
-def has_cudnn_attention(dtype: jnp.dtype) -> bool:
-    """Whether cuDNN's fused attention runs here: bfloat16 on NVIDIA's Ampere or newer."""
-    device = jax.local_devices()[0]
-    if device.platform != "gpu" or dtype != jnp.bfloat16:
-        return False
-    # "9.0" of NVIDIA's; AMD's are names such as "gfx90a".
-    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
-    return major.isdigit() and int(major) >= 8
-
-
 class Dense(nn.Module):
     """x (..., I) -> x W + b (..., O) in float32, a product of compute-dtype inputs.
 
@@ -110,7 +100,7 @@ class Dense(nn.Module):
         # As one 2-D product: XLA's CPU backend is several times slower on batched 3-D ones.
         x, leading = x.astype(self.dtype).reshape(-1, shape[0]), x.shape[:-1]
         if self.rounded:
-            y = x @ kernel + bias.astype(self.dtype)
+            y = _unfused(x) @ kernel + bias.astype(self.dtype)
         else:
             y = _unfused(_matmul(x, kernel)) + bias
         return y.reshape(*leading, self.features)
@@ -143,7 +133,8 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _unfused(y: jax.Array) -> jax.Array:
-    """The product y as it is; on CPUs XLA must not fuse it with what follows, which is slower."""
+    """y as it is; on CPUs XLA must not fuse what is before and after, products with normalisations:
+    slower."""
     return jax.lax.platform_dependent(y, cpu=jax.lax.optimization_barrier, default=lambda y: y)
 
 
@@ -152,16 +143,23 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 * (1 + jax.lax.erf(x * 0.5**0.5)))
 
 
+def softmax(x: jax.Array) -> jax.Array:
+    """Over the last axis; not `jax.nn.softmax`, which oneDNN would take out of XLA's attention."""
+    x = jnp.exp(x - jax.lax.stop_gradient(x.max(axis=-1, keepdims=True)))
+    return x * (1 / x.sum(axis=-1, keepdims=True))
+
+
 class Block(nn.Module):
     """One step of the scan over depth: a transformer block, and what becomes of its output.
 
-    With `cudnn`, attention is cuDNN's, and products are rounded: float32 results would make the
-    encoder of ViT-g 1.1 times slower on an NVIDIA GPU.
+    In every form but "plain" products are rounded: with float32 results the encoder of ViT-g takes
+    1.1 times as long on an NVIDIA GPU, and oneDNN would not multiply at all. With "cudnn",
+    attention is cuDNN's.
     """
 
     spec: EncoderSpec
     dtype: jnp.dtype
-    cudnn: bool = False
+    form: str = "plain"
 
     @nn.compact
     def __call__(self, carry, final_norm, fusion_weights):
@@ -184,11 +182,11 @@ class Block(nn.Module):
     def attention(self, x: jax.Array) -> jax.Array:
         """Softmax attention of every token on every token (B, N, D)."""
         (batch, tokens, width), heads = x.shape, self.spec.heads
-        size = width // heads
-        qkv = Dense(3 * width, self.dtype, self.cudnn, name="qkv")(x)
+        size, rounded = width // heads, self.form != "plain"
+        qkv = Dense(3 * width, self.dtype, rounded, name="qkv")(x)
         qkv = qkv.reshape(batch, tokens, 3, heads, size)
-        project = Dense(width, self.dtype, self.cudnn, name="proj")
-        if self.cudnn:  # scores never leave the chip
+        project = Dense(width, self.dtype, rounded, name="proj")
+        if self.form == "cudnn":  # scores never leave the chip
             q, k, v = jnp.moveaxis(qkv.astype(self.dtype), 2, 0)
             y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
             return project(y.reshape(x.shape))
@@ -199,21 +197,24 @@ class Block(nn.Module):
         # XLA's CPU backend multiplies bfloat16 as float32 where products have two leading axes, or
         # contract the last axis of both.
         q, k, v = (x.astype(self.dtype).reshape(-1, *x.shape[2:]) for x in (q, k, v))
-        weights = jax.nn.softmax(_matmul(q, k), axis=-1).astype(self.dtype)  # (B heads, N, N)
-        y = _matmul(weights, v).reshape(batch, heads, tokens, size)
+        product = jnp.matmul if rounded else _matmul
+        weights = softmax(product(q, k).astype(jnp.float32)).astype(self.dtype)  # (B heads, N, N)
+        y = product(weights, v).reshape(batch, heads, tokens, size)
         return project(y.swapaxes(1, 2).reshape(x.shape))
 
     def mlp(self, x: jax.Array) -> jax.Array:
         """Two dense layers around the exact GELU, or around SwiGLU (arXiv 2002.05202)."""
-        hidden = self.spec.hidden
+        hidden, rounded = self.spec.hidden, self.form != "plain"
+        # Of 2-D products XLA lets oneDNN compute the GELU, too.
+        x, leading = x.reshape(-1, x.shape[-1]), x.shape[:-1]
         if self.spec.mlp == "gelu":
-            x = Dense(hidden, self.dtype, self.cudnn, name="fc1")(x)
+            x = Dense(hidden, self.dtype, rounded, name="fc1")(x)
             x = gelu(x.astype(jnp.float32))
         else:
-            x = Dense(2 * hidden, self.dtype, self.cudnn, name="fc1")(x)
+            x = Dense(2 * hidden, self.dtype, rounded, name="fc1")(x)
             gate, x = jnp.split(x.astype(jnp.float32), 2, axis=-1)
             x = jax.nn.silu(gate) * x
-        return Dense(self.spec.width, self.dtype, self.cudnn, name="fc2")(x)
+        return Dense(self.spec.width, self.dtype, rounded, name="fc2")(x).reshape(*leading, -1)
 
 
 class Encoder(nn.Module):
@@ -223,12 +224,12 @@ class Encoder(nn.Module):
         spec: variant, registers, interpolation rule.
         dtype: compute dtype, float32 or bfloat16. Matrix products take their inputs in it;
             the residual stream, normalisation and softmax are float32 always.
-        cudnn: whether it runs in the form for NVIDIA GPUs, see `has_cudnn_attention`.
+        form: of the products and the attention, one of `encoder_form.FORMS`.
     """
 
     spec: EncoderSpec
     dtype: jnp.dtype = jnp.float32
-    cudnn: bool = False
+    form: str = "plain"
 
     def setup(self):
         """Parameters; those of the blocks are scanned so that compile time is flat in depth."""
@@ -247,7 +248,7 @@ class Encoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0),
             length=self.spec.depth,
-        )(self.spec, self.dtype, self.cudnn)
+        )(self.spec, self.dtype, self.form)
         self.norm = LayerNorm(width)
 
     def __call__(self, images: jax.Array) -> Activations:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lagseg_jax.cache import PreparedCase
+from lagseg_jax.encoder_form import compiler_options
 from lagseg_jax.entries import evict, key_of, mark_used, open_array, read_row, writing
 from lagseg_jax.errors import InputError
 from lagseg_jax.folders import cache_home
@@ -125,7 +126,8 @@ def _make_encode(
     def tokens(params: dict, images: jax.Array) -> jax.Array:
         return jnp.moveaxis(model.tokens(params, images.astype(jnp.float32)), 0, 1)
 
-    on_devices = mapped(tokens, (None, 0), out_axes=0, devices=devices)
+    options = compiler_options(model.encoder.form)
+    on_devices = mapped(tokens, (None, 0), out_axes=0, options=options, devices=devices)
     count = batch_size * len(devices)
 
     def encode(images: np.ndarray) -> Iterator[np.ndarray]:

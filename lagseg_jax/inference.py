@@ -1,7 +1,6 @@
 """grey slices (B, H, W) -> probability of atrium (B, H, W): an encoder and a decoder, compiled.
 
-Two compiled functions, because on CPUs the decoder's convolutions want an option of the compiler
-that slows the encoder down.
+Two compiled functions, because on CPUs encoder and decoder want different options of the compiler.
 """
 
 import functools
@@ -9,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lagseg_jax.convolution import compiler_options
+from lagseg_jax import convolution, encoder_form
 
 MIRRORINGS = ((False, False), (True, False), (False, True), (True, True))  # of rows, of columns
 
@@ -32,13 +31,14 @@ def slice_probability(model, encoder_params, head_params, slices, there, back, g
     total = 0
     # One after the other, by the same compiled functions.
     for mirrored in MIRRORINGS if tta else (None,):
-        images, fused = encode(model, encoder_params, head_params, slices, there, grey, mirrored)
+        images, fused = encoder(model.encoder.form)(
+            model, encoder_params, head_params, slices, there, grey, mirrored
+        )
         compiled = decoder(model.head.decoder.dtype)
         total = total + compiled(model, head_params, images, fused, back, mirrored)
     return total / len(MIRRORINGS) if tta else total
 
 
-@functools.partial(jax.jit, static_argnames="model")
 def encode(model, encoder_params, head_params, slices, there, grey, mirrored):
     """Slices -> images (B, S, S) as the network sees them, and their fused tokens."""
     images = jnp.clip((slices.astype(jnp.float32) - grey[0]) / (grey[1] - grey[0]), 0, 1)
@@ -53,9 +53,17 @@ def decode(model, head_params, images, fused, back, mirrored):
 
 
 @functools.cache
+def encoder(form: str):
+    """`encode`, compiled for encoders of this form."""
+    options = encoder_form.compiler_options(form)
+    return jax.jit(encode, static_argnames="model", compiler_options=options)
+
+
+@functools.cache
 def decoder(dtype: jnp.dtype):
     """`decode`, compiled for this machine; late, because asking for its devices starts them."""
-    return jax.jit(decode, static_argnames="model", compiler_options=compiler_options(dtype))
+    options = convolution.compiler_options(dtype)
+    return jax.jit(decode, static_argnames="model", compiler_options=options)
 
 
 def _mirror(images: jax.Array, mirrored) -> jax.Array:

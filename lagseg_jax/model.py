@@ -15,7 +15,8 @@ from lagseg_jax.adapter import LORA, Adapter, adapted, adapted_tokens, adapter_o
 from lagseg_jax.config_check import DECODER_DTYPE_NAMES, check_decoder, one_of, parse_blocks
 from lagseg_jax.convolution import fast_dtype
 from lagseg_jax.decoder import Decoder
-from lagseg_jax.encoder import Encoder, EncoderSpec, has_cudnn_attention
+from lagseg_jax.encoder import Encoder, EncoderSpec
+from lagseg_jax.encoder_form import encoder_form
 from lagseg_jax.fusion import FusionWeights, fuse
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of the images DINOv2 was trained on
@@ -150,7 +151,7 @@ def build_model(config: ml_collections.ConfigDict, spec: EncoderSpec) -> Model:
         ),
     )
     dtype = compute_dtype("config.encoder.dtype", config.encoder.dtype)
-    encoder = Encoder(spec, dtype, has_cudnn_attention(dtype))
+    encoder = Encoder(spec, dtype, encoder_form(dtype))
     return Model(encoder, head, adapter_of(config.encoder, spec))
 
 

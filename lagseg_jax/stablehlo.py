@@ -27,8 +27,8 @@ def export_function(segmenter: Segmenter) -> jax.export.Exported:
     float32, the values that become 0 and 1. It returns the probability (b, h, w), float32.
     """
     image_size = segmenter.config.data.image_size
-    # cuDNN's attention is on one platform only.
-    encoder = segmenter.model.encoder.clone(cudnn=False)
+    # The other forms are for one platform only.
+    encoder = segmenter.model.encoder.clone(form="plain")
     model = dataclasses.replace(segmenter.model, encoder=encoder)
 
     def predict(weights, slices, grey):

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from lagseg_jax import convolution, encoder_form
 from lagseg_jax.adapter import LORA
 from lagseg_jax.augment import Augmentation, augment, slice_keys
-from lagseg_jax.convolution import compiler_options
 from lagseg_jax.losses import slice_losses
 from lagseg_jax.mapped import AXIS, mapped
 from lagseg_jax.model import Model
@@ -181,17 +181,18 @@ def make_train_step(
 
     The state is given away: its memory becomes the next one's. The batch is one of
     `TrainingBatches` with `stop` (B,) bool, divided by `split_over_devices`. Encoder and update
-    are compiled apart: the decoder's compiler options would slow the encoder down. An adapter's
-    update contains the encoder, and goes without these options.
+    are compiled apart: each has options of the compiler that the other must not have. An adapter's
+    update contains the encoder, and goes without.
     """
     adapts = model.adapter is not None
     encode = make_encode(model, augmentation, seed)
-    encode = mapped(encode, (None, None, 0), out_axes=0, devices=devices)
+    for_encoder = encoder_form.compiler_options(model.encoder.form)
+    encode = mapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
     update = mapped(
         make_update(model, optimizer, loss),
         (None, 0, 0, None) if adapts else (None, 0, 0),
         donate=(0,),
-        options=None if adapts else compiler_options(model.head.decoder.dtype),
+        options=None if adapts else convolution.compiler_options(model.head.decoder.dtype),
         devices=devices,
     )
 
@@ -234,8 +235,9 @@ def make_validation_step(
             counts=jax.ops.segment_sum(counts, batch["case"], num_segments=cases),
         )
 
-    encode = mapped(encode, (None, None, 0), out_axes=0, devices=devices)
-    options = compiler_options(model.head.decoder.dtype)
+    for_encoder = encoder_form.compiler_options(model.encoder.form)
+    encode = mapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
+    options = convolution.compiler_options(model.head.decoder.dtype)
     judge = mapped(judge, (None, 0, 0), options=options, devices=devices)
 
     def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:

@@ -1,7 +1,6 @@
 """The encoder's own promises; that it equals PyTorch is shown in test_conversion.py."""
 
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,9 @@ from lagseg_jax.encoder import (
     Activations,
     Encoder,
     EncoderSpec,
-    has_cudnn_attention,
     layer_norm,
 )
-from lagseg_jax.weights import param_shapes, param_structs, random_params
+from lagseg_jax.weights import param_shapes, random_params
 
 
 @pytest.fixture(scope="module", params=[0, 4], ids=["plain", "registers"])
@@ -176,71 +174,3 @@ def test_impossible_specs(bad):
 def test_default_rule_is_metas():
     assert EncoderSpec("base").interpolation == "offset"
     assert EncoderSpec("base", 4).interpolation == "antialias"
-
-
-# On GPUs
-
-
-def test_attention_on_nvidia_is_cudnns(monkeypatch):
-    """Lowered for CUDA here, where there is none: every block calls cuDNN, and only where asked."""
-    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91200)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
-    spec = EncoderSpec("small")
-    params = {"params": unflatten_dict(param_structs(spec, "bfloat16"), sep="/")}
-    shape = jax.ShapeDtypeStruct((2, 448, 448, 3), jnp.float32)
-    for wanted in (True, False):
-        encoder = Encoder(spec, jnp.bfloat16, cudnn=wanted)
-        traced = jax.jit(encoder.apply).trace(params, shape)
-        program = traced.lower(lowering_platforms=("cuda",)).as_text()
-        assert ("cudnn$fmhaSoftmax" in program) == wanted
-
-
-@pytest.fixture
-def without_cudnn(monkeypatch):
-    """JAX's own form of the call stands in for cuDNN."""
-    real = jax.nn.dot_product_attention
-
-    def xla(*arguments, implementation):
-        assert implementation == "cudnn"
-        return real(*arguments, implementation="xla")
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", xla)
-
-
-def test_the_form_for_nvidia_is_the_same_function(without_cudnn, spec, params):
-    """Layout, scale and heads of the attention are the same."""
-    x = images(2, 42, 70)
-    for plain, fused in zip(*(apply(Encoder(spec, cudnn=c), params, x) for c in (False, True))):
-        assert np.allclose(plain, fused, atol=1e-4)
-
-
-def test_rounded_products_cost_no_more_than_bfloat16_does(without_cudnn, spec, params):
-    x, half = images(2, 42, 70), bfloat16_kernels(params)
-    exact = apply(Encoder(spec), params, x).patch_tokens
-
-    def error(cudnn):
-        tokens = apply(Encoder(spec, jnp.bfloat16, cudnn), half, x).patch_tokens
-        return np.linalg.norm(tokens - exact) / np.linalg.norm(exact)
-
-    assert 0 < error(cudnn=True) < 1.5 * error(cudnn=False)
-
-
-@pytest.mark.parametrize(
-    ("platform", "capability", "dtype", "expected"),
-    [
-        ("gpu", "9.0", jnp.bfloat16, True),
-        ("gpu", "8.0", jnp.bfloat16, True),
-        ("gpu", "7.5", jnp.bfloat16, False),
-        ("gpu", "gfx90a", jnp.bfloat16, False),
-        ("gpu", "9.0", jnp.float32, False),
-        ("tpu", "", jnp.bfloat16, False),
-        ("cpu", None, jnp.bfloat16, False),
-    ],
-)
-def test_where_cudnns_attention_runs(monkeypatch, platform, capability, dtype, expected):
-    device = types.SimpleNamespace(platform=platform)
-    if capability is not None:
-        device.compute_capability = capability
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert has_cudnn_attention(dtype) == expected

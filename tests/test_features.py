@@ -23,6 +23,7 @@ from lagseg_jax import entries, features, train
 from lagseg_jax.batches import SliceSource, TrainingBatches
 from lagseg_jax.cache import PreparedCase
 from lagseg_jax.config_check import check_config
+from lagseg_jax.encoder_form import compiler_options
 from lagseg_jax.entries import TEMPORARY
 from lagseg_jax.errors import InputError
 from lagseg_jax.experiment import load_split
@@ -92,7 +93,8 @@ def test_the_tokens_are_those_of_the_encoder(folder, dtype, encoded):
     cases, (model, encoder) = cases_of(), encoder_of(dtype)
     found = cached_tokens(cases, model, encoder, 2, folder, 1.0)
     assert encoded == 3 * [(2, 2, 28, 28)]  # 5 slices in 2 batches, 3 in one; one shape
-    tokens = jax.jit(model.tokens)
+    options = compiler_options(model.encoder.form)
+    tokens = jax.jit(model.tokens, compiler_options=options)
     for case, array in zip(cases, found, strict=True):
         assert isinstance(array, np.memmap) and array.dtype == model.encoder.dtype
         assert array.shape == (len(case.images), DEPTH, 2, 2, WIDTH)

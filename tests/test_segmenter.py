@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 import lagseg_jax
 import lagseg_jax.segmenter
 from lagseg_jax.components import clean_mask
-from lagseg_jax.inference import decoder, encode
+from lagseg_jax.inference import decoder, encoder
 from lagseg_jax.volume import read_volume
 
 
@@ -86,7 +86,10 @@ def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, vol
 
 def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
     segmenter.predict_probability(volume.array, volume.spacing)
-    functions = encode, decoder(segmenter.model.head.decoder.dtype)
+    functions = (
+        encoder(segmenter.model.encoder.form),
+        decoder(segmenter.model.head.decoder.dtype),
+    )
     before = [function._cache_size() for function in functions]
     for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
         array = np.resize(volume.array, shape).astype(volume.array.dtype)
