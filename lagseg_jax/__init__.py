@@ -7,7 +7,7 @@ The files in the order in which the data flows:
     slices, resize, interpolation     volumes -> square slices, and maps of any size
     cache, entries, folders, batches  slices -> disk -> Grain batches
     augment                           random transformations, on the device
-    variants, position_embedding, encoder
+    variants, position_embedding, encoder, encoder_form
                                            slices -> tokens of every DINOv2 block
     weights, frozen                   converted or random weights -> the frozen encoder on devices
     features                          slices + frozen encoder -> tokens on disk, if asked for

@@ -133,8 +133,7 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _unfused(y: jax.Array) -> jax.Array:
-    """y as it is; on CPUs XLA must not fuse what is before and after, products with normalisations:
-    slower."""
+    """y as it is; on CPUs XLA must not fuse products with what stands on its other side: slower."""
     return jax.lax.platform_dependent(y, cpu=jax.lax.optimization_barrier, default=lambda y: y)
 
 

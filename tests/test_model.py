@@ -121,7 +121,7 @@ def test_impossible_configs_are_refused(fields, expected):
 def test_auto_is_bfloat16_where_the_processor_and_jax_are_fast_in_it(
     flags, jax_version, expected, monkeypatch
 ):
-    monkeypatch.setattr(convolution, "_processor_flags", lambda: flags)
+    monkeypatch.setattr(convolution, "processor_flags", lambda: flags)
     monkeypatch.setattr(jax, "__version_info__", jax_version)
     assert decoder_dtype("auto") == expected
     assert decoder_dtype("float32") == "float32"
