@@ -52,7 +52,7 @@ def use_compilation_cache() -> None:
 
     JAX's own settings (JAX_COMPILATION_CACHE_DIR and the one below) have precedence.
     """
-    # Of what runs in oneDNN (see `convolution`), XLA can write nothing.
+    # Of what runs in oneDNN (see `convolution`, `encoder_form`), XLA can write nothing.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))

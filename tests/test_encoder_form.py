@@ -108,7 +108,7 @@ def test_gradient_of_an_adapter_is_the_same_in_every_form(form):
     def loss(lora, form):
         return jnp.sin(adapted_tokens(Encoder(spec, form=form), params, lora, x)).mean()
 
-    def naive(lora):  # JAX's own softmax, kernels merged before the encoder runs
+    def naive(lora):  # kernels merged before the encoder runs
         kernel = params["blocks"]["qkv"]["kernel"]
         merged = jnp.matmul(lora["a"], lora["b"], precision="highest")
         kernel = kernel.at[-depth:].add(merged)
