@@ -82,8 +82,7 @@ def depth_memory(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
 def kept_tokens(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
     """What training keeps of the encoder, all blocks."""
     spec = EncoderSpec(variant)
-    compute = compute_dtype("dtype", dtype)
-    encoder = Encoder(spec, compute, encoder_form(compute))
+    encoder = Encoder(spec, compute_dtype("dtype", dtype))
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     tokens = jax.eval_shape(encoder.apply, {"params": _structs(spec, dtype)}, images).patch_tokens
     used = tokens.size * tokens.dtype.itemsize / 2**20

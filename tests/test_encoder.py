@@ -25,6 +25,10 @@ def spec(request):
 
 @pytest.fixture(scope="module")
 def params(spec):
+    return draw_params(spec)
+
+
+def draw_params(spec):
     """Random, with norms, biases and layer scales that are not the identity."""
     leaves, tree = jax.tree.flatten(random_params(spec, 0, "float32"))
     keys = jax.random.split(jax.random.key(1), len(leaves))

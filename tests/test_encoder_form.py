@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
+from test_encoder import bfloat16_kernels, draw_params, images
 
 from lagseg_jax import encoder_form as forms
 from lagseg_jax.adapter import adapted_tokens
 from lagseg_jax.encoder import Encoder, EncoderSpec, gelu, softmax
 from lagseg_jax.encoder_form import FORMS, compiler_options, encoder_form
 from lagseg_jax.variants import VARIANTS
-from lagseg_jax.weights import param_structs, random_params
+from lagseg_jax.weights import param_structs
 
 OTHERS = [form for form in FORMS if form != "plain"]
 
@@ -24,23 +25,6 @@ def spec(request, monkeypatch):
     """The tiny encoder with each of both MLPs, and register tokens."""
     monkeypatch.setitem(VARIANTS, "tiny", VARIANTS["tiny"] | {"mlp": request.param})
     return EncoderSpec("tiny", 4)
-
-
-def draw_params(spec):
-    """Random, with norms, biases and layer scales that are not the identity, and large scores."""
-    leaves, tree = jax.tree.flatten(random_params(spec, 0, "float32"))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
-
-
-def bfloat16_kernels(params):
-    flat = flatten_dict(params)
-    cast = {k: x.astype(jnp.bfloat16) if k[-1] == "kernel" else x for k, x in flat.items()}
-    return unflatten_dict(cast)
-
-
-def images(batch, height, width):
-    return jax.random.normal(jax.random.key(2), (batch, height, width, 3))
 
 
 def apply(encoder, params, x, options=None):
