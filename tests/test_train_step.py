@@ -198,7 +198,8 @@ def with_broken_gradient(config, model):
         return primals[0], tangents[0] * jnp.where(bad, jnp.nan, 1.0)
 
     class Poisoned:
-        head, tokens, adapter = model.head, model.tokens, None
+        def __getattr__(self, name):
+            return getattr(model, name)
 
         def head_logits(self, params, tokens, images):
             return poisoned(model.head_logits(params, tokens, images), images)
