@@ -157,7 +157,8 @@ def run_job(
     if peer:
         cases = read_cases(options, split)
         write_slices(folder / "slices.npz", cases)
-        arguments = {"folder": str(folder.resolve()), "seed": seed}
+        augmentation = dict(configure(options).augment)
+        arguments = {"folder": str(folder.resolve()), "seed": seed, "augmentation": augmentation}
     else:
         line = arguments_of(options, changes | {"seed": seed})
         arguments = {"arguments": line, "workdir": str(folder.resolve())}

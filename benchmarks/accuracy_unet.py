@@ -2,7 +2,7 @@
 
 Ronneberger et al. 2015 (arXiv 1505.04597) with 16 to 256 channels, GroupNorm instead of BatchNorm,
 BCE + soft Dice, AdamW with linear warm-up and cosine decay over the given time, and the
-augmentations of our configs. bfloat16 where the processor multiplies it.
+augmentation of our config. bfloat16 where the processor multiplies it.
 """
 
 import itertools
@@ -21,8 +21,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FAST_BFLOAT16 = DEVICE.type == "cuda" or bool({"avx512_bf16", "amx_bf16"} & set(machine.features()))
 WIDTHS = (16, 32, 64, 128, 256)
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 8, 1e-3, 1e-4, 50
-ROTATION, ZOOM, SHIFT = math.radians(15), 0.15, 0.1  # shift in halves of the image
-GAMMA, BRIGHTNESS, NOISE = 0.3, 0.1, 0.03
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -61,8 +59,13 @@ class UNet(nn.Module):
         return self.logits(x)[:, 0]
 
 
-def train(folder: str, minutes: float, seed: int, clock: str) -> dict:
-    """Trains on `slices.npz` and writes `probabilities.npz` of its test cases into the folder."""
+def train(
+    folder: str, minutes: float, seed: int, clock: str, augmentation: dict[str, float]
+) -> dict:
+    """Trains on `slices.npz` and writes `probabilities.npz` of its test cases into the folder.
+
+    `augmentation` is `config.augment` of ours.
+    """
     torch.set_num_threads(machine.cores())
     torch.manual_seed(seed)
     now = CLOCKS[clock]
@@ -80,7 +83,8 @@ def train(folder: str, minutes: float, seed: int, clock: str) -> dict:
         for group in optimizer.param_groups:
             warmup = min(1, (step + 1) / WARMUP)
             group["lr"] = LEARNING_RATE * warmup * (1 + math.cos(math.pi * part)) / 2
-        x, y = augment(images[chosen].to(DEVICE).float(), masks[chosen].to(DEVICE).float())
+        pair = (arrays[chosen].to(DEVICE).float() for arrays in (images, masks))
+        x, y = augment(augmentation, *pair)
         loss = loss_of(logits_of(network, x), y)
         optimizer.zero_grad()
         loss.backward()
@@ -118,24 +122,32 @@ def loss_of(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, masks) + dice.mean()
 
 
-def augment(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotation, zoom, shift, gamma, brightness and noise, of the strength of our defaults."""
-    batch = len(images)
+def augment(
+    strength: dict[str, float], images: torch.Tensor, masks: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slices and masks (B, S, S), transformed as `lagseg_jax.augment` does it."""
+    batch, size = len(images), images.shape[-1]
 
     def uniform(*shape):
         return 2 * torch.rand(*shape, device=images.device) - 1
 
-    angle = ROTATION * uniform(batch)
-    zoom = torch.exp(math.log1p(ZOOM) * uniform(batch))
-    cos, sin, shift = angle.cos() / zoom, angle.sin() / zoom, SHIFT * uniform(2, batch)
+    angle = math.radians(strength["rotation_degrees"]) * uniform(batch)
+    zoom = torch.exp(math.log1p(strength["scale"]) * uniform(batch))
+    shift = 2 * strength["translation"] * uniform(2, batch)  # in halves of the image
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
     matrix = torch.stack([cos, -sin, shift[0], sin, cos, shift[1]], dim=1).view(batch, 2, 3)
     grid = F.affine_grid(matrix, [batch, 1, *images.shape[1:]], align_corners=False)
     images, masks = (
         F.grid_sample(x[:, None], grid, align_corners=False)[:, 0] for x in (images, masks)
     )
-    images = images.clamp(min=1e-6) ** torch.exp(GAMMA * uniform(batch, 1, 1))
-    images = images + BRIGHTNESS * uniform(batch, 1, 1)
-    level = NOISE * torch.rand(batch, 1, 1, device=images.device)
+    x = torch.linspace(0, math.pi, size, device=images.device)
+    cosines = (torch.arange(3, device=images.device)[:, None] * x).cos()
+    field = (cosines.T @ (uniform(batch, 3, 3) / 3) @ cosines).clamp(-1, 1)
+    images = images * torch.exp(strength["bias_field"] * field)
+    images = images.clamp(min=1e-6) ** torch.exp(strength["gamma"] * uniform(batch, 1, 1))
+    images = images * torch.exp(strength["contrast"] * uniform(batch, 1, 1))
+    images = images + strength["brightness"] * uniform(batch, 1, 1)
+    level = strength["noise"] * torch.rand(batch, 1, 1, device=images.device)
     return (images + level * torch.randn_like(images)).clamp(0, 1), masks.round()
 
 

@@ -1,16 +1,20 @@
 """benchmarks.accuracy: both sides train for their time, and are judged by the same rules."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
 import os
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import accuracy, accuracy_ours, nnunet_dataset
 from benchmarks.worker import WorkerError
+from configs import default
+from lagseg_jax.augment import Augmentation, augment, slice_keys
 from lagseg_jax.components import clean_mask
 from lagseg_jax.dataset import detect
 from lagseg_jax.errors import InputError
@@ -93,11 +97,36 @@ def test_the_unet_and_its_loss_and_augmentation():
     # A bright square stays in its mask.
     image = torch.zeros(3, 64, 64)
     image[:, 20:40, 24:44] = 0.9
-    moved, mask = accuracy_unet.augment(image, (image > 0).float())
+    strength = dict(default.get_config().augment)
+    moved, mask = accuracy_unet.augment(strength, image, (image > 0).float())
     assert moved.min() >= 0 and moved.max() <= 1 and set(mask.unique().tolist()) == {0.0, 1.0}
     inside, outside = moved[mask == 1].mean(), moved[mask == 0].mean()
     assert inside > outside + 0.4
     assert not torch.equal(mask[0], mask[1])
+
+
+@needs_torch
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Augmentation)])
+def test_the_unets_augmentation_is_ours(field):
+    """One transformation at a time: over many draws, equal means and spreads."""
+    import torch
+
+    from benchmarks import accuracy_unet
+
+    off = dict.fromkeys((f.name for f in dataclasses.fields(Augmentation)), 0.0)
+    strength = off | {field: 20.0 if field == "rotation_degrees" else 0.3}
+    draws, size = 1500, 14
+    image = np.random.default_rng(1).uniform(0.3, 0.5, (size, size)).astype(np.float32)
+    image, mask = np.pad(image, 3), np.pad(np.ones((7, 9), np.float32), ((6, 7), (3, 8)))
+    images, masks = (np.repeat(a[None], draws, axis=0) for a in (image, mask))
+    torch.manual_seed(0)
+    theirs = accuracy_unet.augment(strength, *map(torch.from_numpy, (images, masks)))
+    keys = slice_keys(0, jnp.int32(0), jnp.arange(draws))
+    for ours, found in zip(augment(Augmentation(**strength), keys, images, masks), theirs):
+        ours, found = np.asarray(ours), found.numpy()
+        np.testing.assert_allclose(found.mean(0), ours.mean(0), atol=0.04)
+        for spread in (lambda a: a.std(0).mean(), lambda a: a.mean((1, 2)).std()):
+            assert spread(found) == pytest.approx(spread(ours), rel=0.1, abs=1e-4)
 
 
 @needs_torch
@@ -108,7 +137,10 @@ def test_the_unet_learns_in_its_time(phantom, split, tmp_path, monkeypatch):
     accuracy.write_slices(tmp_path / "slices.npz", cases)
     clock = itertools.count()  # a second goes by whenever somebody looks
     monkeypatch.setitem(accuracy_unet.CLOCKS, "wall", lambda: next(clock))
-    facts = accuracy_unet.train(str(tmp_path), minutes=1.5, seed=1, clock="wall")
+    strength = dict(default.get_config().augment)
+    facts = accuracy_unet.train(
+        str(tmp_path), minutes=1.5, seed=1, clock="wall", augmentation=strength
+    )
     assert facts["steps"] == 89 and facts["seconds"] == 91
     found = accuracy.judge(tmp_path / "probabilities.npz", cases["test"])
     assert np.mean([s["dice"] for s in found.values()]) > 0.3
