@@ -25,6 +25,7 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
             "default_greys": {"augment.gamma": 0.3, "augment.contrast": 0.0},
             "adapted_encoder": {"encoder.lora_rank": 4},
             "resized_image": {"decoder.image_path": "resized"},
+            "no_image": {"decoder.image_path": "resized", "decoder.image_injection": False},
             "bce": {"train.loss": "bce"},
             "narrower": half | {"decoder.widths": (128, 96, 64, 32)},
             "narrow": half | {"decoder.widths": (64, 48, 32, 16)},
