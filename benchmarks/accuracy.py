@@ -6,8 +6,9 @@ Every arm trains on the same cases, for the same time on the same cores (compila
 checkpoints included), and is judged on the same held-out cases, whole volumes in their own grid, by
 lagseg_jax.metrics. Ours are runs of `--config`, and of the arms of a study file (see
 lagseg_jax.study) as changes of it; with their steps chosen by a measurement before. The U-Net sees
-slices prepared in the same way, and its masks are cleaned in the same way. The same command goes on
-where it was interrupted. WORKDIR gets table.md, table.csv, study.json and runs.json.
+slices prepared in the same way and augmented as `--config` says, and its masks are cleaned in the
+same way. The same command goes on where it was interrupted. WORKDIR gets table.md, table.csv,
+study.json and runs.json.
 """
 
 import argparse
