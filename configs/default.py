@@ -47,7 +47,6 @@ def get_config() -> ml_collections.ConfigDict:
     decoder.widths = (256, 128, 64, 32, 16)  # channels at 1/14 and at each scale
     decoder.image_injection = True  # False: the decoder sees nothing but the fused tokens
     decoder.image_path = "resized"  # resized: grey image at each scale; pyramid: learned stem
-    decoder.deep_supervision = False  # the loss is taken at the coarser scales, too
     decoder.dtype = "bfloat16"  # float32, bfloat16, or auto (the faster one here): convolutions
 
     config.augment = augment = ml_collections.ConfigDict()  # 0 switches a transformation off

@@ -17,8 +17,6 @@ import jax.numpy as jnp
 from lagseg_jax.convolution import ConvBlock
 from lagseg_jax.resize import resize_linear, upsample_double
 
-COARSE_LOGITS = "coarse_logits"  # [(B, H', W') float32 of every scale but the finest], coarse first
-
 
 class Dense(nn.Module):
     """x (..., I) -> x W + b (..., O) in `dtype`, as `nn.Dense` but for the sum with the bias."""
@@ -94,8 +92,6 @@ class Decoder(nn.Module):
         image_injection: whether the image enters again at every scale.
         image_path: "resized" gives each scale the resized image, as in the paper; "pyramid" gives
             it the features of a light learned convolutional stem.
-        deep_supervision: whether the coarser scales have logits, too. They are for the loss alone,
-            in the collection COARSE_LOGITS: whoever does not ask for it does not compute them.
         dtype: of the convolutions; parameters and logits are float32.
     """
 
@@ -103,7 +99,6 @@ class Decoder(nn.Module):
     widths: tuple[int, ...]
     image_injection: bool = True
     image_path: str = "resized"
-    deep_supervision: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -133,9 +128,6 @@ class Decoder(nn.Module):
             # A 1x1 convolution first: a 3x3 one over all joined channels costs twice as much.
             joined = Join(channels, self.dtype, name=f"join_{s}")(parts)
             state = ConvBlock(channels, dtype=self.dtype, name=f"block_{s}")(joined)
-            if self.deep_supervision and s < len(self.scales):
-                coarse = nn.Dense(1, dtype=jnp.float32, name=f"logits_{s}")(state)
-                self.sow(COARSE_LOGITS, "coarse", coarse[..., 0])
         logits = nn.Dense(self.scales[-1] ** 2, dtype=jnp.float32, name="logits")(state)
         return depth_to_space(logits, self.scales[-1])[..., 0]
 

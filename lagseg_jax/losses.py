@@ -1,16 +1,13 @@
-"""logits (B, H, W), mask (B, H, W) -> one loss per slice (B,); the same at several scales.
+"""logits (B, H, W), mask (B, H, W) -> one loss per slice (B,).
 
 Per slice, so that the mean over a batch does not depend on how it is spread over devices.
 """
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lagseg_jax.config_check import one_of
-from lagseg_jax.resize import resize_linear
 
 
 def bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -55,26 +52,3 @@ def slice_losses(name: str, logits: jax.Array, mask: jax.Array) -> jax.Array:
     """
     one_of("config.train.loss", name, tuple(LOSSES))
     return LOSSES[name](logits, jnp.asarray(mask, jnp.float32))
-
-
-def deep_losses(name: str, logits: Sequence[jax.Array], mask: jax.Array) -> jax.Array:
-    """Deep supervision: `sum_i 2^-i slice_losses(logits[i], mask resized to their size)`.
-
-    Lee et al., Deeply-Supervised Nets, 2015, with the weights of nnU-Net (Isensee et al. 2021), but
-    for its division by their sum. Resized linearly, a coarse pixel's target is the share of atrium
-    in its neighbourhood.
-
-    Args:
-        name: `config.train.loss`.
-        logits: one or more (B, H, W), finest first.
-        mask: (B, H, W) with values 0 and 1, of the size of the finest.
-
-    Returns:
-        (B,) float32.
-    """
-    target = jnp.asarray(mask, jnp.float32)[..., None]
-    total = jnp.zeros(len(target))
-    for i, x in enumerate(logits):
-        resized = resize_linear(target, (x.shape[1], x.shape[2]))[..., 0]
-        total += 0.5**i * slice_losses(name, x, resized)
-    return total

@@ -14,7 +14,7 @@ import ml_collections
 from lagseg_jax.adapter import LORA, Adapter, adapted, adapted_tokens, adapter_of
 from lagseg_jax.config_check import DECODER_DTYPE_NAMES, check_decoder, one_of, parse_blocks
 from lagseg_jax.convolution import fast_dtype
-from lagseg_jax.decoder import COARSE_LOGITS, Decoder
+from lagseg_jax.decoder import Decoder
 from lagseg_jax.encoder import Encoder, EncoderSpec
 from lagseg_jax.encoder_form import encoder_form
 from lagseg_jax.fusion import FusionWeights, fuse
@@ -68,8 +68,8 @@ class Model:
         spec, patches = self.encoder.spec, image_size // 14
         tokens = jnp.zeros((spec.depth, 1, patches, patches, spec.width))
         # Compiled, the forward pass that tells the shapes is left out.
-        init = jax.jit(lambda *inputs: self.head.init(*inputs)["params"])
-        return init(key, tokens, jnp.zeros((1, image_size, image_size)))
+        init = jax.jit(self.head.init)
+        return init(key, tokens, jnp.zeros((1, image_size, image_size)))["params"]
 
     def tokens(self, encoder_params: dict, images: jax.Array) -> jax.Array:
         """What training keeps of the encoder: images (B, H, W) in 0..1 -> (L, B, h, w, D).
@@ -91,16 +91,6 @@ class Model:
     def head_logits(self, head_params: dict, tokens: jax.Array, images: jax.Array) -> jax.Array:
         """Tokens of all blocks (L, B, h, w, D), images (B, H, W) -> logits (B, H, W) float32."""
         return _apply(self.head, head_params, tokens, images)
-
-    def logits_of_scales(
-        self, head_params: dict, tokens: jax.Array, images: jax.Array
-    ) -> list[jax.Array]:
-        """As `head_logits`, and with deep supervision those of the coarser scales, finest first."""
-        logits, kept = self.head.apply(
-            {"params": head_params}, tokens, images, mutable=[COARSE_LOGITS]
-        )
-        coarse = kept[COARSE_LOGITS]["decoder"]["coarse"] if kept else ()
-        return [logits, *reversed(coarse)]
 
     def logits(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
         """Training form: images (B, H, W) in 0..1 -> logits (B, H, W) float32."""
@@ -157,7 +147,6 @@ def build_model(config: ml_collections.ConfigDict, spec: EncoderSpec) -> Model:
             widths=tuple(decoder.widths),
             image_injection=decoder.image_injection,
             image_path=decoder.image_path,
-            deep_supervision=decoder.deep_supervision,
             dtype=DTYPES[decoder_dtype(decoder.dtype)],
         ),
     )

@@ -17,7 +17,7 @@ import optax
 from lagseg_jax import convolution, encoder_form
 from lagseg_jax.adapter import LORA
 from lagseg_jax.augment import Augmentation, augment, slice_keys
-from lagseg_jax.losses import deep_losses, slice_losses
+from lagseg_jax.losses import slice_losses
 from lagseg_jax.mapped import AXIS, mapped
 from lagseg_jax.model import Model
 from lagseg_jax.train_metrics import TrainMetrics, ValidationMetrics, overlap_counts
@@ -137,8 +137,8 @@ def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str
                 tokens = encoded["tokens"]
             else:
                 tokens = model.adapted_tokens(encoder_params, params, images)
-            logits = model.logits_of_scales(params, tokens, images)
-            return deep_losses(loss, logits, masks).mean(), logits[0]
+            logits = model.head_logits(params, tokens, images)
+            return slice_losses(loss, logits, masks).mean(), logits
 
         (value, logits), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         gradients = jax.lax.pmean(gradients, AXIS)

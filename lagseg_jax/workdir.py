@@ -22,10 +22,9 @@ FIXED = (
     "decoder.widths",
     "decoder.image_injection",
     "decoder.image_path",
-    "decoder.deep_supervision",
 )
 # Of these, what the records of older runs lack, and what these runs did.
-ADDED = {"encoder.lora_rank": 0, "encoder.lora_blocks": 0, "decoder.deep_supervision": False}
+ADDED = {"encoder.lora_rank": 0, "encoder.lora_blocks": 0}
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -41,8 +41,7 @@ def resize(x, size):
 
 
 def head_logits(params, patch_tokens, images, scales, image_path):
-    """Tokens (L, B, h, w, D), images (B, H, W) in 0..1 -> logits (B, H, W) of each scale that has
-    them, finest first."""
+    """Tokens (L, B, h, w, D), images (B, H, W) in 0..1 -> logits (B, H, W)."""
     weights = torch.softmax(params["fusion"]["theta"], dim=-1)
     fused = torch.einsum("sl,lbhwd->sbdhw", weights, patch_tokens)
     p, image = params["decoder"], 4 * images[:, None] - 2
@@ -59,7 +58,7 @@ def head_logits(params, patch_tokens, images, scales, image_path):
             x = conv_block(p["pyramid"][f"ConvBlock_{number}"], x, stride=2)
             views.insert(0, x)
         views.insert(0, resize(x, sizes[0]))
-    state, logits = None, []
+    state = None
     for s, size in enumerate(sizes):
         parts = [resize(dense(p[f"project_{s}"], fused[s]), size)]
         if s == 1:
@@ -70,6 +69,4 @@ def head_logits(params, patch_tokens, images, scales, image_path):
         parts.append(views[s])
         state = dense(p[f"join_{s}"], torch.cat(parts, dim=1))
         state = conv_block(p[f"block_{s}"], state)
-        if f"logits_{s}" in p:
-            logits.insert(0, dense(p[f"logits_{s}"], state)[:, 0])
-    return [F.pixel_shuffle(dense(p["logits"], state), scales[-1])[:, 0], *logits]
+    return F.pixel_shuffle(dense(p["logits"], state), scales[-1])[:, 0]

@@ -9,7 +9,7 @@ import pytest
 
 from configs import default
 from lagseg_jax.convolution import compiler_options
-from lagseg_jax.decoder import COARSE_LOGITS, Decoder, depth_to_space, space_to_depth
+from lagseg_jax.decoder import Decoder, depth_to_space, space_to_depth
 
 D = 11  # encoder width
 
@@ -24,7 +24,6 @@ def inputs(decoder, patches=(2, 3), batch=1, seed=0):
 def init(decoder, fused, image):
     """Random parameters, none of them zero; scales of the normalisations around 1."""
     shapes = jax.eval_shape(decoder.init, jax.random.key(0), fused, image)
-    shapes = {"params": shapes["params"]}
     rng = np.random.default_rng(1)
 
     def draw(path, x):
@@ -123,33 +122,6 @@ def test_without_injection_the_image_is_ignored():
     logits = apply(params, fused, image)
     np.testing.assert_array_equal(logits, apply(params, fused, jnp.full_like(image, jnp.nan)))
     assert (logits != apply(params, fused + 1, image)).any()
-
-
-def test_deep_supervision_adds_logits_and_leaves_the_finest():
-    """5 x 7 patches; 1/4 of 70 pixels is rounded up."""
-    scales, widths = (4, 2), (8, 16, 8)
-    decoder = Decoder(scales, widths, deep_supervision=True)
-    fused, image = inputs(decoder, (5, 7), batch=2)
-    params = init(decoder, fused, image)
-    logits, kept = jax.jit(functools.partial(decoder.apply, mutable=[COARSE_LOGITS]))(
-        params, fused, image
-    )
-    coarse = kept[COARSE_LOGITS]["coarse"]
-    assert [x.shape for x in coarse] == [(2, 5, 7), (2, 18, 25)]
-    assert all(x.dtype == jnp.float32 and np.ptp(x) > 0 for x in coarse)
-    # Without: the same function of the same parameters, but for those of the coarse logits.
-    plain = Decoder(scales, widths)
-    rest = {k: v for k, v in params["params"].items() if k not in ("logits_0", "logits_1")}
-    shapes = jax.eval_shape(plain.init, jax.random.key(0), fused, image)["params"]
-    assert jax.tree.structure(rest) == jax.tree.structure(shapes)
-    expected = jax.jit(plain.apply)({"params": rest}, fused, image)
-    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
-    # Who does not ask for the coarse logits does not compute them.
-    flops = [
-        jax.jit(d.apply).lower(p, fused, image).compile().cost_analysis()["flops"]
-        for d, p in ((decoder, params), (plain, {"params": rest}))
-    ]
-    assert flops[0] == flops[1] > 0
 
 
 def test_slices_of_a_batch_do_not_touch_each_other():

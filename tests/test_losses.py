@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lagseg_jax.errors import InputError
-from lagseg_jax.losses import LOSSES, bce, deep_losses, slice_losses, soft_dice
+from lagseg_jax.losses import LOSSES, bce, slice_losses, soft_dice
 
 SHAPE = (3, 7, 11)
 SURE = 1e4  # a logit whose sigmoid is 0 or 1 in float32
@@ -76,22 +76,6 @@ def test_gradients_point_at_the_mask_and_stay_finite(name, logits, mask):
     assert np.isfinite(gradient).all()
     assert (gradient[mask == 1] <= 0).all() and (gradient[mask == 0] >= 0).all()
     assert (gradient[np.abs(logits) < 5] != 0).all()
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_deep_losses_by_hand(name):
-    """Half of a 4 x 6 slice: its third row is 1/7 in the slice of half the size, where 2 x 3 pixels
-    take (1, 3, 3, 1) / 8 of four, at the edge 3 / 7, 3 / 7 and 1 / 7."""
-    rng = np.random.default_rng(3)
-    mask = np.zeros((2, 4, 6), np.uint8)
-    mask[1, :2] = 1
-    half = np.zeros((2, 2, 3), np.float32)
-    half[1] = [[6 / 7], [1 / 7]]
-    fine, coarse = (rng.normal(size=x.shape).astype(np.float32) for x in (mask, half))
-    expected = slice_losses(name, fine, mask) + slice_losses(name, coarse, half) / 2
-    np.testing.assert_allclose(deep_losses(name, [fine, coarse], mask), expected, rtol=1e-6)
-    alone = deep_losses(name, [fine], mask)
-    np.testing.assert_array_equal(alone, slice_losses(name, fine, mask))
 
 
 def test_an_unknown_loss_is_named(logits, mask):

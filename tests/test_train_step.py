@@ -77,11 +77,10 @@ def on_devices(make_step, devices):
     return lambda state, *rest: step(jax.tree.map(jnp.copy, state), *rest)
 
 
-@pytest.mark.parametrize(("loss", "deep"), [("bce", False), ("bce+dice", True)])
-def test_two_devices_equal_one(loss, deep):
+@pytest.mark.parametrize("loss", ["bce", "bce+dice"])
+def test_two_devices_equal_one(loss):
     """With augmentation: gradients are averaged, metrics gathered, keys follow the slices."""
     config = tiny_config(loss=loss)
-    config.decoder.deep_supervision = deep
     _, encoder, state, step = setup(config)
     batch = batch_of(4)
     one, one_metrics, _ = on_devices(step, 1)(state, encoder, split_over_devices(batch, 1))
@@ -116,10 +115,8 @@ def test_in_bfloat16_two_devices_equal_one():
     assert int(again.step) == 2 and np.isfinite(metrics.compute()["loss"])
 
 
-@pytest.mark.parametrize("deep", [False, True])
-def test_moves_every_trained_parameter_and_never_the_encoder(deep):
+def test_moves_every_trained_parameter_and_never_the_encoder():
     config = tiny_config()
-    config.decoder.deep_supervision = deep
     _, encoder, state, step = setup(config)
     before = jax.tree.map(np.array, encoder)
     # The fusion weights get a gradient only once the decoder tells blocks apart: two steps.
@@ -134,7 +131,6 @@ def test_moves_every_trained_parameter_and_never_the_encoder(deep):
         assert np.any(np.asarray(old) != np.asarray(moved)), jax.tree_util.keystr(path)
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, encoder))
     assert set(new.params) == {"fusion", "decoder"}
-    assert ("logits_0" in new.params["decoder"]) == deep
 
 
 def test_donated_replicated_state_stays_replicated():
@@ -205,9 +201,8 @@ def with_broken_gradient(config, model):
         def __getattr__(self, name):
             return getattr(model, name)
 
-        def logits_of_scales(self, params, tokens, images):
-            logits, *coarse = model.logits_of_scales(params, tokens, images)
-            return [poisoned(logits, images), *coarse]
+        def head_logits(self, params, tokens, images):
+            return poisoned(model.head_logits(params, tokens, images), images)
 
     optimizer = make_optimizer(config.train, 9)
     augmentation = augmentation_of(config.augment)

@@ -6,11 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from head_torch import head_logits, resize, to_torch
+from head_torch import head_logits, to_torch
 
 from configs import default
 from dinov2_torch import DINOv2, randomise
-from lagseg_jax.losses import deep_losses
+from lagseg_jax.losses import slice_losses
 from lagseg_jax.model import build_model, to_rgb
 from lagseg_jax.weights import load_params
 from weight_conversion.convert import convert
@@ -33,19 +33,18 @@ def relative_error(found, expected):
 
 
 @pytest.mark.parametrize(
-    ("image_path", "scales", "widths", "deep"),
+    ("image_path", "scales", "widths"),
     [
-        ("resized", (8, 4, 2, 1), (64, 32, 24, 16, 8), False),
-        ("pyramid", (8, 4, 2), (64, 32, 24, 16), True),
+        ("resized", (8, 4, 2, 1), (64, 32, 24, 16, 8)),
+        ("pyramid", (8, 4, 2), (64, 32, 24, 16)),
     ],
 )
-def test_same_logits_and_gradients_as_pytorch(encoders, image_path, scales, widths, deep):
+def test_same_logits_and_gradients_as_pytorch(encoders, image_path, scales, widths):
     net, folder = encoders
     config = default.get_config()
     config.data.image_size = SIZE
     config.encoder.dtype = config.decoder.dtype = "float32"
     config.decoder.update(image_path=image_path, scales=scales, widths=widths)
-    config.decoder.deep_supervision = deep
     spec, encoder_params, _ = load_params(folder, "float32", expected=("small", 4))
     model = build_model(config, spec)
 
@@ -57,9 +56,8 @@ def test_same_logits_and_gradients_as_pytorch(encoders, image_path, scales, widt
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), start)
 
     def loss(params):
-        tokens = model.tokens(encoder_params, images)
-        logits = model.logits_of_scales(params, tokens, images)
-        return deep_losses("bce", logits, mask).mean(), logits[0]
+        logits = model.logits(encoder_params, params, images)
+        return slice_losses("bce", logits, mask).mean(), logits
 
     (_, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
@@ -67,13 +65,7 @@ def test_same_logits_and_gradients_as_pytorch(encoders, image_path, scales, widt
     tokens = torch.stack([y[:, 5:].unflatten(1, (7, 7)) for y in net(rgb)])
     torch_params = to_torch(jax.tree.map(np.asarray, params))
     expected = head_logits(torch_params, tokens, torch.tensor(images), scales, image_path)
-    assert len(expected) == (len(widths) if deep else 1)
-    total, target = 0, torch.tensor(mask)[:, None]
-    for i, x in enumerate(expected):
-        small = resize(target, x.shape[1:])[:, 0]
-        total += torch.nn.functional.binary_cross_entropy_with_logits(x, small) / 2**i
-    total.backward()
-    expected = expected[0]
+    torch.nn.functional.binary_cross_entropy_with_logits(expected, torch.tensor(mask)).backward()
 
     assert relative_error(logits, expected.detach().numpy()) <= 1e-4
     inference = jax.jit(model.probability)(encoder_params, params, images)

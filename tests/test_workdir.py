@@ -22,7 +22,6 @@ CHANGES = {
     "decoder.widths": (256, 128, 64, 32, 8),
     "decoder.image_injection": False,
     "decoder.image_path": "pyramid",
-    "decoder.deep_supervision": True,
 }
 
 

@@ -27,7 +27,6 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
             "resized_image": {"decoder.image_path": "resized"},
             "no_image": {"decoder.image_path": "resized", "decoder.image_injection": False},
             "bce": {"train.loss": "bce"},
-            "deep_supervision": {"decoder.deep_supervision": True},
             "narrower": half | {"decoder.widths": (128, 96, 64, 32)},
             "narrow": half | {"decoder.widths": (64, 48, 32, 16)},
             "full_resolution": {
