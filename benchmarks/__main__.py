@@ -17,7 +17,7 @@ from benchmarks.rounds import Deadline
 from benchmarks.run_case import PREDICTION, TRAINING, run_case
 from benchmarks.table import report
 from benchmarks.worker import Worker, WorkerError
-from lagseg_jax.workdir import write_atomically
+from lagseg_jax.runtime.files import write_atomically
 
 FOR_SCALING = {"cpu": 0.2, "gpu": 0.1}  # of the time
 NO_TIME = "the time was used up (--minutes)"

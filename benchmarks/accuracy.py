@@ -23,21 +23,21 @@ import numpy as np
 
 from benchmarks.accuracy_record import Record
 from benchmarks.worker import Worker, WorkerError
-from lagseg_jax.command_line import parse_flags
-from lagseg_jax.components import clean_mask
-from lagseg_jax.dataset import Case
-from lagseg_jax.experiment import load_split
-from lagseg_jax.metrics import case_metrics
-from lagseg_jax.slices import (
+from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.split import load_split
+from lagseg_jax.evaluation.metrics import case_metrics
+from lagseg_jax.evaluation.study import read_study
+from lagseg_jax.imaging.masks import clean_mask
+from lagseg_jax.imaging.slices import (
     from_slices,
     network_images,
     network_masks,
     restore_matrices,
     to_slices,
 )
-from lagseg_jax.study import read_study
-from lagseg_jax.study_table import METRICS, read_result
-from lagseg_jax.volume import read_image_and_label
+from lagseg_jax.imaging.volume import read_image_and_label
+from lagseg_jax.reports.study_table import METRICS, read_result
 
 PEER = "U-Net"
 PEER_MULTIPLE = 16  # of its image size: four times halved

@@ -9,15 +9,15 @@ import jax
 import ml_collections
 
 from benchmarks import machine
-from lagseg_jax.command_line import parse_flags
-from lagseg_jax.config_check import check_config
-from lagseg_jax.evaluate import evaluate
-from lagseg_jax.experiment import load_split
-from lagseg_jax.frozen import FrozenEncoder, load_frozen_encoder
-from lagseg_jax.segmenter import restore_segmenter
-from lagseg_jax.train import train as train_run
-from lagseg_jax.volume import read_volume
-from lagseg_jax.workdir import write_config
+from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.config.validate import check_config
+from lagseg_jax.data.split import load_split
+from lagseg_jax.evaluation.evaluate import evaluate
+from lagseg_jax.imaging.volume import read_volume
+from lagseg_jax.inference.segmenter import restore_segmenter
+from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
+from lagseg_jax.runs.workdir import write_config
+from lagseg_jax.training.loop import train as train_run
 
 SHORT = (4, 44)  # steps of two trainings that tell what a start and a step cost,
 ENOUGH = 0.04  # of the time; with fewer steps than that, starts that differ would hide them

@@ -5,9 +5,9 @@ import json
 import sys
 
 from benchmarks import machine
-from lagseg_jax.errors import InputError
-from lagseg_jax.study_table import Result, table_rows, write_table
-from lagseg_jax.workdir import write_atomically
+from lagseg_jax.reports.study_table import Result, table_rows, write_table
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import write_atomically
 
 
 class Record:

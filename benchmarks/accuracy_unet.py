@@ -115,7 +115,7 @@ def logits_of(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """BCE + soft Dice, both per slice and averaged, as `lagseg_jax.losses` has them."""
+    """BCE + soft Dice, both per slice and averaged, as `training.losses` has them."""
     p = logits.sigmoid()
     overlap, total = ((v).sum((1, 2)) for v in (p * masks, p + masks))
     dice = 1 - (2 * overlap + 1) / (total + 1)
@@ -125,7 +125,7 @@ def loss_of(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def augment(
     strength: dict[str, float], images: torch.Tensor, masks: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slices and masks (B, S, S), transformed as `lagseg_jax.augment` does it."""
+    """Slices and masks (B, S, S), transformed as `data.augment` does it."""
     batch, size = len(images), images.shape[-1]
 
     def uniform(*shape):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import ml_collections
 
-from lagseg_jax.encoder import EncoderSpec
-from lagseg_jax.variants import PATCH
+from lagseg_jax.config.choices import PATCH
+from lagseg_jax.model.encoder import EncoderSpec
 
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.cases import Case
 from benchmarks.problem import SPACING, Problem
-from lagseg_jax.encoder import EncoderSpec
+from lagseg_jax.model.encoder import EncoderSpec
 
 
 def write_problem(problem: Problem, case: Case, folder: Path) -> None:

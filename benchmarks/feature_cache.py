@@ -21,15 +21,16 @@ import ml_collections
 import numpy as np
 
 from configs import cpu, default
-from lagseg_jax.batches import SliceSource, TrainingBatches, split_over_devices
-from lagseg_jax.cache import PreparedCase
-from lagseg_jax.devices import replicate
-from lagseg_jax.features import cached_tokens
-from lagseg_jax.frozen import load_frozen_encoder
-from lagseg_jax.malloc import tune
-from lagseg_jax.model import build_model
-from lagseg_jax.train_step import augmentation_of, init_state, make_optimizer, make_train_step
-from lagseg_jax.variants import VARIANTS
+from lagseg_jax.config.choices import VARIANTS
+from lagseg_jax.data.batches import SliceSource, TrainingBatches, split_over_devices
+from lagseg_jax.data.prepare import PreparedCase
+from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+from lagseg_jax.model.segmentation import build_model
+from lagseg_jax.runtime.devices import replicate
+from lagseg_jax.runtime.host import tune
+from lagseg_jax.training.optimizer import make_optimizer
+from lagseg_jax.training.step import augmentation_of, init_state, make_train_step
+from lagseg_jax.training.token_cache import cached_tokens
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

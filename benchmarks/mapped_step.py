@@ -19,16 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base, cpu
-from lagseg_jax import convolution, encoder_form
-from lagseg_jax.batches import split_over_devices
-from lagseg_jax.frozen import load_frozen_encoder
-from lagseg_jax.mapped import AXIS
-from lagseg_jax.model import build_model
-from lagseg_jax.train_step import (
+from lagseg_jax.data.batches import split_over_devices
+from lagseg_jax.model import backend
+from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+from lagseg_jax.model.segmentation import build_model
+from lagseg_jax.runtime.devices import AXIS
+from lagseg_jax.training.optimizer import make_optimizer
+from lagseg_jax.training.step import (
     augmentation_of,
     init_state,
     make_encode,
-    make_optimizer,
     make_train_step,
     make_update,
 )
@@ -53,7 +53,7 @@ def timer(config, encoder, devices: int, mapped: bool) -> Callable[[], float]:
     """A function that takes a few steps and returns the seconds of one."""
     model = build_model(config, encoder.spec)
     optimizer = make_optimizer(config.train, steps=1000)
-    options = convolution.compiler_options(model.head.decoder.dtype)
+    options = backend.decoder_compiler_options(model.head.decoder.dtype)
     parts = model, optimizer, config.train.loss, augmentation_of(config.augment), config.seed
     if mapped:
         call = make_train_step(*parts, devices=jax.local_devices()[:devices])
@@ -61,7 +61,7 @@ def timer(config, encoder, devices: int, mapped: bool) -> Callable[[], float]:
         encode = jax.vmap(make_encode(model, *parts[3:]), (None, None, 0), axis_name=AXIS)
         axes = {"in_axes": (None, 0, 0), "out_axes": None, "axis_name": AXIS}
         update = jax.vmap(make_update(*parts[:3]), **axes)
-        for_encoder = encoder_form.compiler_options(model.encoder.form)
+        for_encoder = backend.encoder_compiler_options(model.encoder.form)
         encode = jax.jit(encode, compiler_options=for_encoder)
         update = jax.jit(update, donate_argnums=0, compiler_options=options)
 

@@ -1,8 +1,8 @@
 """model and slices per device -> bytes of device memory on paper, part by part.
 
 What must be there follows from shapes and dtypes. What the compiler needs besides is counted as the
-maps that the forms in `lagseg_jax` keep or hold at once; `tests/test_recipe_cost.py` holds it
-against XLA's own plan. Letters: B slices, N tokens, D width, L blocks, S scales, C channels.
+maps that the forms in `lagseg_jax` keep or hold at once; a test holds it against XLA's own
+plan. Letters: B slices, N tokens, D width, L blocks, S scales, C channels.
 """
 
 import functools
@@ -12,10 +12,10 @@ import jax
 import ml_collections
 
 from benchmarks.cost import ITEM_BYTES
-from lagseg_jax.encoder import EncoderSpec
-from lagseg_jax.model import build_model
-from lagseg_jax.variants import PATCH
-from lagseg_jax.weights import param_structs
+from lagseg_jax.config.choices import PATCH
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.segmentation import build_model
+from lagseg_jax.model.weights import param_structs
 
 
 @functools.cache

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lagseg_jax.dataset import detect
-from lagseg_jax.errors import InputError
-from lagseg_jax.logs import exit_status
-from lagseg_jax.split import read_split
-from lagseg_jax.volume import read_image_and_label, write_mask, write_voxels
-from lagseg_jax.workdir import write_atomically
+from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.split import read_split
+from lagseg_jax.imaging.volume import read_image_and_label, write_mask, write_voxels
+from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from benchmarks.cases import Case
 from benchmarks.exchange import write_problem
 from benchmarks.ours_rows import device_batch, head_loss, ours_rows
 from benchmarks.problem import SPACING, make_problem
-from lagseg_jax import convolution, encoder_form
+from lagseg_jax.model import backend
 
 LONG = 1.0  # seconds
 opened = {}
@@ -32,7 +32,7 @@ def outputs(path: str) -> None:
     """Tokens of the last block, loss, logits, gradients and some probabilities as .npz."""
     problem = opened["problem"]
     images, masks = device_batch(problem)
-    options = encoder_form.compiler_options(problem.model.encoder.form)
+    options = backend.encoder_compiler_options(problem.model.encoder.form)
     encode = jax.jit(problem.model.tokens, compiler_options=options)
     tokens = encode(problem.encoder.params, images)
 
@@ -40,7 +40,7 @@ def outputs(path: str) -> None:
         logits = problem.model.head.apply({"params": params}, tokens, images)
         return head_loss(problem, params, tokens, images, masks), logits
 
-    options = convolution.compiler_options(problem.model.head.decoder.dtype)
+    options = backend.decoder_compiler_options(problem.model.head.decoder.dtype)
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=options)
     (value, logits), gradients = gradient(jax.device_put(problem.head_params))
     found = {f"gradient/{k}": v for k, v in flatten_dict(gradients, sep="/").items()}

@@ -18,19 +18,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.problem import SPACING, Problem
 from configs import default
-from lagseg_jax import convolution, encoder_form
-from lagseg_jax.augment import Augmentation
-from lagseg_jax.batches import SliceSource, TrainingBatches, split_over_devices
-from lagseg_jax.cache import PreparedCase
-from lagseg_jax.losses import slice_losses
-from lagseg_jax.slice_search import search
-from lagseg_jax.train_step import (
-    augmentation_of,
-    init_state,
-    make_optimizer,
-    make_train_step,
-)
-from lagseg_jax.volume import read_volume, write_mask
+from lagseg_jax.data.augment import Augmentation
+from lagseg_jax.data.batches import SliceSource, TrainingBatches, split_over_devices
+from lagseg_jax.data.prepare import PreparedCase
+from lagseg_jax.imaging.volume import read_volume, write_mask
+from lagseg_jax.inference.slice_search import search
+from lagseg_jax.model import backend
+from lagseg_jax.training.losses import slice_losses
+from lagseg_jax.training.optimizer import make_optimizer
+from lagseg_jax.training.step import augmentation_of, init_state, make_train_step
 
 Prepared = tuple[Callable[[], None], dict]
 NO_AUGMENTATION = Augmentation(*[0] * len(dataclasses.fields(Augmentation)))
@@ -74,7 +70,7 @@ def device_batch(problem: Problem) -> tuple[jax.Array, jax.Array]:
 def encoder(problem: Problem) -> Prepared:
     """Images -> patch tokens of all blocks."""
     images, _ = device_batch(problem)
-    options = encoder_form.compiler_options(problem.model.encoder.form)
+    options = backend.encoder_compiler_options(problem.model.encoder.form)
     return compiled(problem.model.tokens, problem.encoder.params, images, options=options)
 
 
@@ -83,7 +79,7 @@ def encoder_fused(problem: Problem) -> Prepared:
     model, (images, _) = problem.model, device_batch(problem)
 
     head_params = jax.device_put(problem.head_params)
-    options = encoder_form.compiler_options(model.encoder.form)
+    options = backend.encoder_compiler_options(model.encoder.form)
     return compiled(model.fused, problem.encoder.params, head_params, images, options=options)
 
 
@@ -105,7 +101,7 @@ def head(problem: Problem, backward: bool) -> Prepared:
         return head_loss(problem, params, *rest)
 
     function = jax.value_and_grad(loss) if backward else loss
-    options = convolution.compiler_options(problem.model.head.decoder.dtype)
+    options = backend.decoder_compiler_options(problem.model.head.decoder.dtype)
     return compiled(function, head_params, tokens, images, masks, options=options)
 
 
@@ -122,14 +118,14 @@ def optimiser(problem: Problem) -> Prepared:
 
 
 def train_step(problem: Problem, augmentation: Augmentation) -> Prepared:
-    """Host batch -> next state, as train.py runs it on one device."""
+    """Host batch -> next state, as training/loop.py runs it on one device."""
     config = problem.config
     optimizer = make_optimizer(config.train, STEPS)
     devices = jax.local_devices()[:1]
     step = make_train_step(
         problem.model, optimizer, config.train.loss, augmentation, config.seed, devices
     )
-    # Placed as train.py places them; copied, because the step gives the memory of its state away.
+    # Placed as the loop places them; copied, because the step gives the memory of its state away.
     mesh = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec())
     params = jax.device_put(problem.encoder.params, mesh)
     head_params = jax.tree.map(jnp.array, problem.head_params)
@@ -187,7 +183,7 @@ def volume_searched(problem: Problem) -> Prepared:
             known[numbers] = truth[numbers]
 
     def call():
-        with mock.patch("lagseg_jax.segmenter.search", told):
+        with mock.patch("lagseg_jax.inference.segmenter.search", told):
             segmenter.predict_volume(problem.volume, SPACING)
 
     return call, {}

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 
 from benchmarks.machine import versions
 from benchmarks.rounds import in_turn, summary
-from lagseg_jax import convolution, decoder, encoder, encoder_form
-from lagseg_jax.convolution import compiler_options, conv3x3, group_norm_gelu, kernel_gradient
-from lagseg_jax.malloc import tune
-from lagseg_jax.resize import resize_linear, upsample_double
+from lagseg_jax.model import backend, convolution, decoder, encoder
+from lagseg_jax.model.backend import decoder_compiler_options
+from lagseg_jax.model.convolution import conv3x3, group_norm_gelu, kernel_gradient
+from lagseg_jax.model.resize import resize_linear, upsample_double
+from lagseg_jax.runtime.host import tune
 
 DTYPE = jnp.bfloat16
 MAPS = ((56, 128), (112, 64), (224, 32), (448, 16))  # pixels along a side, channels
@@ -120,7 +121,7 @@ def head_pairs() -> dict[str, tuple[Callable, Callable]]:
         print(f"temporary memory: {code.memory_analysis().temp_size_in_bytes >> 20} MiB")
         return lambda: jax.block_until_ready(code(params))
 
-    options = compiler_options(DTYPE)
+    options = decoder_compiler_options(DTYPE)
     ours = compiled(options)
     with mock.patch.object(convolution, "group_norm_gelu", group_norm_gelu.__wrapped__):
         kept = compiled(options)
@@ -145,12 +146,15 @@ def plain_attention(block: encoder.Block, x: jax.Array) -> jax.Array:
 
 def encoder_pairs() -> dict[str, tuple[Callable, Callable]]:
     """{what: (without, with)} of the whole ViT-S, already compiled; in this machine's form."""
-    form, images = encoder_form.encoder_form(DTYPE), draw(4, 448, 448, 3)
+    form, images = backend.encoder_form(DTYPE), draw(4, 448, 448, 3)
     spec = encoder.EncoderSpec("small")
     params = jax.jit(encoder.Encoder(spec, DTYPE).init)(jax.random.key(0), images)
 
     def compiled(form: str = form) -> Callable:
-        options, module = encoder_form.compiler_options(form), encoder.Encoder(spec, DTYPE, form)
+        options, module = (
+            backend.encoder_compiler_options(form),
+            encoder.Encoder(spec, DTYPE, form),
+        )
         code = jax.jit(lambda *arguments: module.apply(*arguments), compiler_options=options)
         code = code.lower(params, images).compile()
         return lambda: jax.block_until_ready(code(params, images))
@@ -177,7 +181,7 @@ def main() -> int:
     """Prints the table."""
     print(tune(), versions())
     timers = encoder_pairs() | head_pairs()
-    options = compiler_options(DTYPE)
+    options = decoder_compiler_options(DTYPE)
     for what, (plain, ours, arguments) in pairs().items():
         codes = jax.jit(plain), jax.jit(ours, compiler_options=options)
         timers[what] = tuple(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.peer_model import FrozenEncoder, Head, head_state, loss_of
-from lagseg_jax.components import clean_mask
+from lagseg_jax.imaging.masks import clean_mask
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WHOLE = 12  # encoders with more blocks are compiled block by block: minutes become seconds

@@ -9,14 +9,14 @@ from scipy import ndimage
 
 from benchmarks.cases import Case
 from configs import cpu, default
-from lagseg_jax.devices import replicate
-from lagseg_jax.encoder import EncoderSpec
-from lagseg_jax.frozen import FrozenEncoder
-from lagseg_jax.model import Model, build_model
-from lagseg_jax.phantom import make_case
-from lagseg_jax.segmenter import Segmenter
-from lagseg_jax.slices import network_images, network_masks, to_slices
-from lagseg_jax.weights import random_params
+from lagseg_jax.data.phantom import make_case
+from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
+from lagseg_jax.inference.segmenter import Segmenter
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.frozen_encoder import FrozenEncoder
+from lagseg_jax.model.segmentation import Model, build_model
+from lagseg_jax.model.weights import random_params
+from lagseg_jax.runtime.devices import replicate
 
 SPACING = (0.625, 0.625, 1.25)  # mm: between slices, so that they are cut across z
 

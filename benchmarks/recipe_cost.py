@@ -19,14 +19,14 @@ import numpy as np
 from absl import flags
 
 from benchmarks import cost, memory
-from lagseg_jax.command_line import parse_flags
-from lagseg_jax.config_check import check_batch_size, check_config
-from lagseg_jax.encoder import EncoderSpec
-from lagseg_jax.errors import InputError
-from lagseg_jax.logs import exit_status
-from lagseg_jax.slice_search import search
-from lagseg_jax.train import make_plan
-from lagseg_jax.variants import PATCH
+from lagseg_jax.config.choices import PATCH
+from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.config.validate import check_batch_size, check_config
+from lagseg_jax.inference.slice_search import search
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.training.loop import make_plan
 
 USABLE = 0.75  # of a device's memory: what JAX takes of a GPU by default; elsewhere a margin
 

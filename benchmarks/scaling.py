@@ -15,15 +15,16 @@ from flax.traverse_util import unflatten_dict
 from benchmarks.cases import Case
 from benchmarks.exchange import write_volume
 from benchmarks.problem import SPACING, config_of, make_problem, make_volume
-from lagseg_jax.checkpoint import Checkpoints
-from lagseg_jax.encoder import Encoder, EncoderSpec
-from lagseg_jax.encoder_form import compiler_options, encoder_form
-from lagseg_jax.frozen import load_frozen_encoder
-from lagseg_jax.model import build_model, compute_dtype
-from lagseg_jax.train_step import init_state, make_optimizer
-from lagseg_jax.variants import VARIANTS
-from lagseg_jax.weights import param_structs
-from lagseg_jax.workdir import write_config
+from lagseg_jax.config.choices import VARIANTS
+from lagseg_jax.model.backend import encoder_compiler_options, encoder_form
+from lagseg_jax.model.encoder import Encoder, EncoderSpec
+from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+from lagseg_jax.model.segmentation import build_model, compute_dtype
+from lagseg_jax.model.weights import param_structs
+from lagseg_jax.runs.checkpoint import Checkpoints
+from lagseg_jax.runs.workdir import write_config
+from lagseg_jax.training.optimizer import make_optimizer
+from lagseg_jax.training.step import init_state
 
 DEEP = 40
 
@@ -135,7 +136,7 @@ def _compile_fused(spec: EncoderSpec, size: int, batch: int, dtype: str):
     def fused(params, x, w):
         return encoder.apply({"params": params}, x, w, method="fused")
 
-    code = jax.jit(fused, compiler_options=compiler_options(encoder.form))
+    code = jax.jit(fused, compiler_options=encoder_compiler_options(encoder.form))
     return code.lower(_structs(spec, dtype), images, weights).compile()
 
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from lagseg_jax.malloc import tune
+from lagseg_jax.runtime.host import tune
 
 ROOT = Path(__file__).resolve().parent.parent
 # One device, and two frameworks on it: neither may take all of its memory.

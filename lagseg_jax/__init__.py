@@ -44,11 +44,11 @@ __all__ = ["load_encoder", "load_segmenter"]
 def __getattr__(name: str):
     # Late, so that `import lagseg_jax` and the command line's error messages need no jax.
     if name == "load_encoder":
-        from lagseg_jax.weights import load_encoder
+        from lagseg_jax.model.weights import load_encoder
 
         return load_encoder
     if name == "load_segmenter":
-        from lagseg_jax.segmenter import load_segmenter
+        from lagseg_jax.inference.segmenter import load_segmenter
 
         return load_segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,14 +13,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lagseg_jax.config_check import one_of
-from lagseg_jax.dataset import Dataset, detect
-from lagseg_jax.errors import Interrupted
-from lagseg_jax.logs import exit_status, log_to_console
-from lagseg_jax.parallel import in_parallel
-from lagseg_jax.quality import ALLOWED, Inspection, Problem, find_duplicates, inspect_case
-from lagseg_jax.volume import MAX_BYTES
-from lagseg_jax.workdir import write_atomically
+from lagseg_jax.config.choices import ALLOWED
+from lagseg_jax.data.layouts import Dataset, detect
+from lagseg_jax.data.quality import Inspection, Problem, check_datasets
+from lagseg_jax.imaging.volume import MAX_BYTES
+from lagseg_jax.runtime.console import exit_status, log_to_console
+from lagseg_jax.runtime.errors import Interrupted, one_of
+from lagseg_jax.runtime.files import write_atomically
 
 LISTED = 5  # problems of one kind in the table; the JSON file has all of them
 
@@ -63,28 +62,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for code in options.allow:
         one_of("--allow", code, ALLOWED)
     return options
-
-
-def check_datasets(
-    datasets: Sequence[Dataset], label_value: int | None = None, max_bytes: int = MAX_BYTES
-) -> tuple[list[Inspection], list[Problem]]:
-    """Inspects every labelled case, and looks for duplicates among all of them.
-
-    Args:
-        datasets: from `dataset.detect`.
-        label_value: of the atrium; None for the only non-zero value.
-        max_bytes: of voxels in one file.
-
-    Returns:
-        The inspections in the order of the cases, and all problems, errors first.
-    """
-    cases = [case for dataset in datasets for case in dataset.cases]
-    inspections = in_parallel(
-        "checking volumes", lambda case: inspect_case(case, label_value, max_bytes)[0], cases
-    )
-    problems = [problem for inspection in inspections for problem in inspection.problems]
-    problems += find_duplicates(inspections)
-    return inspections, sorted(problems, key=lambda problem: problem.severity)
 
 
 def describe(datasets: Sequence[Dataset], inspections: Sequence[Inspection]) -> list[str]:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lagseg_jax
-from lagseg_jax.dataset import LAYOUTS
-from lagseg_jax.folders import cache_home
-from lagseg_jax.logs import exit_status
-from lagseg_jax.versions import library_versions
+from lagseg_jax.data.layouts import LAYOUTS
+from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.files import cache_home
+from lagseg_jax.runtime.host import library_versions
 
 COMMANDS = {
     "check a dataset": "python -m lagseg_jax.check DATASET",

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from absl import flags
 
-from lagseg_jax.command_line import parse_flags
-from lagseg_jax.config_check import check_batch_size, check_config, check_processes
-from lagseg_jax.errors import InputError, TrainingError
-from lagseg_jax.interrupt import handled
-from lagseg_jax.logs import exit_status, log_to_console
-from lagseg_jax.malloc import tune
-from lagseg_jax.processes import joined, once, process
-from lagseg_jax.workdir import read_config, write_config
+from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.config.validate import check_batch_size, check_config
+from lagseg_jax.data.layouts import check_processes
+from lagseg_jax.runs.workdir import read_config, write_config
+from lagseg_jax.runtime.console import exit_status, log_to_console
+from lagseg_jax.runtime.errors import InputError, TrainingError
+from lagseg_jax.runtime.host import tune
+from lagseg_jax.runtime.processes import joined, once, process
+from lagseg_jax.runtime.signals import handled
 
 
 def run(config, workdir: Path, mode: str) -> dict:
@@ -26,13 +27,14 @@ def run(config, workdir: Path, mode: str) -> dict:
     # Imported late: a mistake in the config is answered before jax is loaded.
     import jax
 
-    from lagseg_jax.devices import use_compilation_cache
-    from lagseg_jax.evaluate import describe, evaluate
-    from lagseg_jax.experiment import load_split
-    from lagseg_jax.frozen import load_frozen_encoder
-    from lagseg_jax.logs import log
-    from lagseg_jax.segmenter import restore_segmenter
-    from lagseg_jax.train import train
+    from lagseg_jax.data.split import load_split
+    from lagseg_jax.evaluation.evaluate import describe, evaluate
+    from lagseg_jax.inference.segmenter import restore_segmenter
+    from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+    from lagseg_jax.reports.page import write_report
+    from lagseg_jax.runtime.console import log
+    from lagseg_jax.runtime.devices import use_compilation_cache
+    from lagseg_jax.training.loop import train
 
     check_processes(config, process()[1])
     use_compilation_cache()
@@ -45,6 +47,7 @@ def run(config, workdir: Path, mode: str) -> dict:
     segmenter = restore_segmenter(config, workdir, encoder)
     folder = workdir / "evaluation"
     summary = evaluate(segmenter, split["test"], folder, config.data.label_value or None)
+    once(write_report, folder)
     log.info("test: %s", describe(summary))
     if encoder.warning:
         log.warning("WARNING: %s", encoder.warning)

@@ -15,15 +15,14 @@ from typing import NoReturn
 
 import numpy as np
 
-from lagseg_jax.errors import InputError
-from lagseg_jax.inputs import Input, find_inputs
-from lagseg_jax.logs import exit_status, log, log_to_console, still
-from lagseg_jax.mask_statistics import describe, mask_statistics, write_statistics
-from lagseg_jax.mesh import check_mesh_support
-from lagseg_jax.outputs import Outputs, outputs_of
-from lagseg_jax.processes import gather, joined, process, share
-from lagseg_jax.volume import MAX_BYTES, case_name, read_volume
-from lagseg_jax.workdir import read_config
+from lagseg_jax.imaging.mesh import check_mesh_support
+from lagseg_jax.imaging.volume import MAX_BYTES, case_name, read_volume
+from lagseg_jax.inference.files import Input, Outputs, find_inputs, outputs_of
+from lagseg_jax.inference.mask_statistics import describe, mask_statistics, write_statistics
+from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.runtime.console import exit_status, log, log_to_console, still
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.processes import gather, joined, process, share
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -184,7 +183,7 @@ def run(jobs: dict[Input, Outputs], options: argparse.Namespace) -> int:
         log.info("%d cases are there already, %d to do", len(mine) - len(todo), len(todo))
     rows = {}
     if todo:
-        from lagseg_jax.segmenter import load_segmenter
+        from lagseg_jax.inference.segmenter import load_segmenter
 
         segmenter = load_segmenter(options.workdir, options.weights)
         models, mirrorings = len(options.workdir), 4 if options.tta else 1

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lagseg_jax.logs import exit_status, log, log_to_console
+from lagseg_jax.runtime.console import exit_status, log, log_to_console
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("workdir", type=Path, help="folder of a run that was evaluated")
     options = parser.parse_args(arguments)
     log_to_console()
-    from lagseg_jax.report_page import write_report
+    from lagseg_jax.reports.page import write_report
 
     log.info("%s", write_report(options.workdir / "evaluation"))
     return 0

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lagseg_jax.encoder import EncoderSpec
-from lagseg_jax.errors import InputError
-from lagseg_jax.weights import file_sha256, write_encoder
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.weights import write_encoder
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import file_sha256
 from weight_conversion.formats import recognise
 from weight_conversion.read import open_tensors
 

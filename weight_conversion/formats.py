@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lagseg_jax.encoder import PATCH, VARIANTS, EncoderSpec
-from lagseg_jax.errors import InputError
-from lagseg_jax.weights import mismatch, param_shapes
+from lagseg_jax.config.choices import PATCH, VARIANTS
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.weights import mismatch, param_shapes
+from lagseg_jax.runtime.errors import InputError
 
 META, TRAINING = "Meta release", "Meta training checkpoint"
 HUGGING_FACE, TIMM = "Hugging Face", "timm"

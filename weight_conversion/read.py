@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from lagseg_jax.errors import InputError
+from lagseg_jax.runtime.errors import InputError
 
 # What Hugging Face calls its files, in order of preference.
 _FOLDER_FILES = (

@@ -7,7 +7,7 @@ r"""Which encoder blocks are fused, and how: the last one, four, all of them equ
 
 import ml_collections
 
-from lagseg_jax.variants import VARIANTS
+from lagseg_jax.config.choices import VARIANTS
 
 
 def get_study(config: ml_collections.ConfigDict) -> dict:

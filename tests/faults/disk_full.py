@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from runs import ended, launcher, raw_checkpoint, rows, saved_steps
-
 import tiny_run
+from run_files import raw_checkpoint, rows, saved_steps
+from runs import ended, launcher
 
 STEPS = 24
 TRAIN = {"steps": STEPS, "checkpoint_every": 3, "evaluate_every": 6, "log_every": 1}

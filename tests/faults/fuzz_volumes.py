@@ -26,8 +26,8 @@ import nrrd
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from lagseg_jax.errors import InputError
-from lagseg_jax.volume import read_label, read_volume
+from lagseg_jax.imaging.volume import read_label, read_volume
+from lagseg_jax.runtime.errors import InputError
 
 SHAPE = (7, 11, 5)
 CAP = 2**24  # bytes of voxels; mutated sizes are on both sides of it

@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from runs import ended, launcher, raw_checkpoint, rows, saved_steps
-
 import tiny_run
+from run_files import raw_checkpoint, rows, saved_steps
+from runs import ended, launcher
 
 STEPS, EVERY = 80, 8
 TRAIN = {"steps": STEPS, "checkpoint_every": EVERY, "evaluate_every": 2 * EVERY, "log_every": 1}
@@ -50,7 +50,7 @@ def kill_somewhere(process, workdir, chance, seconds):
 
 def check_newest(workdir, like):
     """The newest checkpoint must be whole; returns its step (0: none yet)."""
-    from lagseg_jax.checkpoint import Checkpoints
+    from lagseg_jax.runs.checkpoint import Checkpoints
 
     steps = saved_steps(workdir)
     if not steps:
@@ -70,10 +70,11 @@ def state_like(root):
     """A state of the tiny config, whose values do not count."""
     import jax
 
-    from lagseg_jax.devices import replicate
-    from lagseg_jax.encoder import EncoderSpec
-    from lagseg_jax.model import build_model
-    from lagseg_jax.train_step import init_state, make_optimizer
+    from lagseg_jax.model.encoder import EncoderSpec
+    from lagseg_jax.model.segmentation import build_model
+    from lagseg_jax.runtime.devices import replicate
+    from lagseg_jax.training.optimizer import make_optimizer
+    from lagseg_jax.training.step import init_state
 
     config = tiny_run.config(root, **TRAIN)
     model = build_model(config, EncoderSpec(config.encoder.variant))

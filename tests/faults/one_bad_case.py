@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import tiny_run
-from lagseg_jax.errors import InputError
-from lagseg_jax.volume import read_volume
+from lagseg_jax.imaging.volume import read_volume
+from lagseg_jax.runtime.errors import InputError
 
 DAMAGES = ("cut", "flipped", "text", "nan", "cine")
 

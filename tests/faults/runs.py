@@ -1,13 +1,12 @@
 """The tiny config as a command line in a process of its own: what the fault scripts start."""
 
-import json
 import multiprocessing
 import os
 import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+sys.path[:0] = [str(TESTS / "helpers"), str(TESTS.parent)]
 
 import tiny_run
 from configs import default
@@ -36,7 +35,9 @@ def launcher(folder):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder) / "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lagseg_jax.main", "lagseg_jax.train", "lagseg_jax.evaluate"])
+    context.set_forkserver_preload(
+        ["lagseg_jax.main", "lagseg_jax.training.loop", "lagseg_jax.evaluation.evaluate"]
+    )
 
     def start(workdir, root, log, **train):
         process = context.Process(target=_run, args=(arguments(workdir, root, **train), str(log)))
@@ -48,7 +49,7 @@ def launcher(folder):
 
 def _run(line, log):
     from lagseg_jax import main
-    from lagseg_jax.logs import exit_status
+    from lagseg_jax.runtime.console import exit_status
 
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for stream in (1, 2):
@@ -60,26 +61,3 @@ def ended(process):
     """Waits for the process; its exit status."""
     process.join()
     return process.exitcode
-
-
-def rows(workdir):
-    """The whole rows of metrics.jsonl after the header."""
-    try:
-        lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines[1:] if line.endswith("\n")]
-
-
-def saved_steps(workdir):
-    """Steps of the checkpoints that are there, in order."""
-    folder = Path(workdir) / "checkpoints"
-    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
-
-
-def raw_checkpoint(workdir, step):
-    """All arrays of a checkpoint, read by Orbax alone."""
-    import orbax.checkpoint as ocp
-
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        return checkpointer.restore(Path(workdir) / "checkpoints" / str(step) / "state")

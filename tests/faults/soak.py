@@ -18,10 +18,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
-from runs import tiny_run
 
 from lagseg_jax import main
-from lagseg_jax.batches import TrainingBatches
+from lagseg_jax.data.batches import TrainingBatches
+from runs import tiny_run
 
 COMPILED = re.compile(r"Finished XLA compilation of (\S+)")
 

@@ -1,0 +1,49 @@
+"""command line -> checked flags and config, for the commands that take a config."""
+
+from collections.abc import Callable
+
+from absl import flags
+from ml_collections import config_flags
+
+from lagseg_jax.config.validate import check_overrides
+from lagseg_jax.runtime.errors import InputError
+
+
+def parse_flags(
+    arguments: list[str], define: Callable[[flags.FlagValues], None]
+) -> flags.FlagValues:
+    """The command line, with `config`, `workdir`, `help` and the command's own flags.
+
+    Args:
+        arguments: the name of the program, then its arguments.
+        define: adds the command's own flags.
+
+    Raises:
+        InputError: an unknown flag or field (with the nearest name), or a value of a wrong type.
+    """
+    plain = [a for a in arguments if not a.startswith("--config.")]
+    try:
+        values = _flags(plain, define)
+        if values.config is not None:
+            check_overrides(arguments, values.config.to_dict())
+            values = _flags(arguments, define)
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+        raise InputError(str(error)) from None
+    return values
+
+
+def _flags(arguments: list[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    about = (
+        "Experiment config, e.g. configs/giant.py; --config.SECTION.FIELD=VALUE changes a field."
+    )
+    config_flags.DEFINE_config_file(
+        "config", None, about, values, lock_config=True, sys_argv=arguments
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the results; the same one resumes.", values)
+    flags.DEFINE_boolean("help", False, "Print this.", values, short_name="h")
+    define(values)
+    rest = values(arguments)[1:]
+    if rest:
+        raise InputError(f"{rest[0]!r} is not a flag, expected --config, --workdir and others")
+    return values

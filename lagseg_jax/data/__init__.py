@@ -1,0 +1,1 @@
+"""Datasets: layouts, checks, splits, prepared slices, batches, augmentation, phantoms."""

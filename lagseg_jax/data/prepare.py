@@ -1,0 +1,178 @@
+"""case files -> network images (Z, S, S) and masks (Z, S, S) on disk, decoded only once.
+
+An entry is a folder `<key>/` with `images.npy` (float16) and `masks.npy` (uint8), read through
+memory maps, and `inspection.json`, what the check of the case found; cases that are only checked
+have nothing but the latter. The key covers everything that decides the content: both files (path,
+size, time of change) and the preparation settings. `entries` says how they come and go.
+"""
+
+import dataclasses
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lagseg_jax.data.disk_cache import evict, key_of, mark_used, open_array, writing
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.quality import Inspection, Problem, errors_of, find_duplicates, inspect_case
+from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
+from lagseg_jax.imaging.volume import MAX_BYTES
+from lagseg_jax.runtime.console import in_parallel, still
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import cache_home
+from lagseg_jax.runtime.processes import gather, share
+
+log = logging.getLogger(__name__)
+
+FORMAT = 2  # raise when the content of an entry changes for the same key
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """The settings that decide what a case looks like to the network, and which are refused."""
+
+    image_size: int
+    clip_percentiles: tuple[float, float]
+    label_value: int
+    max_bytes: int = MAX_BYTES
+    allow: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedCase:
+    """A case as the network sees it.
+
+    Attributes:
+        name: of the case.
+        images: (Z, S, S) float16 in 0..1.
+        masks: (Z, S, S) uint8.
+        key: of its entry in the cache, which stands for everything that decides the images.
+    """
+
+    name: str
+    images: np.ndarray
+    masks: np.ndarray
+    key: str = ""
+
+
+def cache_folder(configured: str) -> Path:
+    """`config.data.cache_dir`, or the user's cache folder when it is empty."""
+    return Path(configured).expanduser() if configured else cache_home() / "slices"
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    preparation: Preparation,
+    folder: Path,
+    max_gb: float,
+    only_checked: Sequence[Case] = (),
+) -> list[PreparedCase]:
+    """Checks cases and decodes them, in parallel, unless the cache has them; opens all of them.
+
+    Args:
+        cases: to be decoded.
+        preparation: how.
+        folder: of the cache.
+        max_gb: bound of the cache.
+        only_checked: further cases (of the test, say), so that a bad one is met now, not later.
+
+    Raises:
+        InputError: a dataset with errors (see `quality`; all of them are logged), or cases that do
+            not fit into `max_gb`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    uses = [(case, "decoded") for case in cases] + [(case, "checked") for case in only_checked]
+    entries = [folder / _key(case, preparation, use) for case, use in uses]
+    jobs = [(entry, *use) for entry, use in zip(entries, uses)]
+    found: dict[Path, Inspection] = {}
+    # Then what the other processes could not leave here: bad cases, or all where each has a disk.
+    for part in (share(jobs), jobs):
+        missing = [job for job in part if job[0] not in found and not job[0].is_dir()]
+        inspections = in_parallel(
+            "checking volumes", lambda job: _write_entry(*job, preparation), missing
+        )
+        found |= {job[0]: inspection for job, inspection in zip(missing, inspections)}
+        gather(None)
+    inspections = [found.get(entry) or _read_inspection(entry, case) for entry, case, _ in jobs]
+    _refuse(inspections, preparation.allow)
+    in_use = {entry.name for entry in entries}
+    evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
+    return [_open_entry(entry, case.name) for entry, case in zip(entries, cases)]
+
+
+def _refuse(inspections: list[Inspection], allow: Sequence[str]) -> None:
+    """A dataset with errors is refused; of warnings only the number is said."""
+    duplicates = find_duplicates(inspections)
+    _log_errors(duplicates, allow)
+    problems = [problem for inspection in inspections for problem in inspection.problems]
+    problems += duplicates
+    errors = errors_of(problems, allow)
+    if len(errors) == 1:
+        raise InputError(errors[0].sentence)
+    if errors:
+        bad = len({error.case for error in errors})
+        raise InputError(
+            f"{bad} of {len(inspections)} cases cannot be used, all of them are named above, the "
+            f"first: {errors[0].sentence}"
+        )
+    warnings = Counter(problem.code for problem in problems if problem.code not in allow)
+    if warnings:
+        counts = ", ".join(f"{code} {count}" for code, count in warnings.items())
+        log.warning("data: warnings (%s); python -m lagseg_jax.check DATASET lists them", counts)
+
+
+def _log_errors(problems: Sequence[Problem], allow: Sequence[str]) -> None:
+    for error in errors_of(problems, allow):
+        log.error("  %-16s %s", error.code, error.sentence)
+
+
+def _key(case: Case, preparation: Preparation, use: str) -> str:
+    files = []
+    for path in filter(None, (case.image, case.label)):
+        try:
+            state = path.stat()
+        except OSError:  # no such file: never cached, and refused
+            continue
+        files.append((str(path.resolve()), state.st_size, state.st_mtime_ns))
+    settings: tuple = (preparation.label_value,)
+    if use == "decoded":
+        settings += (preparation.image_size, preparation.clip_percentiles)
+    return key_of([FORMAT, use, files, settings])
+
+
+def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) -> Inspection:
+    """Inspects a case, and keeps the outcome if its files can be used."""
+    with still(f"reading {case.image} and its label"):
+        inspection, image, mask = inspect_case(
+            case, preparation.label_value or None, preparation.max_bytes
+        )
+    _log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
+    if image is None or mask is None or not inspection.usable:
+        return inspection
+    with writing(entry) as temporary:
+        if use == "decoded":
+            slices, _ = to_slices(image.array, image.affine)
+            labels, _ = to_slices(mask.array, mask.affine)
+            size = preparation.image_size
+            images = network_images(slices, size, preparation.clip_percentiles)
+            np.save(temporary / "images.npy", images.astype(np.float16, order="C"))
+            np.save(temporary / "masks.npy", network_masks(labels, size))
+        problems = [dataclasses.asdict(problem) for problem in inspection.problems]
+        content = {"facts": inspection.facts, "problems": problems}
+        (temporary / "inspection.json").write_text(json.dumps(content))
+    return inspection
+
+
+def _read_inspection(entry: Path, case: Case) -> Inspection:
+    mark_used(entry)
+    content = json.loads((entry / "inspection.json").read_text())
+    problems = [Problem(**problem) for problem in content["problems"]]
+    return Inspection(case, content["facts"], problems)
+
+
+def _open_entry(entry: Path, name: str) -> PreparedCase:
+    images, masks = (open_array(entry / f"{part}.npy") for part in ("images", "masks"))
+    return PreparedCase(name, images, masks, entry.name)

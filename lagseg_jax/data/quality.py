@@ -1,0 +1,246 @@
+"""image and label of a case -> what is wrong with them (problems), and facts about them.
+
+The same checks serve `python -m lagseg_jax.check` and the start of a training, which refuses a
+dataset with errors. Each check is a function of image and mask that returns a sentence or None.
+"""
+
+import filecmp
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lagseg_jax.config.choices import ALLOWED, SEVERITY
+from lagseg_jax.data.layouts import Case, Dataset
+from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.imaging.masks import volume_ml
+from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.volume import (
+    MAX_BYTES,
+    atrium_mask,
+    check_finite,
+    check_same_geometry,
+    parse_volume,
+    to_canonical,
+)
+from lagseg_jax.runtime.console import in_parallel
+from lagseg_jax.runtime.errors import InputError
+
+IN_PLANE_MM = (0.2, 3.0)  # voxel sizes of LGE-MRI, generously
+SLICE_MM = (0.4, 12.0)
+SLAB_MM = 60.0  # an atrium with its margins is taller than this
+ATRIUM_ML = (20.0, 300.0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: "error" or "warning", a key of `SEVERITY`, and a sentence."""
+
+    severity: str
+    code: str
+    case: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a case: numbers about it (JSON-serialisable), and its problems."""
+
+    case: Case
+    facts: dict[str, Any]
+    problems: list[Problem]
+
+    @property
+    def usable(self) -> bool:
+        """Whether image and mask could be read and share a grid."""
+        return all(problem.code in ALLOWED for problem in self.problems)
+
+
+def inspect_case(
+    case: Case, label_value: int | None = None, max_bytes: int = MAX_BYTES
+) -> tuple[Inspection, Volume | None, Volume | None]:
+    """Reads both files of a case once and applies every check.
+
+    Args:
+        case: with the label that it ought to have.
+        label_value: of the atrium; None for the only non-zero value.
+        max_bytes: of voxels in one file.
+
+    Returns:
+        The inspection, the image and its uint8 mask; None for what could not be read.
+    """
+    problems: list[Problem] = []
+
+    def add(code: str, sentence: str | None) -> None:
+        if sentence:
+            problems.append(Problem(SEVERITY[code], code, case.name, sentence))
+
+    def attempt(code: str, function: Callable, *arguments):
+        try:
+            return function(*arguments)
+        except InputError as error:
+            add(code, str(error))
+            return None
+
+    image = attempt("unreadable_image", parse_volume, case.image, max_bytes)
+    label = mask = None
+    if case.label is None or not case.label.is_file():
+        add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
+    else:
+        label = attempt("unreadable_label", parse_volume, case.label, max_bytes)
+    for volume in (image, label):
+        if volume is not None:
+            attempt("not_finite", check_finite, volume)
+    if label is not None:
+        mask = attempt("label_values", atrium_mask, label, label_value)
+    if image is not None and label is not None:
+        attempt("geometry", check_same_geometry, image, label)
+    if image is not None and mask is not None and not problems:
+        for code, check in CHECKS.items():
+            add(code, check(image, mask))
+    return Inspection(case, _facts(image, mask), problems), image, mask
+
+
+def empty_label(image: Volume, mask: Volume) -> str | None:
+    """No voxel of the label is atrium."""
+    if mask.array.any():
+        return None
+    return f"{mask.path}: empty label found, expected an atrium (unless 'empty_label' is allowed)."
+
+
+def no_contrast(image: Volume, mask: Volume) -> str | None:
+    """Nearly all voxels have one value; the network would see a blank picture."""
+    voxels = image.array.ravel("K")
+    step = max(1, voxels.size // 10**6)  # a million voxels tell, and are quick
+    low, high = np.percentile(voxels[::step], (0.5, 99.5))
+    if high > low:
+        return None
+    return (
+        f"{image.path}: 99 % of the voxels have the value {low:g}, expected an image (unless "
+        "'no_contrast' is allowed)."
+    )
+
+
+def suspicious_spacing(image: Volume, mask: Volume) -> str | None:
+    """Voxel sizes that stand for "unknown", or that no LGE-MRI has."""
+    slices, row, column = to_slices(image.array, image.affine)[1].spacing
+    size = f"{column:.4g} x {row:.4g} x {slices:.4g} mm"
+    if abs(row - 1) < 1e-6 and abs(column - 1) < 1e-6:
+        return (
+            f"{image.path}: voxels of {size} found, and exactly 1 mm in plane often stands for a "
+            "size that was lost, expected that of the scan."
+        )
+    in_plane = all(IN_PLANE_MM[0] <= step <= IN_PLANE_MM[1] for step in (row, column))
+    if in_plane and SLICE_MM[0] <= slices <= SLICE_MM[1]:
+        return None
+    return (
+        f"{image.path}: voxels of {size} found, expected {IN_PLANE_MM[0]} to {IN_PLANE_MM[1]} mm "
+        f"in plane and {SLICE_MM[0]} to {SLICE_MM[1]} mm between slices."
+    )
+
+
+def thin_slab(image: Volume, mask: Volume) -> str | None:
+    """All slices together are thinner than an atrium: the distance between them may be wrong."""
+    slices, geometry = to_slices(image.array, image.affine)
+    thickness = len(slices) * geometry.spacing[0]
+    if thickness >= SLAB_MM:
+        return None
+    return (
+        f"{image.path}: {len(slices)} slices of {geometry.spacing[0]:.4g} mm cover {thickness:.1f} "
+        f"mm, expected at least {SLAB_MM:g} mm for a whole atrium; the slice distance may be wrong."
+    )
+
+
+def implausible_volume(image: Volume, mask: Volume) -> str | None:
+    """The labelled atrium is smaller or larger than atria are."""
+    millilitres = volume_ml(mask.array, image.spacing)
+    if not mask.array.any() or ATRIUM_ML[0] <= millilitres <= ATRIUM_ML[1]:
+        return None
+    return (
+        f"{mask.path}: atrium of {millilitres:.1f} mL found, expected {ATRIUM_ML[0]:g} to "
+        f"{ATRIUM_ML[1]:g} mL; the voxel size or the label may be wrong."
+    )
+
+
+CHECKS: dict[str, Callable[[Volume, Volume], str | None]] = {
+    "empty_label": empty_label,
+    "no_contrast": no_contrast,
+    "spacing": suspicious_spacing,
+    "slab": thin_slab,
+    "volume": implausible_volume,
+}
+
+
+def _facts(image: Volume | None, mask: Volume | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if image is not None:
+        facts |= {
+            "shape": list(image.array.shape),
+            "spacing_mm": [round(step, 6) for step in image.spacing],
+            "dtype": str(image.array.dtype),
+            "voxels_sha256": voxels_sha256(image),
+        }
+    if image is not None and mask is not None:
+        facts["atrium_ml"] = volume_ml(mask.array, image.spacing)
+    return facts
+
+
+def voxels_sha256(volume: Volume) -> str:
+    """Hash of the decoded voxels, whatever the file format, data type and axis order."""
+    canonical, _ = to_canonical(volume.array, volume.affine)
+    digest = hashlib.sha256(str(canonical.shape).encode())
+    for plane in canonical.transpose(2, 1, 0):
+        digest.update(np.ascontiguousarray(plane, np.float32).data)
+    return digest.hexdigest()
+
+
+def find_duplicates(inspections: Sequence[Inspection]) -> list[Problem]:
+    """Cases whose images have the same voxels as those of an earlier case.
+
+    A warning where the files are identical, too: the split keeps those in one part. Another file
+    with the same voxels is an error: the split cannot know, and would score it from memory.
+    """
+    first: dict[str, Case] = {}
+    problems = []
+    for inspection in inspections:
+        case = inspection.case
+        if "voxels_sha256" not in inspection.facts:
+            continue
+        other = first.setdefault(str(inspection.facts["voxels_sha256"]), case)
+        if other is case:
+            continue
+        same_file = filecmp.cmp(other.image, case.image, shallow=False)
+        code = "same_file" if same_file else "duplicate"
+        found = f"{case.image}: the same image as {other.image} found, expected every scan once"
+        rest = "; the split keeps both in one part." if same_file else "; remove one of them."
+        problems.append(Problem(SEVERITY[code], code, case.name, found + rest))
+    return problems
+
+
+def errors_of(problems: Iterable[Problem], allow: Sequence[str] = ()) -> list[Problem]:
+    """The problems that forbid training; `allow` names codes of `ALLOWED` that do not."""
+    return [p for p in problems if p.severity == "error" and p.code not in allow]
+
+
+def check_datasets(
+    datasets: Sequence[Dataset], label_value: int | None = None, max_bytes: int = MAX_BYTES
+) -> tuple[list[Inspection], list[Problem]]:
+    """Inspects every labelled case, and looks for duplicates among all of them.
+
+    Args:
+        datasets: from `dataset.detect`.
+        label_value: of the atrium; None for the only non-zero value.
+        max_bytes: of voxels in one file.
+
+    Returns:
+        The inspections in the order of the cases, and all problems, errors first.
+    """
+    cases = [case for dataset in datasets for case in dataset.cases]
+    inspections = in_parallel(
+        "checking volumes", lambda case: inspect_case(case, label_value, max_bytes)[0], cases
+    )
+    problems = [problem for inspection in inspections for problem in inspection.problems]
+    problems += find_duplicates(inspections)
+    return inspections, sorted(problems, key=lambda problem: problem.severity)

@@ -1,0 +1,1 @@
+"""Masks against references: metrics, statistics, calibration, comparisons, studies."""

@@ -1,0 +1,238 @@
+"""masks of any tool + truth -> scores, paired tests: python -m lagseg_jax.compare TRUTH PRED_A ...
+
+Every case is judged on the grid of the truth, by the metrics of an evaluation. Geometry is checked,
+never aligned by index. What is missing or cannot be used is named, the rest is scored all the same;
+the exit status is then 2.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.split import read_split
+from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
+from lagseg_jax.evaluation.statistics import bootstrap_interval, paired_wilcoxon
+from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.volume import (
+    MAX_BYTES,
+    SUFFIXES,
+    case_name,
+    check_same_geometry,
+    is_volume_file,
+    read_label,
+)
+from lagseg_jax.runtime.console import in_parallel
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import write_atomically
+
+# What is compared case by case; -1 where less is better.
+COMPARED = {"dice": 1, "iou": 1, "hd95_mm": -1, "assd_mm": -1, "volume_error_ml": -1}
+UNITS = {"hd95_mm": "mm", "assd_mm": "mm", "volume_error_ml": "mL"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """One set of masks.
+
+    Attributes:
+        name: short, unique.
+        rows: {case: `case_metrics`} of the cases that could be scored.
+        problems: {case: sentence} of the others.
+    """
+
+    name: str
+    rows: dict[str, dict[str, float]]
+    problems: dict[str, str]
+
+
+def find_masks(folder: Path) -> dict[str, Path]:
+    """{case: file} of the volume files in a folder.
+
+    Raises:
+        InputError: no folder, no volume file, or a case in two formats.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected masks named by case.")
+    masks: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if is_volume_file(path):
+            other = masks.setdefault(case_name(path), path)
+            if other is not path:
+                raise InputError(f"{path}: also there as {other.name}, expected one file per case.")
+    if not masks:
+        raise InputError(f"{folder}: no masks found, expected files in {', '.join(SUFFIXES)}.")
+    return masks
+
+
+def find_truth(folder: Path, split: str | None) -> dict[str, Path]:
+    """{case: label} of a folder of labels or of a dataset; with `split`, of its test part.
+
+    Raises:
+        InputError: neither, or the split is of another dataset.
+    """
+    if folder.is_dir() and any(is_volume_file(path) for path in folder.iterdir()):
+        labels = find_masks(folder)
+    else:
+        labels = {case.name: case.label for case in detect(folder).cases if case.label}
+    if split is None:
+        return labels
+    cases = [Case(name, name, path, path) for name, path in labels.items()]
+    return {name: labels[name] for name in read_split(split, cases)["test"]}
+
+
+def score(
+    truth: Mapping[str, Path],
+    folders: Sequence[Path],
+    values: tuple[int | None, int | None] = (None, None),
+    max_bytes: int = MAX_BYTES,
+) -> list[Scores]:
+    """Scores every folder of masks; each file is read once, in parallel.
+
+    Args:
+        truth: {case: label file}.
+        folders: of masks named by case; files of other cases do not count.
+        values: of the atrium in truth and predictions; None for the only non-zero value.
+        max_bytes: of voxels in one file.
+
+    Returns:
+        The scores in the order of the folders.
+
+    Raises:
+        InputError: a folder without masks, or without a single one of these cases.
+    """
+    masks = [find_masks(folder) for folder in folders]
+    for folder, found in zip(folders, masks):
+        if not truth.keys() & found.keys():
+            raise InputError(
+                f"{folder}: masks of {', '.join(itertools.islice(found, 3))} found, expected the "
+                f"names of the cases, such as {next(iter(truth))}."
+            )
+
+    def score_case(name: str) -> list[dict | str]:
+        try:
+            label = read_label(truth[name], values[0], max_bytes)
+        except InputError as error:
+            return [str(error)] * len(masks)
+        axis = to_slices(label.array, label.affine)[1].volume_axis
+        outcomes: list[dict | str] = []
+        for folder, found in zip(folders, masks):
+            try:
+                if name not in found:
+                    raise InputError(f"{folder}: no mask of {name} found, expected one.")
+                mask = read_label(found[name], values[1], max_bytes)
+                check_same_geometry(label, mask)
+            except InputError as error:
+                outcomes.append(str(error))
+                continue
+            outcomes.append(case_metrics(label.array, mask.array, label.spacing, axis))
+        return outcomes
+
+    outcomes = zip(*in_parallel("scoring cases", score_case, list(truth)))
+    short = [folder.name for folder in folders]
+    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    return [
+        Scores(
+            name,
+            {case: one for case, one in zip(truth, of_cases) if isinstance(one, dict)},
+            {case: one for case, one in zip(truth, of_cases) if isinstance(one, str)},
+        )
+        for name, of_cases in zip(names, outcomes)
+    ]
+
+
+def compare_pair(a: Scores, b: Scores) -> dict[str, dict[str, float | int | None]]:
+    """The differences a - b over the cases that both have, by metric.
+
+    Of the volume error the magnitude counts.
+
+    Returns:
+        {metric: {"n", "mean_difference", "low", "high" (95 % bootstrap interval), "wins" of a,
+        "losses", "ties", "p" (two-sided paired Wilcoxon test)}}; None instead of NaN. A case whose
+        metric is not defined for both (distances of empty masks) is left out.
+    """
+    cases = [case for case in a.rows if case in b.rows]
+    result = {}
+    for metric, better in COMPARED.items():
+        pairs = np.abs([[s.rows[case][metric] for s in (a, b)] for case in cases]).reshape(-1, 2)
+        pairs = pairs[np.isfinite(pairs).all(axis=1)]
+        difference = pairs[:, 0] - pairs[:, 1]
+        low, high = bootstrap_interval(difference)
+        result[metric] = {
+            "n": len(difference),
+            "mean_difference": _number(difference.mean() if len(difference) else math.nan),
+            "low": _number(low),
+            "high": _number(high),
+            "wins": int((better * difference > 0).sum()),
+            "losses": int((better * difference < 0).sum()),
+            "ties": int((difference == 0).sum()),
+            "p": _number(paired_wilcoxon(pairs[:, 0], pairs[:, 1])),
+        }
+    return result
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def table(scores: Sequence[Scores]) -> list[str]:
+    """Means and SDs of every set of masks, then every pair."""
+    width = max(len(one.name) for one in scores) + 2
+    titles = {metric: f"{metric.removesuffix('_mm').removesuffix('_ml')}" for metric in COMPARED}
+    head = "".join(
+        f"{title + (f' ({UNITS[m]})' if m in UNITS else ''):>22}" for m, title in titles.items()
+    )
+    lines = [f"{'':{width}}{'cases':>6}{head}"]
+    for one in scores:
+        summary = summarise(list(one.rows.values()))
+        cells = (f"{_mean_sd(summary[metric]):>22}" for metric in COMPARED)
+        lines.append(f"{one.name:{width}}{len(one.rows):>6}{''.join(cells)}")
+    for a, b in itertools.combinations(scores, 2):
+        lines.append(f"\n{a.name} minus {b.name}, case by case:")
+        for metric, row in compare_pair(a, b).items():
+            if row["mean_difference"] is None:
+                continue
+            p = "too few pairs to test" if row["p"] is None else f"Wilcoxon p = {row['p']:.3g}"
+            what = f"|{metric}|" if metric == "volume_error_ml" else metric
+            lines.append(
+                f"  {what:18}{row['mean_difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+                f", better in {row['wins']}, worse in {row['losses']}, equal in {row['ties']} of "
+                f"{row['n']}; {p}"
+            )
+    return lines
+
+
+def _mean_sd(value: Mapping) -> str:
+    if value["mean"] is None:
+        return "-"
+    return f"{value['mean']:.4f}" + ("" if value["sd"] is None else f" +- {value['sd']:.4f}")
+
+
+def write(folder: Path, truth: str, scores: Sequence[Scores]) -> None:
+    """Writes `per_case.csv` and `comparison.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["predictions", "case", *METRICS], lineterminator="\n")
+    writer.writeheader()
+    for one in scores:
+        writer.writerows({"predictions": one.name, "case": c, **row} for c, row in one.rows.items())
+    write_atomically(folder / "per_case.csv", text.getvalue())
+    content = {
+        "truth": truth,
+        "predictions": {
+            one.name: {**summarise(list(one.rows.values())), "problems": one.problems}
+            for one in scores
+        },
+        "comparisons": [
+            {"a": a.name, "b": b.name, "differences": compare_pair(a, b)}
+            for a, b in itertools.combinations(scores, 2)
+        ],
+    }
+    write_atomically(folder / "comparison.json", json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,208 @@
+"""volume file -> array (x, y, z) + affine voxel -> RAS mm, and masks back in the same geometry."""
+
+import gzip
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+from lagseg_jax.imaging.formats import Volume, nifti_bytes, nrrd_bytes, read_nifti, read_nrrd
+from lagseg_jax.runtime.errors import InputError
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd")
+MAX_BYTES = 2 * 10**9  # of voxels in one file; `config.data.max_gb` and `--max_gb` change it
+
+
+def is_volume_file(path: str | Path) -> bool:
+    """Whether the name is that of a volume; dot-files (AppleDouble `._x.nii.gz`) are not."""
+    name = Path(path).name
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def case_name(path: str | Path) -> str:
+    """File name without `.nii.gz`, `.nii` or `.nrrd`."""
+    name = Path(path).name
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def read_volume(path: str | Path, max_bytes: int = MAX_BYTES) -> Volume:
+    """`parse_volume` and `check_finite`: what everything but the check of a dataset wants."""
+    volume = parse_volume(path, max_bytes)
+    check_finite(volume)
+    return volume
+
+
+def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES) -> Volume:
+    """Reads a 3-D volume from `.nii`, `.nii.gz` or `.nrrd`; its voxels may be NaN or infinite.
+
+    Raises:
+        InputError: missing, damaged or truncated file, not exactly one 3-D volume, more than
+            `max_bytes` of voxels declared (refused before they are allocated), singular affine,
+            NRRD whose data lie in another file.
+    """
+    path = Path(path)
+    if not is_volume_file(path):
+        raise InputError(f"{path}: not a volume file name, expected one of {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path}: {found}, expected a volume file.")
+    read = read_nrrd if path.name.lower().endswith(".nrrd") else read_nifti
+    try:
+        # What a header makes overflow is found in the affine or the voxels.
+        with np.errstate(over="ignore", invalid="ignore"):
+            volume = read(path, max_bytes)
+            _check_affine(volume)
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: not enough memory to read it ({error}), expected at most {max_bytes} bytes."
+        ) from error
+    except Exception as error:  # the parsers raise whatever a damaged header makes them stumble on
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise InputError(
+            f"{path}: damaged or not what its name says ({reason}), expected an intact "
+            f"{'NRRD' if read is read_nrrd else 'NIfTI'} file."
+        ) from error
+    return volume
+
+
+def read_label(
+    path: str | Path, label_value: int | None = None, max_bytes: int = MAX_BYTES
+) -> Volume:
+    """Reads a label as a uint8 mask (x, y, z) of 0 and 1: `read_volume` and `atrium_mask`."""
+    return atrium_mask(read_volume(path, max_bytes), label_value)
+
+
+def atrium_mask(volume: Volume, label_value: int | None = None) -> Volume:
+    """A label as a uint8 mask (x, y, z) of 0 and 1.
+
+    Data sets write the atrium as 1, 255 or 420, so its value is the only non-zero one, or else
+    `label_value`. An all-zero label is an empty mask.
+
+    Raises:
+        InputError: several non-zero values and no `label_value`, or `label_value` not among them.
+    """
+    path = volume.path
+    values = np.unique(volume.array[volume.array != 0])
+    listed = ", ".join(f"{value:g}" for value in values[:10]) + ", ..." * (len(values) > 10)
+    if label_value is None and len(values) > 1:
+        raise InputError(
+            f"{path}: the label has the non-zero values {listed}, expected exactly one; "
+            "name the atrium's with config.data.label_value."
+        )
+    if label_value is not None and len(values) and label_value not in values:
+        raise InputError(
+            f"{path}: the label has the non-zero values {listed}, expected "
+            f"config.data.label_value={label_value} among them."
+        )
+    mask = volume.array == label_value if label_value is not None else volume.array != 0
+    return replace(volume, array=mask.astype(np.uint8))
+
+
+def read_image_and_label(
+    image: str | Path,
+    label: str | Path,
+    label_value: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Volume, Volume]:
+    """Reads a labelled case: `read_volume`, `read_label` and `check_same_geometry`."""
+    volumes = read_volume(image, max_bytes), read_label(label, label_value, max_bytes)
+    check_same_geometry(*volumes)
+    return volumes
+
+
+def check_same_geometry(image: Volume, label: Volume) -> None:
+    """Image and label must share one voxel grid: equal shape, affines within 1e-3 mm.
+
+    Raises:
+        InputError: they do not; they are never aligned by index.
+    """
+    if image.array.shape != label.array.shape:
+        raise InputError(
+            f"{label.path}: shape {label.array.shape} found, expected {image.array.shape} "
+            f"as in {image.path}."
+        )
+    difference = np.abs(image.affine - label.affine).max()
+    if difference > 1e-3:
+        raise InputError(
+            f"{label.path}: position or orientation differs from {image.path} (affines by up to "
+            f"{difference:.4g} mm), expected the same geometry."
+        )
+
+
+def check_finite(volume: Volume) -> None:
+    """Raises InputError if voxels are NaN or infinite."""
+    # Slice by slice, so that no second volume is allocated.
+    bad = sum(int((~np.isfinite(plane)).sum()) for plane in np.moveaxis(volume.array, 2, 0))
+    if bad:
+        raise InputError(f"{volume.path}: {bad} voxels are NaN or infinite, expected none.")
+
+
+def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turns axes so that indices grow to the patient's Left, Posterior and Superior.
+
+    Args:
+        array: (x, y, z) in any order and direction.
+        affine: (4, 4) voxel -> RAS mm, may be oblique: the nearest axis counts.
+
+    Returns:
+        A view of `array` in LPS+ order, and the orientation (3, 2) int for `from_canonical`: for
+        each axis of `array` its axis in the view, and -1 if that is reversed, else 1.
+    """
+    orientation = ornt_transform(io_orientation(affine), axcodes2ornt("LPS")).astype(int)
+    return apply_orientation(array, orientation), orientation
+
+
+def from_canonical(array: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """Exact inverse of `to_canonical`: a view of `array` (LPS+) in the original axis order."""
+    inverse = np.empty_like(orientation)
+    inverse[orientation[:, 0]] = np.stack([np.arange(3), orientation[:, 1]], axis=1)
+    return apply_orientation(array, inverse)
+
+
+def write_mask(path: str | Path, mask: np.ndarray, like: Volume) -> None:
+    """Writes a mask (x, y, z) as uint8 with the geometry of `like`: see `write_voxels`."""
+    write_voxels(path, mask.astype(np.uint8, copy=False), like)
+
+
+def write_voxels(path: str | Path, array: np.ndarray, like: Volume) -> None:
+    """Writes an array (x, y, z) with the geometry of `like`, complete or not at all.
+
+    The file gets the affine and stored shape of `like`, and where the format is the same also its
+    header: qform and sform codes, voxel sizes, units. What describes intensities is reset.
+
+    Raises:
+        InputError: `path` does not end in .nii.gz, .nii or .nrrd.
+        ValueError: the shape of `array` is not that of `like.array`.
+    """
+    path = Path(path)
+    if not is_volume_file(path):
+        raise InputError(f"{path}: cannot write a mask here, expected {', '.join(SUFFIXES)}.")
+    if array.shape != like.array.shape:
+        raise ValueError(f"mask of shape {array.shape}, expected {like.array.shape}")
+    voxels = array.reshape(like.stored_shape)
+    name = path.name.lower()
+    content = nrrd_bytes(voxels, like) if name.endswith(".nrrd") else nifti_bytes(voxels, like)
+    if name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=6, mtime=0)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_affine(volume: Volume) -> None:
+    directions = volume.affine[:3, :3]
+    lengths = np.linalg.norm(directions, axis=0)
+    regular = np.isfinite(volume.affine).all() and lengths.all()
+    if not regular or abs(np.linalg.det(directions / lengths)) < 1e-6:
+        raise InputError(
+            f"{volume.path}: affine {volume.affine[:3].tolist()} is singular or not finite, "
+            "expected three independent voxel directions in mm."
+        )

@@ -1,0 +1,1 @@
+"""From a volume to a mask, its surface, its numbers and its files."""

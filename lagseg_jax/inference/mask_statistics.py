@@ -1,0 +1,117 @@
+"""mask (x, y, z) + affine -> volume, box, centroid, components; all cases -> statistics.csv, .json.
+
+Positions are scanner positions in mm, RAS as in NIfTI; voxel indices count from 0.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lagseg_jax.data.quality import ATRIUM_ML
+from lagseg_jax.imaging.masks import bounding_box, label_components
+from lagseg_jax.runtime.files import write_atomically
+
+UNITS = {
+    "volume_ml": "mL",
+    "voxels": "voxels of the mask",
+    "box_first": "voxel index (x, y, z) of the first corner of the bounding box, in the box",
+    "box_last": "voxel index (x, y, z) of the last corner, in the box",
+    "box_mm": "lengths of the box along its axes x, y, z, in mm",
+    "centroid_mm": "scanner position of the centre of mass in mm, RAS",
+    "components": "connected components, 26-neighbourhood",
+    "touches_border": "whether the mask reaches the border of the volume, which may cut it off",
+    "suspicious_volume": "whether the volume is outside {:g}-{:g} mL".format(*ATRIUM_ML),
+}
+VECTORS = ("box_first", "box_last", "box_mm", "centroid_mm")
+
+
+def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+    """The numbers of `UNITS` for one mask.
+
+    Args:
+        mask: (x, y, z), non-zero inside.
+        affine: (4, 4) voxel index -> scanner position in mm, RAS.
+
+    Returns:
+        JSON-serialisable values; box and centroid are None for an empty mask.
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    box = bounding_box(mask)
+    inside = mask[box]
+    voxels = int(np.count_nonzero(inside))
+    volume = voxels * math.prod(spacing.tolist()) / 1000
+    row = dict.fromkeys(UNITS)
+    if voxels:
+        first, last = [part.start for part in box], [part.stop - 1 for part in box]
+        # One axis at a time: the indices of all voxels would need 24 bytes for each.
+        sums = [inside.astype(bool).sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+        centre = [start + np.arange(len(s)) @ s / voxels for start, s in zip(first, sums)]
+        row |= {
+            "box_first": [int(i) for i in first],
+            "box_last": [int(i) for i in last],
+            "box_mm": [float(n * s) for n, s in zip(inside.shape, spacing)],
+            "centroid_mm": [float(x) for x in affine[:3, :3] @ centre + affine[:3, 3]],
+        }
+    reaches = (part.start == 0 or part.stop == size for part, size in zip(box, mask.shape))
+    return row | {
+        "volume_ml": volume,
+        "voxels": voxels,
+        "components": len(label_components(inside)[1]),
+        "touches_border": bool(voxels) and any(reaches),
+        "suspicious_volume": not ATRIUM_ML[0] <= volume <= ATRIUM_ML[1],
+    }
+
+
+def describe(row: dict[str, Any]) -> str:
+    """The numbers of a case in one line, with what is suspicious about them."""
+    if not row["voxels"]:
+        return "0.0 mL WARNING: nothing was found"
+    first, last = ("(" + ", ".join(map(str, row[key])) + ")" for key in ("box_first", "box_last"))
+    centre = ", ".join(f"{x:.1f}" for x in row["centroid_mm"])
+    text = (
+        f"{row['volume_ml']:.1f} mL, {row['voxels']} voxels from {first} to {last}, "
+        f"centroid ({centre}) mm, components: {row['components']}"
+    )
+    if row["suspicious_volume"]:
+        low, high = ATRIUM_ML
+        text += f" WARNING: a volume outside {low:g}-{high:g} mL is suspicious"
+    if row["touches_border"]:
+        text += " WARNING: the mask reaches the border of the volume"
+    return text
+
+
+def write_statistics(folder: Path, rows: Sequence[dict[str, Any]], about: dict) -> None:
+    """Writes the table twice, for spreadsheets and for programs.
+
+    Args:
+        folder: gets `statistics.csv`, where a vector has one column per axis, and
+            `statistics.json`.
+        rows: `case` and the numbers of `mask_statistics`; at least one.
+        about: what made the masks; stands in the JSON, and its `encoder_weights` in every line of
+            the CSV, so that it survives copying.
+    """
+    content = {**about, "units": UNITS, "cases": list(rows)}
+    write_atomically(folder / "statistics.json", json.dumps(content, indent=2) + "\n")
+    table = io.StringIO()
+    flat = [_flat(row) | {"encoder_weights": about["encoder_weights"]} for row in rows]
+    writer = csv.DictWriter(table, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_atomically(folder / "statistics.csv", table.getvalue())
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with one column per axis for each vector."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key in VECTORS:
+            flat |= {f"{key}_{axis}": value and value[i] for i, axis in enumerate("xyz")}
+        else:
+            flat[key] = value
+    return flat

@@ -1,0 +1,1 @@
+"""The network of arXiv 2502.06615: frozen encoder, fusion weights, decoder."""

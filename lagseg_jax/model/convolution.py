@@ -1,0 +1,167 @@
+"""maps (B, H, W, C) -> 3x3 convolution, GroupNorm, GELU, twice: the decoder's block.
+
+On CPUs, bfloat16 convolutions are handed to oneDNN by a compiler option of XLA; functions that
+contain them are compiled with `backend.decoder_compiler_options()`. The numbers behind every form
+chosen here are in docs/performance.md.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+GROUP = 8  # channels normalised together
+PIXELS = 6272  # of one matrix product in the kernel's gradient; more of them leave the cache
+
+
+@jax.checkpoint
+def group_norm_gelu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """`gelu(scale (x - mean) / sqrt(variance + 1e-6) + bias)`, GELU in its tanh form.
+
+    Statistics per slice, never per batch, so that one device or many give the same numbers (Wu and
+    He 2018, arXiv 1803.08494). All of it in float32 and rounded once; computed again for the
+    gradient, at no cost in time, because what would be kept is 1.6 times all other memory.
+
+    Args:
+        x: (B, H, W, C), C a multiple of 8, any dtype.
+        scale: (C,) float32.
+        bias: (C,) float32.
+
+    Returns:
+        (B, H, W, C) in the dtype of x.
+    """
+    y = x.astype(jnp.float32)
+
+    def group_mean(values):  # (B, H, W, C) -> (B, C)
+        groups = values.mean(axis=(1, 2)).reshape(x.shape[0], -1, GROUP)
+        return jnp.repeat(groups.mean(axis=-1), GROUP, axis=-1)
+
+    mean = group_mean(y)
+    variance = jnp.maximum(group_mean(jnp.square(y)) - jnp.square(mean), 0)
+    factor = jax.lax.rsqrt(variance + 1e-6) * scale
+    # As one multiplication and addition per pixel.
+    y = y * factor[:, None, None] + (bias - mean * factor)[:, None, None]
+    return jax.nn.gelu(y).astype(x.dtype)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    strides = (stride, stride)
+    return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=LAYOUT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv3x3(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """3x3 convolution whose gradients are right and fast with oneDNN.
+
+    With the compiler option, XLA gives oneDNN the gradient of the kernel as a convolution with a
+    kernel as large as the map, and on CPUs with AMX the answer is wrong, without an error. Here it
+    is a sum of matrix products, and the gradient of x a convolution like the one forward.
+
+    Args:
+        x: (B, H, W, C).
+        kernel: (3, 3, C, O), same dtype.
+        stride: 1 or 2.
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride), O), padded as "SAME".
+    """
+    return _convolve(x, kernel, stride)
+
+
+def _forward(x, kernel, stride):
+    return _convolve(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, kept, gradient):
+    x, kernel = kept
+    if stride == 1:
+        of_x = _full(gradient, kernel)[:, 1:-1, 1:-1]
+        return of_x, kernel_gradient(x, gradient, 3).astype(kernel.dtype)
+    # The same as a 2x2 convolution of cells of 2x2 pixels with stride 1, half of the work that the
+    # gradient interleaved with zeros would be: 21 instead of 42 ms (8 x 98 x 98 x 32, one core).
+    cells, unfold = fold(x)
+    channels = x.shape[-1]
+    of_x = unfold(_full(gradient, _fold_kernel(kernel)))
+    folded = kernel_gradient(cells, gradient, 2).reshape(2, 2, 2, 2, channels, -1)
+    of_kernel = folded.transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, channels, -1)[:3, :3]
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+conv3x3.defvjp(_forward, _backward)
+
+
+def _full(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The gradient of a convolution's input, and of the padding around it."""
+    # Flipped here: a convolution that XLA itself would have to flip is not given to oneDNN.
+    around = 2 * [(kernel.shape[0] - 1,) * 2]
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    return jax.lax.conv_general_dilated(gradient, flipped, (1, 1), around, dimension_numbers=LAYOUT)
+
+
+def fold(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """(B, H, W, C) -> cells of 2x2 pixels (B, h + 1, w + 1, 4 C), and the way back.
+
+    With h, w = ceil(H / 2), ceil(W / 2), padded so that a 3x3 convolution with stride 2 and "SAME"
+    begins in the first cell: a pixel in front of odd sides.
+    """
+    batch, height, width, channels = x.shape
+    sides = [(n % 2, 2) for n in (height, width)]
+    rows, columns = ((n + sum(side)) // 2 for n, side in zip((height, width), sides))
+    padded = jnp.pad(x, ((0, 0), *sides, (0, 0))).reshape(batch, rows, 2, columns, 2, channels)
+    (top, _), (left, _) = sides
+
+    def unfold(cells: jax.Array) -> jax.Array:
+        pixels = cells.reshape(batch, rows, columns, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+        pixels = pixels.reshape(batch, 2 * rows, 2 * columns, channels)
+        return pixels[:, top : top + height, left : left + width]
+
+    return padded.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, -1), unfold
+
+
+def _fold_kernel(kernel: jax.Array) -> jax.Array:
+    """(3, 3, C, O) -> the same for cells (2, 2, 4 C, O)."""
+    channels, outputs = kernel.shape[2:]
+    padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    cells = padded.reshape(2, 2, 2, 2, channels, outputs).transpose(0, 2, 1, 3, 4, 5)
+    return cells.reshape(2, 2, 4 * channels, outputs)
+
+
+def kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    """`dK[i, j] = sum over b, r, c of x[b, r + i - p, c + j - p]^T g[b, r, c]`, by bands of rows.
+
+    Args:
+        x: (B, H, W, C).
+        gradient: (B, H + 2 p - size + 1, ..., O), of the output of a convolution with stride 1.
+        size: of the kernel, 3 (p = 1, padded with zeros) or 2 (p = 0).
+
+    Returns:
+        (size, size, C, O) float32.
+    """
+    (batch, height, width, inputs), outputs = x.shape, gradient.shape[-1]
+    fitting = [r for r in range(1, height + 1) if height % r == 0 and r * width <= PIXELS]
+    rows = max(fitting, default=1)
+    bands = height // rows
+    padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    last = size - 1
+
+    def add(total, number):
+        image, row = number // bands, number % bands * rows
+        band = jax.lax.dynamic_slice(x, (image, row, 0, 0), (1, rows, width, inputs))
+        around = jax.lax.dynamic_slice(
+            padded, (image, row, 0, 0), (1, rows + last, width + last, outputs)
+        )
+        # Channels first, so that pixels are the inner axis of the product.
+        around = around[0].transpose(2, 0, 1)
+        shifted = jnp.concatenate([around[:, :, last - j : last - j + width] for j in range(size)])
+        products = [
+            shifted[:, last - i : last - i + rows].reshape(size * outputs, -1)
+            @ band.reshape(-1, inputs)
+            for i in range(size)
+        ]
+        return total + jnp.stack(products).astype(jnp.float32), None
+
+    start = jnp.zeros((size, size * outputs, inputs))
+    total, _ = jax.lax.scan(add, start, jnp.arange(batch * bands))
+    return total.reshape(size, size, outputs, inputs).swapaxes(2, 3)

@@ -1,0 +1,80 @@
+"""config.encoder -> the frozen encoder: its weights once on every device, their hash and origin."""
+
+import dataclasses
+import logging
+from typing import Any
+
+import ml_collections
+
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.lora import adapter_of
+from lagseg_jax.model.segmentation import compute_dtype
+from lagseg_jax.model.weights import load_params, random_params
+from lagseg_jax.runtime.console import still
+from lagseg_jax.runtime.devices import params_hash, replicate
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenEncoder:
+    """The encoder's weights, as they are used and as they are reported.
+
+    Attributes:
+        spec: variant, registers and interpolation rule.
+        params: replicated over the local devices, in the compute dtype.
+        sha256: of the weights, without any adapter; checkpoints and results name their encoder
+            by it.
+        origin: folder of the converted weights, or "random (seed 0)".
+        warning: what readers of results must know about random weights; empty otherwise.
+        adapted: by what the run adapts the encoder, in words; empty if it stays frozen.
+    """
+
+    spec: EncoderSpec
+    params: dict
+    sha256: str
+    origin: str
+    warning: str
+    adapted: str = ""
+
+    def report(self) -> dict[str, Any]:
+        """What every result file says about the encoder."""
+        report = {
+            "variant": self.spec.variant,
+            "registers": self.spec.registers,
+            "weights": self.origin,
+            "sha256": self.sha256,
+        }
+        report |= {"adapted": self.adapted} if self.adapted else {}
+        return report | ({"warning": self.warning} if self.warning else {})
+
+
+@still("loading the encoder")
+def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
+    """Loads converted weights, or draws random ones with one clear warning.
+
+    Raises:
+        InputError: the weights are missing, damaged, or of another variant.
+    """
+    encoder = config.encoder
+    dtype = compute_dtype("config.encoder.dtype", encoder.dtype)
+    if encoder.weights:
+        expected = (encoder.variant, encoder.registers)
+        spec, params, sha256 = load_params(encoder.weights, dtype, replicate, expected)
+        return FrozenEncoder(spec, params, sha256, encoder.weights, "", _adapted(encoder, spec))
+    spec = EncoderSpec(encoder.variant, encoder.registers)
+    params = random_params(spec, encoder.seed, dtype)
+    warning = (
+        f"the DINOv2 encoder has random weights (seed {encoder.seed}): results say nothing about "
+        "the published method; convert weights and set config.encoder.weights to use them"
+    )
+    log.warning("WARNING: %s", warning)
+    origin = f"random (seed {encoder.seed})"
+    return FrozenEncoder(
+        *(spec, replicate(params), params_hash(params), origin, warning, _adapted(encoder, spec))
+    )
+
+
+def _adapted(encoder: ml_collections.ConfigDict, spec: EncoderSpec) -> str:
+    adapter = adapter_of(encoder, spec)
+    return adapter.describe(spec.depth) if adapter else ""

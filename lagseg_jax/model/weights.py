@@ -1,0 +1,267 @@
+"""folder with card.json + encoder.safetensors <-> encoder parameters on the devices.
+
+The files are written once by `weight_conversion`; nothing here needs PyTorch or unpickles. The
+card says what the tensors are and carries the SHA-256 of the tensor file.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+
+from lagseg_jax.config.choices import PATCH
+from lagseg_jax.model.encoder import Activations, Encoder, EncoderSpec
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import file_sha256
+
+CARD, TENSORS = "card.json", "encoder.safetensors"
+_STORED = {"float32": "F32", "bfloat16": "BF16"}  # numpy's names -> safetensors'
+
+
+def load_encoder(path: str | Path, dtype: str = "float32") -> Callable[[jax.Array], Activations]:
+    """Converted DINOv2 encoder as a function.
+
+    Args:
+        path: folder written by `python -m weight_conversion.convert`.
+        dtype: compute dtype, "float32" or "bfloat16".
+
+    Returns:
+        Jitted function, images (B, H, W, 3) float -> `Activations` of every block.
+
+    Raises:
+        InputError: see `load_params`.
+    """
+    spec, params, _ = load_params(path, dtype)
+    return functools.partial(jax.jit(Encoder(spec, jnp.dtype(dtype)).apply), {"params": params})
+
+
+def random_params(spec: EncoderSpec, seed: int, dtype: str | jnp.dtype) -> dict:
+    """Untrained parameters, kernels in `dtype`: normal (0.02, cut at 2 sigma), scales 1, biases 0.
+
+    Drawn by NumPy, so that a seed gives the same frozen encoder on every kind of device.
+    """
+    generator, flat = np.random.default_rng(seed), {}
+    for name, leaf in param_structs(spec, dtype).items():
+        kind = name.rpartition("/")[2]
+        if kind == "bias":
+            values = np.zeros(leaf.shape, leaf.dtype)
+        elif kind.startswith("scale"):
+            values = np.ones(leaf.shape, leaf.dtype)
+        else:
+            values = generator.standard_normal(leaf.shape, np.float32)
+            values = (0.02 * values.clip(-2, 2, out=values)).astype(leaf.dtype)
+        flat[name] = jax.device_put(values)
+    return unflatten_dict(flat, sep="/")
+
+
+def param_structs(
+    spec: EncoderSpec, dtype: str | jnp.dtype = "float32"
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of every parameter, names joined with "/", in alphabetical order."""
+    encoder = Encoder(spec, jnp.dtype(dtype))
+    images = jax.ShapeDtypeStruct((1, PATCH, PATCH, 3), jnp.float32)
+    tree = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x)["params"], images)
+    return dict(sorted(flatten_dict(tree, sep="/").items()))
+
+
+def param_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter, names joined with "/"."""
+    return {name: leaf.shape for name, leaf in param_structs(spec).items()}
+
+
+def load_params(
+    folder: str | Path,
+    dtype: str | jnp.dtype,
+    put: Callable[[np.ndarray], jax.Array] = jax.device_put,
+    expected: tuple[str, int] | None = None,
+    verify: bool = True,
+) -> tuple[EncoderSpec, dict, str]:
+    """Parameters straight onto the devices, leaf by leaf, kernels in the compute dtype.
+
+    The host never holds more than one leaf, already in its final dtype, plus one block of it as
+    stored.
+
+    Args:
+        folder: written by `write_encoder`.
+        dtype: compute dtype, float32 or bfloat16.
+        put: places one NumPy leaf on the devices.
+        expected: (variant, registers) that the caller is set up for; None takes any.
+        verify: compare the SHA-256 of the tensor file with the card (one extra read).
+
+    Returns:
+        Spec, parameter tree, and the SHA-256 on the card.
+
+    Raises:
+        InputError: no converted weights there, another variant than expected, a damaged file, or
+            missing, extra or misshaped tensors.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    spec = EncoderSpec(*(card[key] for key in ("variant", "registers", "interpolation", "grid")))
+    if expected is not None and (spec.variant, spec.registers) != tuple(expected):
+        raise InputError(
+            f"{folder} holds the weights of {_title(spec.variant, spec.registers)}, "
+            f"but {_title(*expected)} was asked for."
+        )
+    path = folder / TENSORS
+    if verify and (found := file_sha256(path)) != card["sha256"]:
+        raise InputError(
+            f"{path} is damaged or not the file its card describes: SHA-256 {found} found, "
+            f"{card['sha256']} expected."
+        )
+    structs = param_structs(spec, dtype)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        if problem := mismatch(shapes, {name: s.shape for name, s in structs.items()}):
+            raise InputError(
+                f"{path} does not fit {_title(spec.variant, spec.registers)}: {problem}."
+            )
+        flat = {name: put(_read_leaf(path, name, s)) for name, s in structs.items()}
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be read as a safetensors file: {error}.") from None
+    return spec, unflatten_dict(flat, sep="/"), card["sha256"]
+
+
+def _read_leaf(path: Path, name: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    """One leaf in the dtype of `like`, cast block by block."""
+    leaf = np.empty(like.shape, like.dtype)
+    # Opened anew for every leaf: the pages of the previous one leave our memory.
+    with safe_open(path, framework="numpy") as file:
+        stored = file.get_slice(name)
+        for block in range(len(leaf)):
+            leaf[block] = stored[block : block + 1][0]
+    return leaf
+
+
+def read_card(folder: str | Path) -> dict:
+    """The card of converted weights.
+
+    Raises:
+        InputError: the folder holds no converted weights, or its card is unreadable.
+    """
+    folder = Path(folder)
+    for name in (CARD, TENSORS):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} holds no converted encoder weights ({name} not found); make them with "
+                f"`python -m weight_conversion.convert --input=FILE_OR_FOLDER --output={folder}`."
+            )
+    try:
+        card = json.loads((folder / CARD).read_text())
+        EncoderSpec(*(card[key] for key in ("variant", "registers", "interpolation", "grid")))
+        return card | {"sha256": str(card["sha256"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / CARD} is not a card written by weight_conversion: {error!r}."
+        ) from None
+
+
+def write_encoder(
+    folder: str | Path,
+    spec: EncoderSpec,
+    dtype: str,
+    leaf_parts: Callable[[str], Iterable[np.ndarray]],
+    card: dict,
+) -> dict:
+    """Write encoder.safetensors and, last, card.json; both appear complete or not at all.
+
+    safetensors' own `save_file` wants all tensors in memory, 4.5 GB for giant; its format is a
+    JSON header followed by the raw bytes, so the parts of every leaf are written and hashed as
+    they come.
+
+    Args:
+        folder: made if absent.
+        spec: of the encoder.
+        dtype: of the kernels in the file, "float32" or "bfloat16"; all else is float32.
+        leaf_parts: name of a parameter -> arrays whose bytes in sequence are the leaf, one per
+            block for stacked leaves.
+        card: further entries for the card.
+
+    Returns:
+        The card as written.
+    """
+    folder = Path(folder)
+    structs = param_structs(spec, dtype)
+    header, end = {}, 0
+    for name, leaf in structs.items():
+        start, end = end, end + leaf.size * leaf.dtype.itemsize
+        stored = _STORED[leaf.dtype.name]
+        header[name] = {"dtype": stored, "shape": leaf.shape, "data_offsets": [start, end]}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / TENSORS
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        digest = hashlib.sha256()
+        with open(temporary, "wb") as file:
+
+            def write(data: bytes | memoryview) -> None:
+                file.write(data)
+                digest.update(data)
+
+            write(struct.pack("<Q", len(head)) + head)
+            for name, leaf in structs.items():
+                for part in leaf_parts(name):
+                    write(np.ascontiguousarray(part, leaf.dtype).reshape(-1).view(np.uint8).data)
+                if file.tell() != 8 + len(head) + header[name]["data_offsets"][1]:
+                    raise ValueError(f"parts of {name} do not make up its shape {leaf.shape}")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        if made:
+            folder.rmdir()
+        raise
+    card = {
+        "variant": spec.variant,
+        "registers": spec.registers,
+        "interpolation": spec.interpolation,
+        "grid": spec.grid,
+        "dtype": dtype,
+        "parameters": sum(leaf.size for leaf in structs.values()),
+        "sha256": digest.hexdigest(),
+    } | card
+    temporary = folder / f"{CARD}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    os.replace(temporary, folder / CARD)
+    return card
+
+
+def mismatch(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """Missing, extra and misshaped tensors in words, those of all blocks as one; "" if none."""
+    wrong = [
+        f"{name} {found[name]} instead of {shape}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
+    groups = {
+        "missing": [name for name in expected if name not in found],
+        "extra": [name for name in found if name not in expected],
+        "wrong shape": wrong,
+    }
+    return "; ".join(f"{kind} {_listed(items)}" for kind, items in groups.items() if items)
+
+
+def _listed(items: list[str], most: int = 8) -> str:
+    counts = Counter(re.sub(r"\.\d+\.", ".*.", item) for item in items)
+    texts = [item if n == 1 else f"{item} ({n} times)" for item, n in counts.items()]
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return ", ".join(texts[:most] + more)
+
+
+def _title(variant: str, registers: int) -> str:
+    return f"{variant} with {registers} registers" if registers else f"{variant} without registers"

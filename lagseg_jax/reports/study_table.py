@@ -1,0 +1,256 @@
+"""per-case results of a study's runs -> mean, SD and paired tests per arm: table.md, table.csv.
+
+A case is the unit: its value is the mean over the seeds of its arm. So the SD over cases and the SD
+over seeds are told apart, the bootstrap draws cases, and the Wilcoxon test pairs cases. In a
+cross-validation the cases of all folds are pooled; each is a test case once.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lagseg_jax.evaluation.statistics import SMALLEST_TEST, bootstrap_interval, paired_wilcoxon
+from lagseg_jax.runtime.files import write_atomically
+
+# Of the columns of per_case.csv: title and decimals in the table.
+METRICS = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95_mm": ("HD95 (mm)", 2)}
+METRICS |= {"assd_mm": ("ASSD (mm)", 2)}
+POOLED = "all"  # the fold of a row that covers all of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a finished run left.
+
+    Attributes:
+        arm: of the study.
+        fold: of the cross-validation; -1 without one.
+        seed: of the run.
+        cases: {case: {metric: value}} for `METRICS`; NaN where a metric is not defined.
+        training_cases: how many it was trained on.
+        warning: what readers must know about the encoder (random weights); empty otherwise.
+    """
+
+    arm: str
+    fold: int
+    seed: int
+    cases: dict[str, dict[str, float]]
+    training_cases: int
+    warning: str
+
+
+def read_result(workdir: Path, arm: str, fold: int, seed: int) -> Result:
+    """Reads the evaluation of a finished run."""
+    with (workdir / "evaluation" / "per_case.csv").open(newline="") as file:
+        cases = {
+            row["case"]: {metric: float(row[metric] or "nan") for metric in METRICS}
+            for row in csv.DictReader(file)
+        }
+    summary = json.loads((workdir / "evaluation" / "summary.json").read_text())
+    split = json.loads((workdir / "splits.json").read_text())
+    warning = summary["encoder"].get("warning", "")
+    return Result(arm, fold, seed, cases, len(split["train"]), warning)
+
+
+def table_rows(results: Sequence[Result], arms: Sequence[str], reference: str | None) -> list[dict]:
+    """One row per arm and metric; in a cross-validation one more for each fold.
+
+    Args:
+        results: of the finished runs; missing ones are left out.
+        arms: in the order of the table.
+        reference: the arm that the others are compared with, or None.
+
+    Returns:
+        Rows with `arm`, `fold` (a number, or "all"), `metric`, `training_cases` (mean), `n_cases`,
+        `n_seeds`, `mean`, `sd_cases`, `sd_seeds` (ddof 1); and, where `fold` is "all" and the arm
+        is not the reference, `n_pairs`, `difference` (mean of arm - reference over the cases of
+        both), `low`, `high` (95 % bootstrap interval of it), `p` (paired Wilcoxon test) and
+        `p_holm` (corrected for the number of arms compared by this metric). NaN: not defined.
+    """
+    of_arm = {arm: [result for result in results if result.arm == arm] for arm in arms}
+    rows = []
+    for metric in METRICS:
+        compared = []
+        for arm, mine in of_arm.items():
+            folds = sorted({result.fold for result in mine})
+            if len(folds) > 1:
+                for fold in folds:
+                    part = [result for result in mine if result.fold == fold]
+                    rows.append({"arm": arm, "fold": fold, **_describe(part, metric)})
+            rows.append({"arm": arm, "fold": POOLED, **_describe(mine, metric)})
+            if reference is not None and arm != reference:
+                rows[-1] |= _compare(mine, of_arm[reference], metric)
+                compared.append(rows[-1])
+        for row, p in zip(compared, holm([row["p"] for row in compared])):
+            row["p_holm"] = p
+    return rows
+
+
+def case_values(results: Sequence[Result], metric: str) -> dict[tuple[int, str], float]:
+    """{(fold, case): mean over the seeds}; NaN if the metric is not defined for one of them."""
+    values: dict[tuple[int, str], list[float]] = {}
+    for result in results:
+        for case, scores in result.cases.items():
+            values.setdefault((result.fold, case), []).append(scores[metric])
+    return {key: float(np.mean(values[key])) for key in sorted(values)}
+
+
+def seed_means(results: Sequence[Result], metric: str) -> dict[int, float]:
+    """{seed: mean over the cases}, for the seeds that have every fold that there is."""
+    folds = {result.fold for result in results}
+    means = {}
+    for seed in sorted({result.seed for result in results}):
+        mine = [result for result in results if result.seed == seed]
+        if {result.fold for result in mine} == folds:
+            means[seed] = _mean(case_values(mine, metric).values())
+    return means
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Holm 1979) for the tests of one family; NaN is not a test.
+
+    Returns:
+        The corrected p values in the same order, at most 1.
+    """
+    tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    corrected, largest = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        corrected[i] = largest
+    return corrected
+
+
+def write_table(
+    folder: Path, study: dict, rows: list[dict], runs: list[dict], results: Sequence[Result]
+) -> str:
+    """Writes `table.md`, `table.csv` and `study.json`; returns the text of table.md.
+
+    Args:
+        folder: that exists.
+        study: `title`, `arms`, `reference`.
+        rows: of `table_rows`.
+        runs: `run`, `state` (finished, failed or missing), `reason` and `command` of each.
+        results: of the finished runs.
+    """
+    rows = [{key: _null(value) for key, value in row.items()} for row in rows]
+    warnings = sorted({result.warning for result in results if result.warning})
+    text = "\n".join(_markdown(study, rows, runs, warnings)) + "\n"
+    columns = ["arm", "fold", "metric", *dict.fromkeys(key for row in rows for key in row)]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(dict.fromkeys(columns)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    record = {**study, "warnings": warnings, "runs": runs, "rows": rows}
+    write_atomically(folder / "study.json", json.dumps(record, indent=2) + "\n")
+    write_atomically(folder / "table.csv", table.getvalue())
+    write_atomically(folder / "table.md", text)
+    return text
+
+
+def _describe(results: Sequence[Result], metric: str) -> dict:
+    values = list(case_values(results, metric).values())
+    seeds = seed_means(results, metric)
+    return {
+        "metric": metric,
+        "training_cases": _mean([result.training_cases for result in results]),
+        "n_cases": sum(map(math.isfinite, values)),
+        "n_seeds": len({result.seed for result in results}),
+        "mean": _mean(values),
+        "sd_cases": _sd(values),
+        "sd_seeds": _sd(seeds.values()),
+    }
+
+
+def _compare(results: Sequence[Result], reference: Sequence[Result], metric: str) -> dict:
+    ours, theirs = case_values(results, metric), case_values(reference, metric)
+    common = sorted(ours.keys() & theirs.keys())
+    a, b = np.array([[ours[key], theirs[key]] for key in common]).reshape(-1, 2).T
+    low, high = bootstrap_interval(a - b)
+    return {
+        "n_pairs": int(np.isfinite(a - b).sum()),
+        "difference": _mean(a - b),
+        "low": low,
+        "high": high,
+        "p": paired_wilcoxon(a, b),
+    }
+
+
+def _mean(values) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
+def _sd(values) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.std(finite, ddof=1)) if len(finite) > 1 else math.nan
+
+
+def _null(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _markdown(study: dict, rows: list[dict], runs: list[dict], warnings: list[str]) -> list[str]:
+    reference = study["reference"]
+    titles = [title for title, _ in METRICS.values()]
+    header = ["arm", "training cases", *titles, "test cases", "seeds"]
+    if reference is not None:
+        header += [f"Dice - {reference} [95 % interval]", "p", "p (Holm)"]
+    lines = [f"# {study['title']}", ""]
+    lines += [f"**Warning: {warning}.**\n" for warning in warnings]
+    lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for dice in (row for row in rows if row["metric"] == "dice"):
+        same = [r for r in rows if (r["arm"], r["fold"]) == (dice["arm"], dice["fold"])]
+        name = dice["arm"] if dice["fold"] == POOLED else f"{dice['arm']}, fold {dice['fold']}"
+        cells = [name, _number(dice["training_cases"], 0)]
+        cells += [_spread(row, METRICS[row["metric"]][1]) for row in same]
+        cells += [str(dice["n_cases"]), str(dice["n_seeds"])]
+        if reference is not None:
+            cells += _comparison(dice)
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Mean ± SD over test cases (each averaged over the seeds first); in parentheses"]
+    lines += [
+        "the SD of the seeds' means, where there are several. A dash: not defined, or missing."
+    ]
+    if reference is not None:
+        lines += [
+            "Difference: mean over the cases of both arms, with its percentile bootstrap interval",
+            "(too narrow below ten cases); p: paired two-sided Wilcoxon test over cases, from",
+            f"{SMALLEST_TEST} cases on; Holm: corrected for the number of arms compared.",
+        ]
+    unfinished = [run for run in runs if run["state"] != "finished"]
+    if unfinished:
+        lines += [
+            "",
+            f"**Incomplete: {len(unfinished)} of {len(runs)} runs are not finished.**",
+            "",
+        ]
+        lines += [f"- {r['run']}: {r['state']} {r['reason']}".rstrip() for r in unfinished]
+    return lines
+
+
+def _spread(row: dict, decimals: int) -> str:
+    text = _number(row["mean"], decimals)
+    if row["sd_cases"] is not None:
+        text += f" ± {_number(row['sd_cases'], decimals)}"
+    return text if row["sd_seeds"] is None else f"{text} ({_number(row['sd_seeds'], decimals)})"
+
+
+def _comparison(row: dict) -> list[str]:
+    if row.get("difference") is None:
+        return ["-", "-", "-"]
+    low, high = _number(row["low"], 4), _number(row["high"], 4)
+    return [f"{row['difference']:+.4f} [{low}, {high}]", _p(row["p"]), _p(row["p_holm"])]
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -1,0 +1,118 @@
+"""metrics of a step -> metrics.jsonl, TensorBoard files and a progress bar with ETA."""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lagseg_jax.runtime.console import log
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to TensorBoard event files in the same folder.
+
+    Args:
+        workdir: the run's folder.
+        header: the first row of a new file (what was trained, with which encoder).
+        step: the run continues from here; rows of later steps, written before an interruption,
+            are dropped, so that every step stands there once.
+    """
+
+    def __init__(self, workdir: Path, header: dict, step: int):
+        path = Path(workdir) / "metrics.jsonl"
+        rows = [header]
+        if path.exists() and step:
+            rows = [row for row in read_rows(path) if row.get("step", 0) <= step] or rows
+        temporary = path.with_suffix(".jsonl.tmp")
+        temporary.write_text("".join(_line(row) for row in rows))
+        os.replace(temporary, path)
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
+        self._full = False
+        self._board = _Board(Path(workdir) / "tensorboard", step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes one row; not-a-number becomes null. A full disk is logged, and not an error."""
+        self._unwritten += _line({"step": step, **values}).encode()
+        with self._surviving_a_full_disk():
+            while self._unwritten:  # a disk may take a part of it
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+            self._board.write(step, values)
+            self._full = False
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        with self._surviving_a_full_disk():
+            self._board.close()
+
+    @contextlib.contextmanager
+    def _surviving_a_full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._full:
+                log.error("ERROR: metrics cannot be written (%s); the training goes on", error)
+            self._full = True
+
+
+class _Board:
+    """TensorBoard event files, written at once.
+
+    tensorboardX's SummaryWriter would do it in a thread that dies of a full disk, after which the
+    training waits for it forever.
+
+    Args:
+        folder: gets one event file per start of the run.
+        purge_step: TensorBoard forgets what earlier files say about this step and later ones.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        hidden = "torch" not in sys.modules
+        if hidden:  # tensorboardX would load it, for nothing
+            # What Python documents for "cannot be imported", though not in the type.
+            sys.modules["torch"] = None  # type: ignore[assignment]
+        try:
+            from tensorboardX import event_file_writer, proto, summary
+        finally:
+            if hidden:
+                del sys.modules["torch"]
+        self._event, self._scalar = proto.event_pb2.Event, summary.scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+        start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+        self._add(purge_step, session_log=start)
+
+    def _add(self, step: int, **content) -> None:
+        self._writer.write_event(self._event(step=step, wall_time=time.time(), **content))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._add(step, summary=self._scalar(name, value))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _line(row: dict) -> str:
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+    return json.dumps(finite) + "\n"
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`, without lines that are not whole."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the last line of a run that was killed while writing it
+            continue
+    return rows

@@ -1,0 +1,1 @@
+"""What every command stands on: errors, console, files, host, signals, processes, devices."""

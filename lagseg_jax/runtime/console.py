@@ -1,0 +1,166 @@
+"""function + items -> its results in order, worked out in threads, with progress."""
+
+import concurrent.futures
+import contextlib
+import errno
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from lagseg_jax.runtime.errors import InputError, Interrupted, TrainingError
+
+log = logging.getLogger("lagseg_jax")
+
+SILENT_SECONDS = 60.0  # nothing is silent for longer
+EXIT_STATUS = {InputError: 2, TrainingError: 1, Interrupted: 75}
+
+
+class _Console(logging.Handler):
+    """Prints plain lines without tearing a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            # In one piece: several processes may write to the same terminal or file.
+            tqdm.write(f"{self.format(record)}\n", file=sys.stderr, end="")
+        except OSError:  # standard error may go to a disk that is full
+            self.handleError(record)
+
+
+def log_to_console(process: int = 0) -> None:
+    """Sends what the package reports to standard error; called by the command lines only.
+
+    Of several processes, those after the first report warnings and errors only, with their number.
+    """
+    log.setLevel(logging.WARNING if process else logging.INFO)
+    log.propagate = False
+    if not log.handlers:
+        log.addHandler(_Console())
+    prefix = f"[process {process}] " if process else ""
+    log.handlers[0].setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    # Orbax warns about options that it sets itself; what goes wrong reaches us as exceptions.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def exit_status(main) -> int:
+    """Runs a command line: what went wrong becomes one sentence on standard error.
+
+    Returns the exit status: that of `main`, 2 for bad input, 1 for a training that cannot go on or
+    a full disk, 75 after SIGTERM or Ctrl-C, when the same command continues.
+    """
+    try:
+        status = main() or 0
+        sys.stdout.flush()
+        return status
+    except tuple(EXIT_STATUS) as error:
+        sentence = " ".join(str(error).split())
+        prefix = "" if isinstance(error, Interrupted) else "error: "
+        print(f"{prefix}{sentence}", file=sys.stderr)
+        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
+    except BrokenPipeError:  # what reads our output (`| head`) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+@contextlib.contextmanager
+def still(what: str) -> Iterator[None]:
+    """Says `still ... after 60 s` for as long as the block lasts longer than that."""
+    start, done = time.monotonic(), threading.Event()
+
+    def remind() -> None:
+        while not done.wait(SILENT_SECONDS):
+            log.warning("still %s after %.0f s", what, time.monotonic() - start)
+
+    thread = threading.Thread(target=remind, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class Progress:
+    """A progress bar with ETA on a terminal; elsewhere a plain line now and then.
+
+    Args:
+        what: the label.
+        total: steps in all.
+        done: steps done before.
+        every_seconds: between plain lines.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0, every_seconds: float = 20.0):
+        terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+        self._what, self._every, self._terminal = what, every_seconds, terminal
+        self._bar = tqdm(
+            desc=what, total=total, initial=done, disable=not terminal, dynamic_ncols=True
+        )
+        self._total, self._done, self._first = total, done, done
+        self._start = self._last = time.monotonic()
+
+    def advance(self, note: dict[str, str] | None = None) -> None:
+        """One more step; `note` goes beside the bar."""
+        self._done += 1
+        self._bar.update()
+        if note:
+            self._bar.set_postfix(note)
+        now = time.monotonic()
+        if not self._terminal and (now - self._last > self._every or self._done == self._total):
+            self._last = now
+            seconds = (now - self._start) / (self._done - self._first)
+            left = tqdm.format_interval(seconds * (self._total - self._done))
+            notes = "".join(f", {k} {v}" for k, v in (note or {}).items())
+            log.info(
+                "%s %d/%d, %.2f s each, ETA %s%s",
+                *(self._what, self._done, self._total, seconds, left, notes),
+            )
+
+    def close(self) -> None:
+        """Leaves the bar on the screen."""
+        self._bar.close()
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(
+    what: str, function: Callable[[Item], Result], items: Sequence[Item]
+) -> list[Result]:
+    """Calls the function on every item; the first error, or Ctrl-C, ends it and is raised.
+
+    Threads, because what takes time here (gzip, NumPy) leaves Python's lock alone, and because
+    there are then no workers that could die unnoticed.
+
+    Args:
+        what: label of the progress bar.
+        function: called from several threads at a time.
+        items: its arguments.
+    """
+    if not items:
+        return []
+    progress = Progress(what, len(items))
+    workers = min(8, os.cpu_count() or 1)
+    with still(what), concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                progress.advance()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            progress.close()
+    return [future.result() for future in futures]

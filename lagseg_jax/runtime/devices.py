@@ -1,0 +1,117 @@
+"""arrays on the host -> the same arrays on every local device; compiled code kept on disk."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lagseg_jax.runtime.files import cache_home
+
+
+def local_mesh() -> Mesh:
+    """The devices of this process, as one axis named `devices`."""
+    return Mesh(np.array(jax.local_devices()), ("devices",))
+
+
+def replicated() -> NamedSharding:
+    """The sharding of an array that lies whole on every local device."""
+    return NamedSharding(local_mesh(), PartitionSpec())
+
+
+def replicate(tree):
+    """Puts a tree on all local devices once.
+
+    A pmapped function whose argument has `in_axes=None` takes such arrays as they are; arrays that
+    lie on one device would be copied to the others at every call.
+    """
+    return jax.device_put(tree, replicated())
+
+
+def shared_by_processes(tree):
+    """Arrays that every process has on its local devices -> the same as arrays on all devices.
+
+    Nothing is copied. Several processes can save only such arrays together.
+    """
+    if jax.process_count() == 1:
+        return tree
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
+
+
+def split_batch(tree):
+    """Puts a tree on the local devices, the first axis of every leaf divided among them."""
+    return jax.device_put(tree, NamedSharding(local_mesh(), PartitionSpec("devices")))
+
+
+def use_compilation_cache() -> None:
+    """Lets the second start of any command find what the first compiled.
+
+    JAX's own settings (JAX_COMPILATION_CACHE_DIR and the one below) have precedence.
+    """
+    # Of what runs in oneDNN (see `convolution`, `encoder_form`), XLA can write nothing.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
+    # Encoder and decoder take less than JAX's bound of 1 s each, and are loaded in a tenth of it.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+AXIS = "devices"
+
+
+def mapped(
+    function: Callable,
+    in_axes: tuple[int | None, ...],
+    out_axes: int | None = None,
+    donate: tuple[int, ...] = (),
+    options: dict | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable:
+    """Maps over the local devices, or those given; collectives name the axis `AXIS`.
+
+    Args:
+        function: of arrays of one device.
+        in_axes: by argument; 0: its first axis is divided among the devices, None: all get it.
+        out_axes: 0: outputs have a first axis of devices; None: they are the same on all devices.
+        donate: arguments whose memory the outputs may take.
+        options: of the compiler; with them, one shape of arguments is expected. Several processes
+            go without: only `jax.pmap` itself puts their arrays together.
+        devices: by default all of this process.
+    """
+    pmapped = jax.pmap(
+        function, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate, devices=devices
+    )
+    if not options or jax.process_count() > 1:
+        return pmapped
+    compiled: list[Callable] = []
+
+    def call(*arguments):
+        # pmap has no place for options of the compiler, but what it lowers to has.
+        if not compiled:
+            compiled.append(pmapped.lower(*arguments).compile(compiler_options=options))
+        return compiled[0](*arguments)
+
+    return call
+
+
+def params_hash(params: dict) -> str:
+    """SHA-256 (hexadecimal) over names, shapes, dtypes and bytes of a parameter tree."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten_dict(params, sep="/").items()):
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.shape} {array.dtype};".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def tree_hash(tree) -> str:
+    """SHA-256 (hexadecimal) over paths, shapes, dtypes and bytes of the arrays of any tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return params_hash({jax.tree_util.keystr(path): leaf for path, leaf in leaves})

@@ -1,0 +1,39 @@
+"""what went wrong -> one sentence for the user, and a non-zero exit."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used.
+
+    The message is one sentence that names the file (or the option), what was found and what was
+    expected. Every command line entry prints it as `error: ...` and exits with status 2; library
+    callers get it as an ordinary `ValueError`.
+    """
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, for a reason that is not in the input; exit status 1."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped by SIGTERM or Ctrl-C, with all finished work saved; exit status 75.
+
+    75 is EX_TEMPFAIL of sysexits.h ("try again later"): the same command continues.
+    """
+
+
+def one_of(field: str, value: object, names: Sequence) -> None:
+    """Raises InputError, with the nearest name, unless the value is one of the names."""
+    if value not in names:
+        listed = ", ".join(str(name) for name in names)
+        raise InputError(
+            f"{field} is {value!r}, expected one of {listed}{_nearest(str(value), names, 0.5)}"
+        )
+
+
+def _nearest(name: str, names: Iterable[str], cutoff: float = 0.0) -> str:
+    """ ", did you mean NAME?" for the nearest of the names that is near enough."""
+    nearest = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f", did you mean {nearest[0]}?" if nearest else ""

@@ -1,0 +1,1 @@
+"""The training run: the loop, one step, losses, metrics."""

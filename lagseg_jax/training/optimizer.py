@@ -1,0 +1,60 @@
+"""state, frozen encoder, batch -> next state and metrics: one device's share of a training step.
+
+The steps are pure functions of arrays. They run inside an axis named `devices`: gradients are
+averaged and metrics gathered over it, so that every device computes the same next state. A step
+whose loss or gradient is not finite changes nothing but the step's number.
+"""
+
+import jax
+import ml_collections
+import optax
+
+from lagseg_jax.model.lora import LORA
+
+
+def make_optimizer(
+    train: ml_collections.ConfigDict, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW (Adam at weight decay 0) with linear warm-up and cosine decay to 0 at `steps`.
+
+    An adapter has a peak learning rate of its own, and no weight decay. The update takes `step`,
+    the number of steps before this one, as a keyword.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(train.gradient_clip) if train.gradient_clip else optax.identity(),
+        optax.scale_by_adam(),
+        _decay_head(train.weight_decay),
+        _scale_by_learning_rate(
+            learning_rate(train, steps), train.encoder_learning_rate / train.learning_rate
+        ),
+    )
+
+
+def _decay_head(weight_decay: float) -> optax.GradientTransformation:
+    # optax's mask would change the tree of the optimiser's state, and with it old checkpoints.
+    decay = optax.add_decayed_weights(weight_decay)
+
+    def update(updates, state, params=None):
+        decayed, state = decay.update(updates, state, params)
+        return (decayed | {LORA: updates[LORA]} if LORA in updates else decayed), state
+
+    return optax.GradientTransformation(decay.init, update)
+
+
+def _scale_by_learning_rate(
+    schedule: optax.Schedule, for_adapter: float
+) -> optax.GradientTransformationExtraArgs:
+    # optax.adamw would count the steps itself, and leave out those that are skipped.
+    def update(updates, state, params=None, *, step):
+        scaled = jax.tree.map(lambda u: -schedule(step) * u, updates)
+        if LORA in scaled:
+            scaled[LORA] = jax.tree.map(lambda u: for_adapter * u, scaled[LORA])
+        return scaled, state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def learning_rate(train: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step alone, so resuming cannot make it jump."""
+    warmup = min(train.warmup_steps, steps // 2)
+    return optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, warmup, max(steps, 1))

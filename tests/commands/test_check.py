@@ -1,0 +1,174 @@
+"""python -m lagseg_jax.check: everything in one pass, a table, JSON, an exit status."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import lagseg_jax
+from lagseg_jax import check
+from lagseg_jax.data import quality
+from lagseg_jax.runtime import console
+from lagseg_jax.runtime.console import exit_status, in_parallel
+from lagseg_jax.runtime.errors import InputError
+
+ROOT = Path(lagseg_jax.__file__).parent.parent
+
+
+@pytest.fixture
+def dataset(phantom, tmp_path):
+    """Root and case folders of a copy of the phantoms."""
+    shutil.copytree(phantom, tmp_path / "data")
+    return tmp_path / "data", tmp_path / "data" / "task2" / "train_data"
+
+
+def change(path, function):
+    image = nib.load(path)
+    voxels, affine = np.asarray(image.dataobj), image.affine
+    path.unlink()
+    nib.save(nib.Nifti1Image(*function(voxels, affine)), path)
+
+
+def break_four(cases):
+    """A missing label, a shifted one, an empty one and a damaged image; two cases stay good."""
+    (cases / "train_1" / "atriumSegImgMO.nii.gz").unlink()
+    shifted = np.eye(4)
+    shifted[1, 3] = 5
+    change(cases / "train_2" / "atriumSegImgMO.nii.gz", lambda v, a: (v, shifted @ a))
+    change(cases / "train_3" / "atriumSegImgMO.nii.gz", lambda v, a: (0 * v, a))
+    image = cases / "train_4" / "enhanced.nii.gz"
+    image.write_bytes(image.read_bytes()[:-100])
+
+
+def call(*arguments):
+    return exit_status(lambda: check.main([str(argument) for argument in arguments]))
+
+
+def test_a_good_dataset(dataset, capsys, tmp_path):
+    assert call(dataset[0], "--json", tmp_path / "found.json") == 0
+    out = capsys.readouterr().out
+    for text in ("LAScarQS 2022", "6 with label", "47 x 43 x 11", "2.5 x 2.5 x 5 mm", "0 errors"):
+        assert text in out, out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["status"] == 0 and found["datasets"][0]["labelled"] == len(found["cases"]) == 6
+    assert {p["code"] for p in found["problems"]} == {"slab"}  # 11 slices of 5 mm
+    assert all(20 < case["atrium_ml"] < 300 for case in found["cases"])
+
+
+def test_all_problems_in_one_pass(dataset, capsys, tmp_path):
+    root, cases = dataset
+    break_four(cases)
+    assert call(root, "--json", tmp_path / "found.json") == 2
+    out = capsys.readouterr().out
+    assert "4 errors" in out and "training refuses" in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    errors = {p["case"]: p["code"] for p in found["problems"] if p["severity"] == "error"}
+    assert errors == {
+        "train_1": "missing_label",
+        "train_2": "geometry",
+        "train_3": "empty_label",
+        "train_4": "unreadable_image",
+    }
+    for name, code in errors.items():
+        (line,) = [line for line in out.splitlines() if line.split()[1:3] == [code, name]]
+        assert f"/{name}/" in line
+    assert found["status"] == 2 and len(found["cases"]) == 6
+
+
+def test_every_file_is_read_once(dataset, monkeypatch):
+    read = []
+    parse = quality.parse_volume
+    monkeypatch.setattr(quality, "parse_volume", lambda p, m: read.append(p) or parse(p, m))
+    call(dataset[0])
+    assert len(read) == len(set(read)) == 12
+
+
+def test_allowed_problems_and_strictness(dataset, capsys):
+    root, cases = dataset
+    change(cases / "train_3" / "atriumSegImgMO.nii.gz", lambda v, a: (0 * v, a))
+    assert call(root) == 2
+    assert call(root, "--allow=empty_label") == 0
+    out = capsys.readouterr().out
+    assert "allowed empty_label" in out and "0 errors, 6 warnings, 1 allowed" in out
+    assert call(root, "--allow=empty_label", "--strict") == 1
+    assert call(root, "--allow=empty_label,slab", "--strict") == 0
+    assert call(root, "--allow=empty_labels") == 2
+    assert "did you mean empty_label?" in capsys.readouterr().err
+    assert call(root, "--allow=geometry") == 2
+    assert "--allow is 'geometry'" in capsys.readouterr().err
+
+
+def test_many_problems_of_one_kind_are_counted_not_listed(dataset, capsys):
+    assert call(dataset[0]) == 0
+    out = capsys.readouterr().out
+    assert out.count("cover 55.0 mm") == 5 and "... and 1 more" in out
+
+
+def test_two_datasets_with_the_same_scan(dataset, phantom, tmp_path, capsys):
+    """Another download of the same challenge: the same images under other names."""
+    root, cases = dataset
+    other = tmp_path / "other"
+    (other / "imagesTr").mkdir(parents=True)
+    (other / "labelsTr").mkdir()
+    for name, target in (("enhanced", "imagesTr"), ("atriumSegImgMO", "labelsTr")):
+        shutil.copy(cases / "train_5" / f"{name}.nii.gz", other / target / "la_001.nii.gz")
+    assert call(root, other) == 0
+    out = capsys.readouterr().out
+    assert "same_file" in out and "la_001.nii.gz: the same image as" in out
+
+
+def test_label_value_and_cap(dataset, capsys):
+    root, _ = dataset
+    assert call(root, "--label_value=420") == 0
+    assert call(root, "--label_value=1") == 2
+    assert "label_values" in capsys.readouterr().out
+    assert call(root, "--max_gb=0.00001") == 2
+    assert "at most 10000" in capsys.readouterr().out
+
+
+def test_no_dataset(tmp_path, capsys):
+    assert call(tmp_path / "nothing") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ctrl_c_ends_it(dataset, monkeypatch):
+    started = []
+
+    def interrupted(case, *_):
+        started.append(case)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "inspect_case", interrupted)
+    monkeypatch.setattr(console.os, "cpu_count", lambda: 1)
+    assert call(dataset[0]) == 75
+    assert len(started) < 6
+
+
+def test_as_a_program_without_jax(dataset, tmp_path):
+    script = (
+        "import sys; from lagseg_jax import check; from lagseg_jax.runtime import console; "
+        "status = console.exit_status(check.main); print('jax' in sys.modules); sys.exit(status)"
+    )
+    break_four(dataset[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(dataset[0])], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout.endswith("False\n"), done.stderr
+    assert "Traceback" not in done.stderr and "checking volumes 6/6" in done.stderr
+
+
+def test_results_are_in_the_order_of_the_items_and_errors_are_raised():
+    assert in_parallel("squares", lambda n: n * n, range(50)) == [n * n for n in range(50)]
+    assert in_parallel("nothing", None, []) == []
+    with pytest.raises(InputError, match="7"):
+        in_parallel("fails", lambda n: _fail_at(n, 7), range(50))
+
+
+def _fail_at(number, bad):
+    if number == bad:
+        raise InputError(str(number))

@@ -1,0 +1,226 @@
+"""python -m lagseg_jax.compare: hand-made masks with known scores, missing ones, other formats."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+import lagseg_jax
+from lagseg_jax import compare
+from lagseg_jax.evaluation.compare import Scores, compare_pair, find_truth, score
+from lagseg_jax.evaluation.metrics import case_metrics
+from lagseg_jax.imaging.volume import read_volume, write_mask
+from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.errors import InputError
+
+ROOT = Path(lagseg_jax.__file__).parent.parent
+AFFINE = np.diag([-1.5, -1.5, 3.0, 1.0])
+SHAPE = (13, 11, 7)
+
+
+def block(start, stop):
+    """A mask of 5 x 5 x 3 voxels for each step along x."""
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[start:stop, 3:8, 2:5] = 1
+    return mask
+
+
+def save(path, mask, affine=AFFINE):
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(mask, affine), path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Truth of seven cases (value 420), A shifted by one voxel, B by two; both named by case."""
+    for number in range(7):
+        name = f"case_{number}.nii.gz"
+        save(tmp_path / "truth" / name, np.int16(420) * block(2, 8))
+        save(tmp_path / "a" / name, block(3, 9))
+        save(tmp_path / "b" / name, np.uint8(255) * block(4, 10))
+    return tmp_path / "truth", tmp_path / "a", tmp_path / "b"
+
+
+def call(*arguments):
+    return exit_status(lambda: compare.main([str(argument) for argument in arguments]))
+
+
+def test_scores_and_differences(folders, tmp_path, capsys):
+    truth, a, b = folders
+    assert call(truth, a, b, "--output", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "0.8333" in out and "0.6667" in out and "better in 7, worse in 0" in out
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["predictions"]["a"]["dice"]["mean"] == pytest.approx(5 / 6)
+    assert found["predictions"]["a"]["dice"]["sd"] == pytest.approx(0, abs=1e-12)
+    assert found["predictions"]["b"]["dice"]["mean"] == pytest.approx(4 / 6)
+    (pair,) = found["comparisons"]
+    assert (pair["a"], pair["b"]) == ("a", "b")
+    dice, hd95 = pair["differences"]["dice"], pair["differences"]["hd95_mm"]
+    assert dice["mean_difference"] == pytest.approx(1 / 6) and dice["wins"] == dice["n"] == 7
+    assert dice["low"] == dice["high"] == pytest.approx(1 / 6)
+    assert hd95["mean_difference"] == pytest.approx(-1.5) and hd95["wins"] == 7
+    assert pair["differences"]["volume_error_ml"]["ties"] == 7
+    with (tmp_path / "out" / "per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["predictions"], row["case"]) for row in rows[::7]] == [
+        ("a", "case_0"),
+        ("b", "case_0"),
+    ]
+    expected = case_metrics(block(2, 8), block(3, 9), (1.5, 1.5, 3.0))
+    for name, value in expected.items():
+        assert float(rows[0][name]) == pytest.approx(value), name
+
+
+def rows(values):
+    """Scores whose Dice are given; the other metrics follow it."""
+    return {
+        f"{i}": {"dice": v, "iou": v / 2, "hd95_mm": 10 - v, "assd_mm": 1 - v, "volume_error_ml": v}
+        for i, v in enumerate(values)
+    }
+
+
+def test_the_pair_by_hand():
+    one, other = [0.9, 0.8, 0.7, 0.9, 0.6, 0.75, 0.5], [0.8, 0.85, 0.5, 0.6, 0.55, 0.6, 0.5]
+    difference = np.subtract(one, other)
+    row = compare_pair(Scores("a", rows(one), {}), Scores("b", rows(other), {}))["dice"]
+    assert row["mean_difference"] == pytest.approx(difference.mean())
+    assert (row["wins"], row["losses"], row["ties"], row["n"]) == (5, 1, 1, 7)
+    assert row["low"] < row["mean_difference"] < row["high"]
+    assert row["p"] == pytest.approx(wilcoxon(difference).pvalue)
+
+
+def test_only_common_cases_with_defined_metrics_are_compared():
+    a, b = rows([0.9, 0.8, 0.7]), rows([0.5, 0.6, 0.8, 0.9])
+    b["1"]["hd95_mm"] = math.nan
+    differences = compare_pair(Scores("a", a, {}), Scores("b", b, {}))
+    assert differences["dice"]["n"] == 3 and differences["hd95_mm"]["n"] == 2
+    assert differences["dice"]["p"] is None  # too few pairs for a test
+    nothing = compare_pair(Scores("a", a, {}), Scores("b", {}, {}))["dice"]
+    assert nothing["n"] == 0 and nothing["mean_difference"] is None
+
+
+def test_the_magnitude_of_the_volume_error_counts():
+    a, b = rows([1.0]), rows([1.0])
+    a["0"]["volume_error_ml"], b["0"]["volume_error_ml"] = -5.0, 2.0
+    row = compare_pair(Scores("a", a, {}), Scores("b", b, {}))["volume_error_ml"]
+    assert row["mean_difference"] == 3.0 and row["losses"] == 1
+
+
+def test_missing_shifted_and_damaged_masks_are_named_and_the_rest_is_scored(folders, capsys):
+    truth, a, b = folders
+    (a / "case_1.nii.gz").unlink()
+    moved = AFFINE.copy()
+    moved[2, 3] = 3
+    save(a / "case_2.nii.gz", block(3, 9), moved)
+    (b / "case_3.nii.gz").write_bytes(b"damaged")
+    save(b / "other.nii.gz", block(3, 9))  # not a case: does not count
+    assert call(truth, a, b) == 2
+    out, err = capsys.readouterr()
+    (line_a,) = [line for line in out.splitlines() if line.split()[:1] == ["a"]][:1]
+    (line_b,) = [line for line in out.splitlines() if line.split()[:1] == ["b"]]
+    assert line_a.split()[1] == "5" and line_b.split()[1] == "6"
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    for text in ("no mask of case_1", "a/case_2.nii.gz: position", "b/case_3.nii.gz: damaged"):
+        assert text in err, err
+
+
+def test_empty_predictions_score_zero_without_a_distance(folders):
+    truth, a, _ = folders
+    save(a / "case_0.nii.gz", 0 * block(3, 9))
+    (scores,) = score(find_truth(truth, None), [a])
+    row = scores.rows["case_0"]
+    assert row["dice"] == 0 and math.isnan(row["hd95_mm"]) and not scores.problems
+
+
+def test_a_dataset_as_truth_and_nrrd_as_predictions(phantom, tmp_path):
+    (tmp_path / "masks").mkdir()
+    truth = find_truth(phantom, None)
+    assert list(truth) == [f"train_{number}" for number in range(1, 7)]
+    for name, path in truth.items():
+        label = read_volume(path)
+        write_mask(tmp_path / "masks" / f"{name}.nrrd", label.array != 0, label)
+    (scores,) = score(truth, [tmp_path / "masks"])
+    assert [row["dice"] for row in scores.rows.values()] == [1.0] * 6
+
+
+def test_only_the_test_cases_of_a_split(folders, tmp_path):
+    truth, a, _ = folders
+    names = [f"case_{number}" for number in range(7)]
+    split = {"train": names[:4], "validation": names[4:5], "test": names[5:]}
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(split))
+    for name in names[:5]:
+        (a / f"{name}.nii.gz").unlink()
+    assert call(truth, a) == 2
+    assert call(truth, a, f"--split={path}") == 0
+    path.write_text(json.dumps(split | {"test": ["another"]}))
+    with pytest.raises(InputError, match="another"):
+        find_truth(truth, path)
+
+
+def test_values_of_labels_with_several(folders):
+    truth, a, _ = folders
+    for name in truth.iterdir():
+        both = read_volume(name).array.copy()
+        both[0, 0, 0] = 1  # a scar voxel beside the atrium
+        save(name, both)
+    (scores,) = score(find_truth(truth, None), [a])
+    assert not scores.rows and len(scores.problems) == 7
+    (scores,) = score(find_truth(truth, None), [a], (420, 1))
+    assert [row["dice"] for row in scores.rows.values()] == [pytest.approx(5 / 6)] * 7
+
+
+def test_folders_of_one_name_keep_their_paths(folders, tmp_path):
+    truth, a, _ = folders
+    (tmp_path / "x").mkdir()
+    a.rename(tmp_path / "x" / "truth")
+    one, other = score(find_truth(truth, None), [tmp_path / "x" / "truth", truth])
+    assert (one.name, other.name) == (str(tmp_path / "x" / "truth"), str(truth))
+
+
+def test_refusals(folders, tmp_path, capsys):
+    truth, a, b = folders
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "strangers" / "x.nii.gz", block(1, 3))
+    save(b / "case_0.nii", block(1, 3))
+    for arguments, found in (
+        ((truth, tmp_path / "nothing"), "no such folder"),
+        ((truth, tmp_path / "empty"), "no masks"),
+        ((truth, tmp_path / "strangers"), "such as case_0"),
+        ((truth, b), "also there as"),
+        ((tmp_path / "nothing", a), "no such folder"),
+        ((tmp_path / "empty", a), "empty folder"),
+    ):
+        assert call(*arguments) == 2
+        err = capsys.readouterr().err
+        assert found in err and err.count("\n") == 1, err
+
+
+def test_the_masks_of_an_evaluation_give_its_summary_again(finished_run, phantom, tmp_path):
+    masks = finished_run / "evaluation" / "masks"
+    split = finished_run / "splits.json"
+    assert call(phantom, masks, f"--split={split}", "--output", tmp_path) == 0
+    found = json.loads((tmp_path / "comparison.json").read_text())["predictions"]["masks"]
+    summary = json.loads((finished_run / "evaluation" / "summary.json").read_text())
+    for metric in ("dice", "iou", "hd95_mm", "assd_mm", "volume_error_ml", "slice_dice"):
+        assert found[metric] == pytest.approx(summary[metric]), metric
+
+
+def test_as_a_program_without_jax(folders):
+    script = (
+        "import sys; from lagseg_jax import compare; from lagseg_jax.runtime import console; "
+        "status = console.exit_status(compare.main); print('jax' in sys.modules); sys.exit(status)"
+    )
+    line = [sys.executable, "-c", script, *map(str, folders)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stderr

@@ -1,0 +1,320 @@
+"""python -m lagseg_jax.predict: any file, masks in its geometry, no partial or lost output."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+
+from lagseg_jax import predict
+from lagseg_jax.imaging.masks import clean_mask, volume_ml
+from lagseg_jax.imaging.mesh import enclosed_ml
+from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.volume import read_volume
+from lagseg_jax.inference import files
+from lagseg_jax.inference.files import Input, find_inputs
+from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.errors import InputError
+
+
+@pytest.fixture
+def inputs(phantom, tmp_path):
+    """A folder with three volumes under odd names, one of them NRRD, and one that is broken."""
+    folder = tmp_path / "in put"
+    folder.mkdir()
+    cases = phantom / "task2" / "train_data"
+    shutil.copy(cases / "train_1" / "enhanced.nii.gz", folder / "Müller scan.1.nii.gz")
+    volume = read_volume(cases / "train_2" / "enhanced.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(volume.array[..., None], volume.affine), folder / "b.nii")
+    to_lps = np.diag([-1, -1, 1, 1]) @ volume.affine
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": to_lps[:3, :3].T,
+        "space origin": to_lps[:3, 3],
+        "encoding": "gzip",
+    }
+    nrrd.write(str(folder / "c.nrrd"), volume.array, header)
+    (folder / "bad.nii.gz").write_bytes(b"not a volume")
+    (folder / ".hidden.nii.gz").write_bytes(b"x")
+    return folder
+
+
+def call(*arguments):
+    return exit_status(lambda: predict.main([str(a) for a in arguments]))
+
+
+@pytest.fixture(autouse=True)
+def console_for_caplog(monkeypatch):
+    """The command line's own handler does not propagate; let the tests read what it says."""
+    monkeypatch.setattr(predict, "log_to_console", lambda: None)
+    monkeypatch.setattr(logging.getLogger("lagseg_jax"), "propagate", True)
+
+
+def test_folder_with_one_bad_file(finished_run, inputs, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    output = tmp_path / "out"
+    assert call("--workdir", finished_run, "-i", inputs, "-o", output) == 2
+    assert sorted(p.name for p in output.iterdir()) == ["Müller scan.1.nii.gz", "b.nii", "c.nrrd"]
+    for path in output.iterdir():
+        source, mask = read_volume(inputs / path.name), read_volume(path)
+        assert mask.stored_shape == source.stored_shape
+        np.testing.assert_allclose(mask.affine, source.affine, atol=1e-6)
+        assert mask.array.dtype == np.uint8 and set(np.unique(mask.array)) <= {0, 1}
+    assert "bad.nii.gz" in caplog.text and "1 of 4 inputs" in caplog.text
+    # The NIfTI with a trailing axis and the NRRD hold the same patient.
+    a, b = (read_volume(output / name).array for name in ("b.nii", "c.nrrd"))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_resume_skips_finished_ones(finished_run, inputs, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    (inputs / "bad.nii.gz").unlink()
+    output = tmp_path / "out"
+    output.mkdir()
+    marker = b"finished before"
+    (output / "b.nii").write_bytes(marker)
+    assert call("--workdir", finished_run, "-i", inputs, "-o", output, "--resume") == 0
+    assert (output / "b.nii").read_bytes() == marker
+    assert len(list(output.iterdir())) == 3 and "1 cases are there already" in caplog.text
+    # Nothing left to do needs no model at all.
+    assert call("--workdir", tmp_path, "-i", inputs, "-o", output, "--resume") == 0
+    assert call("--workdir", finished_run, "-i", inputs / "b.nii", "-o", output) == 0
+    assert (output / "b.nii").read_bytes() != marker
+
+
+def test_components_flag(finished_run, inputs, tmp_path):
+    from scipy import ndimage
+
+    for keep, folder in ((1, tmp_path / "one"), (0, tmp_path / "all")):
+        options = ("-i", inputs / "b.nii", "-o", folder, "--keep_components", keep)
+        assert call("--workdir", finished_run, *options) == 0
+    one, every = (read_volume(tmp_path / f / "b.nii").array for f in ("one", "all"))
+    assert ndimage.label(one, np.ones((3, 3, 3)))[1] <= 1
+    assert np.all(every >= one)
+
+
+def test_refusals(finished_run, inputs, tmp_path, capsys):
+    nothing = tmp_path / "nothing"
+    assert call("--workdir", finished_run, "-i", nothing, "-o", tmp_path / "out") == 2
+    assert str(nothing) in capsys.readouterr().err
+    nothing.mkdir()
+    assert call("--workdir", finished_run, "-i", nothing, "-o", tmp_path / "out") == 2
+    assert ".nii.gz" in capsys.readouterr().err
+    assert call("--workdir", finished_run, "-i", inputs, "-o", inputs) == 2
+    assert "overwrite" in capsys.readouterr().err
+    assert call("--workdir", tmp_path / "norun", "-i", inputs, "-o", tmp_path / "out") == 2
+    assert "norun" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+EXTRAS = ("--preview", "--save_probabilities", "--mesh", "--statistics")
+SIDE = ("previews/{}.png", "probabilities/{}.nii.gz", "meshes/{}.stl")
+
+
+@pytest.fixture(scope="module")
+def everything(finished_run, phantom, tmp_path_factory):
+    """All outputs of two cases; arguments and output folder."""
+    pytest.importorskip("skimage")
+    folder = tmp_path_factory.mktemp("everything")
+    (folder / "in").mkdir()
+    for number in (1, 2):
+        source = phantom / "task2" / "train_data" / f"train_{number}" / "enhanced.nii.gz"
+        shutil.copy(source, folder / "in" / f"{number}.nii.gz")
+    arguments = ["--workdir", finished_run, "-i", folder / "in", "-o", folder / "out", *EXTRAS]
+    assert call(*arguments) == 0
+    return arguments, folder / "out"
+
+
+def rows_of(folder):
+    return {
+        row["case"]: row for row in json.loads((folder / "statistics.json").read_text())["cases"]
+    }
+
+
+def test_every_output_describes_the_same_atrium(everything, finished_run):
+    _, output = everything
+    names = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
+    expected = {place.format(n) for place in (*SIDE, "{}.nii.gz") for n in (1, 2)}
+    assert names == expected | {"statistics.csv", "statistics.json"}
+    for name, row in rows_of(output).items():
+        mask = read_volume(output / f"{name}.nii.gz")
+        probability = read_volume(output / "probabilities" / f"{name}.nii.gz")
+        assert probability.array.dtype == np.float32
+        np.testing.assert_array_equal(probability.affine, mask.affine)
+        one = clean_mask((probability.array >= 0.5).astype(np.uint8), mask.spacing)
+        np.testing.assert_array_equal(one, mask.array)
+        assert row["voxels"] == np.count_nonzero(mask.array) > 0
+        assert row["volume_ml"] == pytest.approx(volume_ml(mask.array, mask.spacing))
+        assert row["components"] == 1
+        stl = (output / "meshes" / f"{name}.stl").read_bytes()[84:]
+        corners = np.frombuffer(
+            stl, np.dtype([("n", "<f4", 3), ("v", "<f4", (3, 3)), ("a", "<u2")])
+        )
+        assert enclosed_ml(corners["v"]) == pytest.approx(row["volume_ml"], rel=0.2)
+        where = nibabel.affines.apply_affine(mask.affine, np.argwhere(mask.array)) * [-1, -1, 1]
+        found = corners["v"].reshape(-1, 3)
+        assert (np.abs(found.min(0) - where.min(0)) <= mask.spacing).all()
+        assert (np.abs(found.max(0) - where.max(0)) <= mask.spacing).all()
+    about = json.loads((output / "statistics.json").read_text())
+    assert about["encoder_weights"] == "random (seed 0)" and about["workdirs"] == [
+        str(finished_run)
+    ]
+
+
+def test_resume_wants_every_output_and_completes_the_table(everything, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    arguments, done = everything
+    output = tmp_path / "out"
+    shutil.copytree(done, output)
+    arguments = [output if a == done else a for a in arguments]
+    (output / "meshes" / "2.stl").unlink()
+    (output / "statistics.csv").unlink()
+    marks = {place: (output / place.format(1)).stat().st_mtime_ns for place in SIDE}
+    before = rows_of(output)
+    (output / "statistics.json").unlink()
+    assert call(*arguments, "--resume") == 0
+    assert "1 cases are there already, 1 to do" in caplog.text
+    assert (output / "meshes" / "2.stl").exists() and (output / "statistics.csv").exists()
+    assert marks == {place: (output / place.format(1)).stat().st_mtime_ns for place in SIDE}
+    after = rows_of(output)
+    assert list(after) == ["1", "2"]
+    for name in after:
+        assert after[name]["voxels"] == before[name]["voxels"]
+        np.testing.assert_allclose(after[name]["centroid_mm"], before[name]["centroid_mm"])
+
+
+def test_the_mask_does_not_depend_on_the_other_outputs(everything, finished_run, tmp_path):
+    arguments, done = everything
+    assert call(*[tmp_path if a == done else a for a in arguments if a not in EXTRAS]) == 0
+    for name in ("1.nii.gz", "2.nii.gz"):
+        assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
+
+
+def test_a_full_disk_or_a_bad_file_costs_one_case(
+    finished_run, everything, tmp_path, caplog, monkeypatch
+):
+    """What cannot be written is reported in its turn, leaves nothing, and the others go on."""
+    arguments, _ = everything
+    real = files.write_stl
+
+    def full(path, triangles):
+        if path.name == "1.stl":
+            raise OSError(28, "No space left on device")
+        real(path, triangles)
+
+    monkeypatch.setattr(files, "write_stl", full)
+    (tmp_path / "in").mkdir()
+    for name in ("1.nii.gz", "2.nii.gz"):
+        shutil.copy(arguments[3] / name, tmp_path / "in")
+    (tmp_path / "in" / "0.nii.gz").write_bytes(b"not a volume")
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    out = tmp_path / "out"
+    assert call("--workdir", finished_run, "-i", tmp_path / "in", "-o", out, *EXTRAS) == 2
+    text = caplog.text
+    assert text.index("1/3 error") < text.index("2/3 error") < text.index("3/3 ")
+    assert "No space left" in text and "2 of 3 inputs could not be used" in text
+    assert sorted(p.name for p in out.iterdir() if p.is_file()) == [
+        *("2.nii.gz", "statistics.csv", "statistics.json")
+    ]
+    assert list(rows_of(out)) == ["2"]
+
+
+def test_min_mm3_drops_all_or_nothing(finished_run, inputs, tmp_path):
+    for least, voxels in ((0, True), (10**9, False)):
+        options = ("-i", inputs / "b.nii", "-o", tmp_path, "--min_mm3", least)
+        assert call("--workdir", finished_run, *options) == 0
+        assert read_volume(tmp_path / "b.nii").array.any() == voxels
+
+
+def test_dataset_and_dicom_folders(finished_run, phantom, tmp_path, caplog):
+    """The same patient as NIfTI and as DICOM gets the same atrium."""
+    pytest.importorskip("pydicom")
+    import dicom_series
+
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    assert call("--workdir", finished_run, "-i", phantom, "-o", tmp_path / "a") == 0
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        f"train_{n}.nii.gz" for n in range(1, 7)
+    ]
+    assert "LAScarQS" in caplog.text
+    image = read_volume(phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz")
+    planes, _ = to_slices(image.array, image.affine)
+    spacing = (image.spacing[1], image.spacing[0], image.spacing[2])
+    for name in ("patient 1/LGE", "patient 2"):
+        dicom_series.write_series(tmp_path / "dicom" / name, planes, spacing=spacing)
+    options = ("-i", tmp_path / "dicom", "-o", tmp_path / "b")
+    assert call("--workdir", finished_run, *options) == 0
+    names = sorted(p.name for p in (tmp_path / "b").iterdir())
+    assert names == ["patient 1_LGE.nii.gz", "patient 2.nii.gz"]
+    expected = read_volume(tmp_path / "a" / "train_1.nii.gz")
+    found = read_volume(tmp_path / "b" / "patient 2.nii.gz")
+    np.testing.assert_array_equal(
+        to_slices(found.array, found.affine)[0], to_slices(expected.array, expected.affine)[0]
+    )
+
+
+def test_ensemble_and_mirroring_on_the_command_line(finished_run, inputs, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    options = ("-i", inputs / "b.nii", "-o", tmp_path, "--tta")
+    assert call("--workdir", finished_run, finished_run, *options) == 0
+    assert "2 models, 4 mirrorings: 8 times" in caplog.text
+    assert "WARNING: --tta shows the model mirrored hearts" in caplog.text
+    assert (tmp_path / "b.nii").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--keep_components", "-1"], "--keep_components is -1"),
+        (["--min_mm3", "-0.5"], "--min_mm3 is -0.5"),
+        (["--min_mm3", "nan"], "--min_mm3 is nan"),
+        (["--weights", "a", "b"], "2 folders of weights for 1 workdirs"),
+    ],
+)
+def test_refused_numbers(finished_run, inputs, tmp_path, capsys, arguments, found):
+    options = ("-i", inputs, "-o", tmp_path / "out", *arguments)
+    assert call("--workdir", finished_run, *options) == 2
+    assert found in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_find_inputs(tmp_path, phantom):
+    path = tmp_path / "x.nii"
+    path.touch()
+    assert find_inputs(path) == [Input(path, "x.nii")]
+    with pytest.raises(InputError, match="does not exist"):
+        find_inputs(tmp_path / "y.nii")
+    (tmp_path / "x.nrrd").touch()
+    with pytest.raises(InputError, match="both named x"):
+        find_inputs(tmp_path)
+    for task in ("task1", "task2"):
+        for number in (2, 10):
+            case = tmp_path / "two" / task / f"train_{number}"
+            case.mkdir(parents=True)
+            (case / "enhanced.nii.gz").touch()
+    names = [one.mask_name for one in find_inputs(tmp_path / "two" / "task1")]
+    assert names == ["train_2.nii.gz", "train_10.nii.gz"]
+    with pytest.raises(InputError, match="both named train_2"):
+        find_inputs(tmp_path / "two")
+    single = tmp_path / "IM0001"
+    single.write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(InputError, match="the folder of its whole series"):
+        find_inputs(single)
+
+
+def test_as_a_program_it_reports_every_case(finished_run, inputs, tmp_path):
+    """Run with -m, the module has another name, and its log must reach the console all the same."""
+    arguments = ["--workdir", finished_run, "-i", inputs, "-o", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lagseg_jax.predict", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    for line in ("c.nrrd: ", " mL", "bad.nii.gz", "1 of 4 inputs could not be used"):
+        assert line in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr

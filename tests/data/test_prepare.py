@@ -1,0 +1,312 @@
+"""The cache decodes a file once, never serves old content, keeps its bound, survives kills."""
+
+import os
+import shutil
+import threading
+import time
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lagseg_jax.data import disk_cache
+from lagseg_jax.data import prepare as module
+from lagseg_jax.data.disk_cache import TEMPORARY
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
+from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
+from lagseg_jax.runtime import console
+from lagseg_jax.runtime.errors import InputError
+
+SHAPE = (13, 11, 5)
+AFFINE = np.diag([-1.25, -1.25, 2.5, 1.0])
+PREPARATION = Preparation(image_size=28, clip_percentiles=(0.5, 99.5), label_value=0)
+
+
+def write_case(folder, number):
+    rng = np.random.default_rng(number)
+    arrays = {"image": rng.integers(0, 500, SHAPE), "label": 420 * rng.integers(0, 2, SHAPE)}
+    paths = {}
+    for part, array in arrays.items():
+        paths[part] = folder / f"{part}_{number}.nii.gz"
+        nib.save(nib.Nifti1Image(array.astype(np.int16), AFFINE), paths[part])
+    return Case(f"case_{number}", f"patient_{number}", paths["image"], paths["label"])
+
+
+@pytest.fixture
+def cases(tmp_path):
+    (tmp_path / "data").mkdir()
+    return [write_case(tmp_path / "data", number) for number in range(3)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+def prepare(cases, folder, preparation=PREPARATION, max_gb=1.0):
+    return prepare_cases(cases, preparation, folder, max_gb)
+
+
+def names(folder):
+    return {entry.name for entry in folder.iterdir()}
+
+
+def used(entry, days_ago):
+    seconds = time.time() - days_ago * 24 * 3600
+    os.utime(entry, (seconds, seconds))
+
+
+def fail(*_):
+    raise AssertionError("a file was decoded")
+
+
+def test_content(cases, folder):
+    prepared = prepare(cases, folder)
+    assert [p.name for p in prepared] == ["case_0", "case_1", "case_2"]
+    for case, p in zip(cases, prepared):
+        slices, _ = to_slices(np.asarray(nib.load(case.image).dataobj), AFFINE)
+        labels, _ = to_slices(np.asarray(nib.load(case.label).dataobj) == 420, AFFINE)
+        images = network_images(slices, 28, (0.5, 99.5)).astype(np.float16)
+        np.testing.assert_array_equal(p.images, images)
+        np.testing.assert_array_equal(p.masks, network_masks(labels, 28))
+        assert p.images.dtype == np.float16 and p.masks.dtype == np.uint8
+        assert isinstance(p.images, np.memmap) and isinstance(p.masks, np.memmap)
+
+
+def test_the_second_time_nothing_is_decoded(cases, folder, monkeypatch):
+    first = prepare(cases, folder)
+    monkeypatch.setattr(module, "inspect_case", fail)
+    second = prepare(cases[::-1], folder)[::-1]
+    for a, b in zip(first, second):
+        assert a.name == b.name
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.masks, b.masks)
+
+
+@pytest.mark.parametrize("part", ["image", "label"])
+def test_a_changed_file_is_decoded_again(cases, folder, part):
+    before = prepare(cases[:1], folder)[0]
+    path = getattr(cases[0], part)
+    other = getattr(cases[1], part)
+    path.write_bytes(other.read_bytes())
+    after = prepare(cases[:1], folder)[0]
+    changed = {"image": "images", "label": "masks"}[part]
+    assert not np.array_equal(getattr(before, changed), getattr(after, changed))
+    assert len(names(folder)) == 2
+
+
+def test_a_new_time_of_change_is_enough(cases, folder):
+    prepare(cases[:1], folder)
+    stat = cases[0].label.stat()
+    os.utime(cases[0].label, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1000))
+    prepare(cases[:1], folder)
+    assert len(names(folder)) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_size": 42}, {"clip_percentiles": (1.0, 99.5)}, {"label_value": 420}]
+)
+def test_every_setting_has_entries_of_its_own(cases, folder, change):
+    prepare(cases[:1], folder)
+    prepare(cases[:1], folder, replace(PREPARATION, **change))
+    assert len(names(folder)) == 2
+
+
+def test_all_bad_files_are_named_the_first_one_at_once(cases, folder, caplog, monkeypatch):
+    inspect, said = module.inspect_case, []
+
+    def slow(case, *options):
+        said.append("image_0.nii.gz" in caplog.text)
+        return inspect(case, *options)
+
+    for number in (0, 2):
+        cases[number].image.write_bytes(cases[number].image.read_bytes()[:-50])
+    monkeypatch.setattr(module, "inspect_case", slow)
+    monkeypatch.setattr(console.os, "cpu_count", lambda: 1)
+    with pytest.raises(InputError, match=r"2 of 3 cases .* the first: .*image_0\.nii\.gz"):
+        prepare(cases, folder)
+    assert said == [False, True, True]
+    assert "image_2.nii.gz" in caplog.text and "image_1.nii.gz" not in caplog.text
+    assert len(names(folder)) == 1  # the good one needs not be decoded again
+    with pytest.raises(InputError, match=r"^\S*image_2\.nii\.gz: "):
+        prepare(cases[1:], folder)
+
+
+def test_a_case_without_label_and_a_missing_file_are_named(cases, folder):
+    cases[1].label.unlink()
+    with pytest.raises(InputError, match=r"image_1\.nii\.gz.* without its label.*label_1"):
+        prepare(cases, folder)
+    cases[2].image.unlink()
+    with pytest.raises(InputError, match=r"image_2\.nii\.gz: does not exist"):
+        prepare([cases[0], cases[2]], folder)
+
+
+def test_cases_that_are_only_checked(cases, folder, monkeypatch):
+    """Test cases: read once, not decoded, and never taken for decoded ones."""
+    prepared = prepare_cases(cases[:1], PREPARATION, folder, 1.0, only_checked=cases[1:])
+    assert [case.name for case in prepared] == ["case_0"]
+    assert len(names(folder)) == 3 and len(list(folder.glob("*/images.npy"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "inspect_case", fail)
+        prepare_cases(cases[:1], PREPARATION, folder, 1.0, only_checked=cases[1:])
+    assert prepare(cases[1:2], folder)[0].images.shape == (5, 28, 28)
+    cases[2].label.write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"label_2\.nii\.gz"):
+        prepare_cases(cases[:1], PREPARATION, folder, 1.0, only_checked=cases[1:])
+
+
+def empty_label(case):
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE), case.label)
+
+
+def test_an_empty_label_is_refused_unless_it_is_allowed(cases, folder):
+    empty_label(cases[0])
+    allowed = replace(PREPARATION, allow=("empty_label",))
+    for _ in range(2):  # read, and from the record
+        with pytest.raises(InputError, match=r"label_0\.nii\.gz: empty label"):
+            prepare(cases, folder)
+        assert not prepare(cases, folder, allowed)[0].masks.any()
+
+
+def test_the_same_voxels_in_two_files_are_refused(cases, folder):
+    """The split would not know: one copy could be trained on, the other tested on."""
+    voxels = np.asarray(nib.load(cases[0].image).dataobj)
+    nib.save(nib.Nifti1Image(voxels.astype(np.float32), AFFINE), cases[2].image)
+    with pytest.raises(InputError, match=r"image_2\.nii\.gz: the same image as .*image_0"):
+        prepare_cases(cases[:2], PREPARATION, folder, 1.0, only_checked=cases[2:])
+
+
+def test_the_cap_on_decoded_bytes_reaches_the_files(cases, folder):
+    with pytest.raises(InputError, match=r"1430 bytes of voxels .* at most 1000"):
+        prepare(cases[:1], folder, replace(PREPARATION, max_bytes=1000))
+
+
+def test_a_killed_writer_is_harmless_and_cleaned_up_later(cases, folder):
+    prepare(cases[:1], folder)
+    for name, age in ((f"{TEMPORARY}recent", 0.9), (f"{TEMPORARY}stale", 1.1)):
+        (folder / name).mkdir()
+        (folder / name / "images.npy").write_bytes(b"half")
+        used(folder / name, age)
+    prepared = prepare(cases[:2], folder)
+    assert len(prepared) == 2 and len(names(folder)) == 3
+    assert {n for n in names(folder) if n.startswith(TEMPORARY)} == {f"{TEMPORARY}recent"}
+
+
+def test_a_kill_while_evicting_leaves_no_broken_entry(cases, folder, monkeypatch):
+    before = prepare(cases[:1], folder)[0]
+    images = np.array(before.images)
+    bound = 1.5 * entry_bytes(folder) / 1e9
+
+    def killed_half_way(path, **_):
+        next(path.rglob("*.npy")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_cache.shutil, "rmtree", killed_half_way)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(cases[1:2], folder, max_gb=bound)
+    np.testing.assert_array_equal(prepare(cases[:1], folder)[0].images, images)
+
+
+def entry_bytes(folder):
+    return max(sum(f.stat().st_size for f in entry.iterdir()) for entry in folder.iterdir())
+
+
+def keys_of(cases, folder):
+    """The entry of every case, told apart by preparing one after the other."""
+    keys = []
+    for case in cases:
+        before = names(folder) if folder.exists() else set()
+        prepare([case], folder)
+        keys += names(folder) - before
+    return keys
+
+
+def test_the_least_recently_used_entries_go_first(cases, folder):
+    keys = keys_of(cases, folder)
+    bound = 3.5 * entry_bytes(folder) / 1e9
+    for days, key in zip((3, 1, 2), keys):  # case 0 was used longest ago, then case 2
+        used(folder / key, days)
+    prepare([write_case(cases[0].image.parent, 7)], folder, max_gb=bound)
+    assert keys[0] not in names(folder) and set(keys[1:]) < names(folder)
+    prepare([cases[1]], folder, max_gb=bound * 2 / 3.5)
+    assert names(folder) >= {keys[1]} and keys[2] not in names(folder)
+    assert len(names(folder)) == 2
+
+
+def test_opening_an_entry_counts_as_use(cases, folder):
+    (key,) = keys_of(cases[:1], folder)
+    used(folder / key, 1)
+    prepare(cases[:1], folder)
+    assert time.time() - (folder / key).stat().st_mtime < 3600
+
+
+def test_entries_in_use_are_never_evicted(cases, folder):
+    keys = keys_of(cases, folder)
+    used(folder / keys[0], 1)
+    prepare(cases[:1], folder, max_gb=1.5 * entry_bytes(folder) / 1e9)
+    assert names(folder) == {keys[0]}
+
+
+def test_a_bound_below_what_is_needed_is_refused(cases, folder):
+    prepare(cases[:1], folder)
+    bound = 2.5 * entry_bytes(folder) / 1e9
+    with pytest.raises(InputError, match=rf"{folder} must hold .* but config\.data\.cache_gb is"):
+        prepare(cases, folder, max_gb=bound)
+
+
+def test_what_else_lies_in_the_folder_is_left_alone(cases, folder):
+    """Someone may point `config.data.cache_dir` at a folder with other things in it."""
+    keys = keys_of(cases[:1], folder)
+    bound = 1.5 * entry_bytes(folder) / 1e9
+    (folder / "my study").mkdir()
+    (folder / "my study" / "scan.nii.gz").write_bytes(b"precious")
+    (folder / "notes.txt").write_text("precious")
+    for name in ("my study", "notes.txt"):
+        used(folder / name, 100)
+    prepare(cases[1:2], folder, max_gb=bound)
+    assert keys[0] not in names(folder)
+    assert (folder / "my study" / "scan.nii.gz").exists() and (folder / "notes.txt").exists()
+
+
+def test_two_writers_of_the_same_case(cases, folder, monkeypatch):
+    read = module.inspect_case
+    both_decode = threading.Barrier(2, timeout=20)
+
+    def read_together(*files):
+        both_decode.wait()
+        return read(*files)
+
+    monkeypatch.setattr(module, "inspect_case", read_together)
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(prepare(cases[:1], folder)[0]))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, second = results
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.masks, second.masks)
+    assert len(names(folder)) == 1  # one entry, and nothing half-written
+
+
+def test_prepared_cases_stay_readable_when_another_run_evicts_them(cases, folder):
+    prepared = prepare(cases[:1], folder)[0]
+    images = np.array(prepared.images)
+    shutil.rmtree(folder)
+    np.testing.assert_array_equal(prepared.images, images)
+
+
+def test_folder(monkeypatch, tmp_path):
+    assert cache_folder(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder("~/slices") == tmp_path / "slices"
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder("") == tmp_path / ".cache" / "lagseg_jax" / "slices"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder("") == tmp_path / "xdg" / "lagseg_jax" / "slices"

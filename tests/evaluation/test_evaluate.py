@@ -1,0 +1,90 @@
+"""Evaluation: the tables against hand-made predictions, empties, and the pictures that are left."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from configs import default
+from lagseg_jax.data.layouts import detect
+from lagseg_jax.evaluation.evaluate import describe, evaluate
+from lagseg_jax.evaluation.metrics import case_metrics
+from lagseg_jax.imaging.volume import read_image_and_label, read_volume
+
+
+def segmenter_of(masks):
+    """Predicts the given masks in turn."""
+    queue = iter(masks)
+    report = {"variant": "base", "weights": "weights/base", "sha256": "0" * 64}
+    config = default.get_config()
+    weights = np.full((len(config.decoder.scales) + 1, 12), 1 / 12)
+    weights[:, [3, 7]] = 0.75 / 12, 1.25 / 12
+    return SimpleNamespace(
+        config=config,
+        predict_volume=lambda volume, spacing, affine: next(queue),
+        fusion_weights=lambda: weights,
+        encoder=SimpleNamespace(report=lambda: report, warning=""),
+        step=17,
+    )
+
+
+@pytest.fixture
+def labelled(phantom):
+    cases = detect(phantom).cases[:4]
+    return cases, [read_image_and_label(c.image, c.label)[1] for c in cases]
+
+
+def test_tables_agree_with_the_predictions(labelled, tmp_path):
+    cases, labels = labelled
+    truths = [label.array for label in labels]
+    masks = [
+        truths[0],
+        np.roll(truths[1], 2, axis=0),
+        np.zeros_like(truths[2]),
+        np.roll(truths[3], 1, axis=2),
+    ]
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "overlays" / "best_of_an_older_model.png").touch()
+    summary = evaluate(segmenter_of(masks), cases, tmp_path, 420)
+    with (tmp_path / "per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == [case.name for case in cases]
+    assert {row["encoder_weights"] for row in rows} == {"weights/base"}
+    for row, label, mask in zip(rows, labels, masks):
+        # Slices are cut along z: the phantoms' spacing is 2.5 x 2.5 x 5 mm.
+        expected = case_metrics(label.array, mask, (2.5, 2.5, 5.0), axis=2)
+        for name, value in expected.items():
+            np.testing.assert_allclose(float(row[name]), value, rtol=1e-6, err_msg=name)
+    assert float(rows[0]["dice"]) == 1 and float(rows[2]["dice"]) == 0
+    assert rows[2]["hd95_mm"] == "nan"
+
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (summary["step"], summary["n_cases"], summary["n_empty_prediction"]) == (17, 4, 1)
+    assert summary["hd95_mm"]["n"] == 3 and summary["n_distances_excluded"] == 1
+    np.testing.assert_allclose(
+        summary["dice"]["mean"], np.mean([float(row["dice"]) for row in rows])
+    )
+    pictures = {p.name for p in (tmp_path / "overlays").iterdir()}
+    assert f"best_{cases[0].name}.png" in pictures and f"worst_{cases[2].name}.png" in pictures
+    assert len(pictures) == 3 and any(name.startswith("median_") for name in pictures)
+    weights = np.loadtxt(tmp_path / "fusion_weights.csv", str, delimiter=",")
+    assert weights[:, 0].tolist() == ["scale", "1/14", "1/8", "1/4", "1/2", "1/1"]
+    assert weights[0, 1:].tolist() == [f"block_{block}" for block in range(12)]
+    np.testing.assert_allclose(weights[1:, 4].astype(float), 0.75 / 12, rtol=1e-5)
+    assert json.loads((tmp_path / "manifest.json").read_text())["dataset"]["cases"] == 4
+    assert (tmp_path / "report.html").read_text().count('src="data:image/png') == 3
+    for case, mask in zip(cases, masks):
+        written = read_volume(tmp_path / "masks" / f"{case.name}.nii.gz")
+        np.testing.assert_array_equal(written.array, mask)
+    assert "mean over 4 cases" in describe(summary)
+
+
+def test_nothing_found_anywhere_is_described(labelled, tmp_path):
+    cases, labels = labelled
+    masks = [np.zeros_like(label.array) for label in labels[:1]]
+    summary = evaluate(segmenter_of(masks), cases[:1], tmp_path)
+    assert summary["hd95_mm"]["mean"] is None and summary["dice"]["mean"] == 0
+    assert describe(summary) == "Dice 0.0000, IoU 0.0000 (mean over 1 cases)"
+    assert [p.name for p in (tmp_path / "overlays").iterdir()] == [f"worst_{cases[0].name}.png"]

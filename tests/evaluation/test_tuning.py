@@ -1,0 +1,86 @@
+"""Choosing a setting: every one of the grid against the plain way, and ties."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+
+from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.evaluation.metrics import dice
+from lagseg_jax.evaluation.tuning import best_setting, dice_of_settings, grid
+from lagseg_jax.imaging.masks import clean_mask
+from lagseg_jax.inference.postprocess import DEFAULT, Setting
+from lagseg_jax.main import define_flags
+
+AFFINE = np.diag([-1.5, -1.25, 3.0, 1.0])
+
+
+@pytest.fixture
+def case():
+    """A blob, an islet, and probabilities that are rough from slice to slice."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros((37, 31, 17), np.uint8)
+    truth[9:21, 8:20, 4:12], truth[26:33, 22:29, 11:16] = 1, 1
+    blurred = gaussian_filter(truth.astype(float), 0.7) + rng.normal(0, 0.2, truth.shape)
+    return np.clip(blurred, 0, 1).astype(np.float32), truth * np.int16(420)
+
+
+def test_every_setting_is_scored_as_if_it_were_the_only_one(case):
+    probability, truth = case
+    settings = grid([3.0])
+    assert len(settings) == len(set(settings)) == 4 * 9 * 2
+    assert {setting.smooth_mm for setting in settings} == {0, 1.5, 3, 6}
+    found = dice_of_settings(probability, truth, AFFINE, settings)
+    assert list(found) == settings
+    for setting in settings:
+        smoothed = probability
+        if setting.smooth_mm:
+            smoothed = gaussian_filter1d(probability, setting.smooth_mm / 3, 2, mode="nearest")
+        mask = clean_mask(smoothed >= setting.threshold, (1, 1, 1), setting.components)
+        np.testing.assert_allclose(found[setting], dice(truth, mask), err_msg=str(setting))
+    # The islet is in the truth, and noise from slice to slice is there to be smoothed.
+    best = max(found, key=lambda setting: found[setting])
+    assert best.components == 0 and best.smooth_mm > 0 and found[best] > found[DEFAULT] + 0.02
+
+
+def test_a_volume_without_any_atrium(case):
+    found = dice_of_settings(case[0] * 0, case[1] * 0, AFFINE, grid([3.0]))
+    assert set(found.values()) == {1.0} and list(found) == grid([3.0])
+
+
+def test_the_unit_of_smoothing_is_the_median_distance_of_slices():
+    assert {setting.smooth_mm for setting in grid([1.0, 2.5, 4.0])} == {0, 1.25, 2.5, 5}
+
+
+def test_of_equal_settings_the_one_nearest_to_the_default():
+    best = Setting(0.8, 0, 2.0)
+    scores = {best: 0.9, Setting(0.6): 0.9 - 1e-9, Setting(0.3): 0.9, DEFAULT: 0.8}
+    of_one_case = {setting: [dice] for setting, dice in scores.items()}
+    assert best_setting(of_one_case) == Setting(0.6)
+    assert best_setting({**of_one_case, best: [0.91]}) == best
+
+
+def test_a_gain_within_one_standard_error_is_none():
+    """0.01 in the mean: one case gains 0.04 and one loses 0.01, or all three gain."""
+    default = np.array([0.9, 0.8, 0.7])
+    luck, gain = (default + np.array(d) for d in ([0.04, 0, -0.01], [0.012, 0.008, 0.01]))
+    assert best_setting({DEFAULT: default, Setting(0.3): luck}) == DEFAULT
+    assert best_setting({DEFAULT: default, Setting(0.3): gain}) == Setting(0.3)
+    as_good = default + np.array([0.01, 0.01, 0.008])
+    scores = {DEFAULT: default, Setting(0.4): as_good, Setting(0.3): gain}
+    assert best_setting(scores) == Setting(0.4)  # nearer to the default, which is not as good
+
+
+def test_fields_are_read_by_the_command_line():
+    setting = Setting(0.3, 0, 1.875)
+    arguments = ["main", "--config=configs/base.py", "--config.predict.threshold=0.7"]
+    predict = parse_flags([*arguments, *setting.fields()], define_flags).config.predict
+    assert Setting(predict.threshold, predict.components, predict.smooth_mm) == setting
+    assert str(setting) == "threshold 0.3, all components, smoothed by 1.875 mm"
+    assert str(DEFAULT) == "threshold 0.5, 1 component, not smoothed"
+
+
+def test_the_default_is_the_configs():
+    from configs import default
+
+    predict = default.get_config().predict
+    assert Setting(predict.threshold, predict.components, predict.smooth_mm) == DEFAULT

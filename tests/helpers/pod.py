@@ -1,0 +1,38 @@
+"""Several processes of one command on this machine, as launch/local_pod.sh starts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ROOT = Path(__file__).parents[2]
+
+
+def start(processes: int, *command: str, devices: int = 1, **environment: str) -> subprocess.Popen:
+    """Starts `python -m COMMAND` in so many processes, each with so many simulated devices."""
+    return subprocess.Popen(
+        [str(ROOT / "launch" / "local_pod.sh"), str(processes), sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST_COMPILATION}",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # every start compiles the same
+        }
+        | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(processes: int, *command: str, seconds: float = 120, **options) -> tuple[int, str]:
+    """Waits for them: the exit status, and what all of them said."""
+    pod = start(processes, *command, **options)
+    try:
+        said, _ = pod.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        pod.terminate()
+        said, _ = pod.communicate(timeout=30)
+        raise AssertionError(f"{command} still ran after {seconds} s:\n{said}") from None
+    return pod.returncode, said

@@ -1,0 +1,67 @@
+"""One training step for the tests: config, model, state, batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import default
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.segmentation import build_model
+from lagseg_jax.model.weights import random_params
+from lagseg_jax.training.optimizer import make_optimizer
+from lagseg_jax.training.step import augmentation_of, init_state, make_train_step
+
+SIZE = 42
+
+
+def tiny_config(**train):
+    config = default.get_config()
+    config.data.image_size = SIZE
+    config.encoder.variant = "tiny"
+    config.encoder.dtype = config.decoder.dtype = "float32"
+    config.decoder.scales, config.decoder.widths = (4, 2), (16, 16, 8)
+    config.decoder.image_path = "pyramid"
+    config.train.warmup_steps = 0
+    config.train.update(train)
+    return config
+
+
+def setup(config, steps=50):
+    spec = EncoderSpec("tiny")
+    model = build_model(config, spec)
+    encoder = random_params(spec, 0, "float32")
+    optimizer = make_optimizer(config.train, steps)
+    state = init_state(model.init_params(jax.random.key(1), SIZE), optimizer)
+    step = functools.partial(
+        make_train_step,
+        model,
+        optimizer,
+        config.train.loss,
+        augmentation_of(config.augment),
+        3,
+    )
+    return model, encoder, state, step
+
+
+def batch_of(count, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.random((count, SIZE, SIZE)).astype(np.float16)
+    masks = np.zeros((count, SIZE, SIZE), np.uint8)
+    for b in range(count):
+        masks[b, 5 + b : 20 + b, 11:29] = 1
+    images[masks == 1] = np.minimum(images[masks == 1] + 0.5, 1)
+    return {
+        "image": images,
+        "mask": masks,
+        "slice": np.arange(count, dtype=np.int32),
+        "case": np.zeros(count, np.int32),
+        "stop": np.zeros(count, bool),
+    }
+
+
+def on_devices(make_step, devices):
+    """The step on so many devices; the state that it is given stays usable."""
+    step = make_step(devices=jax.devices()[:devices])
+    return lambda state, *rest: step(jax.tree.map(jnp.copy, state), *rest)

@@ -1,0 +1,532 @@
+"""Files made with nibabel and pynrrd, or byte by byte, against what lagseg_jax.volume reads."""
+
+import gzip
+import itertools
+import os
+import tracemalloc
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+
+from lagseg_jax.imaging.volume import (
+    SUFFIXES,
+    case_name,
+    check_same_geometry,
+    from_canonical,
+    is_volume_file,
+    read_label,
+    read_volume,
+    to_canonical,
+    write_mask,
+)
+from lagseg_jax.runtime.errors import InputError
+
+SHAPE = (5, 7, 11)
+SPACING = (0.7, 1.3, 2.9)
+ORIENTATIONS = list(
+    itertools.product(itertools.permutations(range(3)), itertools.product([1, -1], repeat=3))
+)
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def oblique_affine(permutation=(0, 1, 2), signs=(1, 1, 1)):
+    """Voxel -> RAS mm, tilted by 11, -7 and 5 degrees, anisotropic, away from the origin."""
+    a, b, c = np.deg2rad([11, -7, 5])
+    about_x = [[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]]
+    about_y = [[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]]
+    about_z = [[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]]
+    affine = np.eye(4)
+    rotation = np.array(about_x) @ about_y @ about_z
+    affine[:3, :3] = rotation[:, permutation] * signs * SPACING
+    affine[:3, 3] = [-31.5, 17.25, 103.125]
+    return affine
+
+
+def noise(shape=SHAPE, dtype=np.int16, seed=0):
+    return np.random.RandomState(seed).randint(0, 100, shape).astype(dtype)
+
+
+def save_nifti(path, array, affine=None, kind=nib.Nifti1Image):
+    image = kind(array, oblique_affine() if affine is None else affine)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    return path
+
+
+def save_nrrd(path, array, affine=None, **header):
+    lps = LPS @ (oblique_affine() if affine is None else affine)
+    directions = np.full((array.ndim, 3), np.nan)
+    directions[:3] = lps[:3, :3].T
+    geometry = {
+        "space": "left-posterior-superior",
+        "space directions": directions,
+        "space origin": lps[:3, 3],
+        "kinds": ["domain"] * array.ndim,
+    }
+    header = geometry | header
+    nrrd.write(str(path), array, {key: value for key, value in header.items() if value is not None})
+    return path
+
+
+def save(path, array, affine=None):
+    return (save_nrrd if path.suffix == ".nrrd" else save_nifti)(path, array, affine)
+
+
+def reference(path):
+    """Array and voxel -> RAS affine by the libraries themselves."""
+    if path.suffix != ".nrrd":
+        image = nib.load(path)
+        return np.asarray(image.dataobj), image.affine
+    array, header = nrrd.read(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = header["space directions"][:3].T
+    affine[:3, 3] = header["space origin"]
+    return array, LPS @ affine
+
+
+def refused(path, *expected, read=read_volume, **options):
+    """The message, which must be one line that names the file and contains what is expected."""
+    with pytest.raises(InputError) as error:
+        read(path, **options)
+    message = str(error.value)
+    assert path.name in message and "\n" not in message and message.endswith(".")
+    for text in expected:
+        assert str(text) in message
+    return message
+
+
+# Geometry
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_geometry_round_trip_over_all_48_orientations(tmp_path, suffix):
+    assert len(ORIENTATIONS) == 48
+    random = np.random.RandomState(1)
+    for number, (permutation, signs) in enumerate(ORIENTATIONS):
+        affine = oblique_affine(permutation, signs)
+        path = save(tmp_path / f"{number}{suffix}", noise(seed=number), affine)
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.array, reference(path)[0])
+        np.testing.assert_allclose(volume.affine, affine, atol=1e-5, rtol=0)
+
+        # A network that marks one voxel in the canonical view, at a known place in the scanner.
+        voxel = tuple(random.randint(size) for size in SHAPE)
+        position = affine @ [*voxel, 1]
+        one_hot = np.zeros(SHAPE, np.uint8)
+        one_hot[voxel] = 1
+        canonical, orientation = to_canonical(one_hot, volume.affine)
+        mask = from_canonical(np.ascontiguousarray(canonical), orientation)
+        write_mask(tmp_path / f"mask{suffix}", mask, volume)
+
+        written, written_affine = reference(tmp_path / f"mask{suffix}")
+        assert written.dtype == np.uint8 and written.shape == SHAPE
+        np.testing.assert_allclose(written_affine, volume.affine, atol=1e-6, rtol=0)
+        np.testing.assert_array_equal(written, one_hot)
+        (found,) = np.argwhere(written)
+        np.testing.assert_allclose(written_affine @ [*found, 1], position, atol=1e-4)
+
+
+@pytest.mark.parametrize("permutation, signs", ORIENTATIONS)
+def test_canonical_axes_grow_to_left_posterior_superior(permutation, signs):
+    affine = oblique_affine(permutation, signs)
+    index = np.stack([*np.indices(SHAPE), np.ones(SHAPE)])
+    right, anterior, superior, _ = np.tensordot(affine, index, 1)
+    for axis, (field, direction) in enumerate([(right, -1), (anterior, -1), (superior, 1)]):
+        view, orientation = to_canonical(field, affine)
+        assert np.shares_memory(view, field)
+        assert (np.diff(view, axis=axis) * direction > 0).all()
+        np.testing.assert_array_equal(from_canonical(view, orientation), field)
+
+
+def test_canonical_is_stable_at_45_degrees():
+    half = np.sqrt(0.5)
+    affine = np.array([[half, -half, 0, 0], [half, half, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    view, orientation = to_canonical(noise(), affine)
+    assert sorted(orientation[:, 0]) == [0, 1, 2]
+    np.testing.assert_array_equal(from_canonical(view, orientation), noise())
+
+
+def test_a_nifti_mask_keeps_every_geometric_field_and_no_intensity_field(tmp_path):
+    path = tmp_path / "image.nii.gz"
+    rotated = oblique_affine()
+    other = rotated + np.diag([0, 0, 0.5, 0])  # qform and sform disagree: both must survive
+    for qform, sform in [(0, 0), (1, 0), (0, 1), (1, 2), (2, 4)]:
+        image = nib.Nifti1Image(noise((*SHAPE, 1)), None)
+        image.header.set_zooms((*SPACING, 1.7))
+        image.set_qform(rotated, qform)
+        image.set_sform(other, sform)
+        image.header.set_xyzt_units("mm", "sec")
+        image.header["cal_max"], image.header["descrip"] = 99, b"gadolinium"
+        image.header.set_intent("t test", (3,))
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a patient's name"))
+        nib.save(image, path)
+
+        volume = read_volume(path)
+        assert volume.array.shape == SHAPE and volume.stored_shape == (*SHAPE, 1)
+        np.testing.assert_array_equal(volume.affine, nib.load(path).affine)
+        write_mask(tmp_path / "mask.nii", volume.array > 50, volume)
+
+        before, after = nib.load(path).header, nib.load(tmp_path / "mask.nii").header
+        geometry = ("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b")
+        geometry += ("quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "dim_info")
+        for field in (*geometry, "srow_x", "srow_y", "srow_z"):
+            np.testing.assert_array_equal(after[field], before[field], err_msg=field)
+        assert (after["cal_max"], after["descrip"], after["intent_code"]) == (0, b"", 0)
+        assert not after.extensions
+        raw = nib.Nifti1Header((tmp_path / "mask.nii").read_bytes()[:348])
+        assert (raw["scl_slope"], raw["scl_inter"]) == (1, 0)
+        assert (raw["vox_offset"], raw["bitpix"]) == (352, 8)
+
+
+def test_an_nrrd_mask_keeps_the_geometry_and_nothing_else(tmp_path):
+    path = save_nrrd(
+        tmp_path / "lgemri.nrrd",
+        noise((*SHAPE, 1)),
+        centerings=["cell"] * 4,
+        **{"space units": ["mm"] * 3, "content": "a patient's name", "old max": 99.0},
+    )
+    volume = read_volume(path)
+    assert volume.array.shape == SHAPE and volume.stored_shape == (*SHAPE, 1)
+    write_mask(tmp_path / "mask.nrrd", volume.array > 50, volume)
+    before, after = nrrd.read_header(str(path)), nrrd.read_header(str(tmp_path / "mask.nrrd"))
+    for field in ("sizes", "space", "space directions", "space origin", "space units", "kinds"):
+        np.testing.assert_array_equal(after[field], before[field], err_msg=field)
+    assert after["centerings"] == before["centerings"] and after["type"] == "uint8"
+    assert "content" not in after and "old max" not in after
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (*SHAPE, 1)])
+@pytest.mark.parametrize("source, target", [("a.nii.gz", "b.nrrd"), ("a.nrrd", "b.nii.gz")])
+def test_masks_cross_formats(tmp_path, source, target, shape):
+    volume = read_volume(save(tmp_path / source, noise(shape)))
+    mask = (volume.array > 50).astype(np.uint8)
+    write_mask(tmp_path / target, mask, volume)
+    written, affine = reference(tmp_path / target)
+    np.testing.assert_array_equal(written, mask.reshape(shape))
+    if target == "b.nrrd":  # an axis that is not in space has no direction
+        directions = nrrd.read_header(str(tmp_path / target))["space directions"]
+        assert np.isnan(directions[3:]).all()
+    np.testing.assert_allclose(affine, volume.affine, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "space, signs", [("RAS", [1, 1, 1]), ("left-anterior-superior", [-1, 1, 1])]
+)
+def test_nrrd_spaces(tmp_path, space, signs):
+    image = np.diag([*signs, 1.0]) @ oblique_affine()
+    path = save_nrrd(tmp_path / "a.nrrd", noise(), LPS @ image, space=space)
+    np.testing.assert_allclose(read_volume(path).affine, oblique_affine(), atol=1e-12)
+
+
+def test_nrrd_with_spacings_only_lies_along_lps(tmp_path):
+    path = tmp_path / "a.nrrd"
+    nrrd.write(str(path), noise(), {"spacings": SPACING})
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.affine, LPS @ np.diag([*SPACING, 1]), atol=1e-12)
+    assert volume.spacing == pytest.approx(SPACING)
+    write_mask(tmp_path / "b.nrrd", volume.array > 50, volume)
+    np.testing.assert_array_equal(read_volume(tmp_path / "b.nrrd").affine, volume.affine)
+
+
+def test_metres_become_millimetres_and_stay_metres_in_the_mask(tmp_path):
+    image = nib.Nifti1Image(noise(), np.diag([0.0007, 0.0013, 0.0029, 1]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "a.nii")
+    volume = read_volume(tmp_path / "a.nii")
+    assert volume.spacing == pytest.approx(SPACING)
+    write_mask(tmp_path / "b.nii", volume.array > 50, volume)
+    before, after = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii")
+    np.testing.assert_array_equal(after.affine, before.affine)
+    assert after.header.get_xyzt_units()[0] == "meter"
+
+
+# Voxels
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "<u2", ">i4", "<f4", "f8"])
+def test_the_stored_type_is_kept_in_native_byte_order(tmp_path, suffix, dtype):
+    path = save(tmp_path / f"a{suffix}", noise(dtype=dtype))
+    array = read_volume(path).array
+    assert array.dtype == np.dtype(dtype).newbyteorder("=")
+    np.testing.assert_array_equal(array, noise())
+
+
+@pytest.mark.parametrize("endianness", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_nifti_1_and_2_in_both_byte_orders(tmp_path, kind, endianness):
+    header = kind.header_class(endianness=endianness)
+    header.set_data_dtype(np.dtype("i2").newbyteorder(endianness))
+    (tmp_path / "a.nii").write_bytes(kind(noise(), oblique_affine(), header).to_bytes())
+    volume = read_volume(tmp_path / "a.nii")
+    np.testing.assert_array_equal(volume.array, noise())
+    write_mask(tmp_path / "b.nii", volume.array > 50, volume)
+    written = nib.load(tmp_path / "b.nii")
+    assert isinstance(written, kind)
+    np.testing.assert_array_equal(written.dataobj, noise() > 50)
+    np.testing.assert_array_equal(written.affine, volume.affine)
+
+
+def test_scaled_voxels_are_float32(tmp_path):
+    image = nib.Nifti1Image(noise(), oblique_affine())
+    image.header.set_slope_inter(0.5, -3)
+    image.to_filename(tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    assert volume.array.dtype == np.float32
+    np.testing.assert_array_equal(volume.array, noise() * 0.5 - 3)
+    np.testing.assert_array_equal(volume.array, nib.load(tmp_path / "a.nii.gz").get_fdata())
+    write_mask(tmp_path / "b.nii.gz", volume.array > 9, volume)
+    mask = read_volume(tmp_path / "b.nii.gz").array
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, volume.array > 9)
+
+
+def test_raw_nrrd(tmp_path):
+    path = save_nrrd(tmp_path / "a.nrrd", noise(), encoding="raw")
+    np.testing.assert_array_equal(read_volume(path).array, noise())
+
+
+# Labels
+
+
+@pytest.mark.parametrize("value", [1, 255, 420])
+def test_the_only_value_of_a_label_is_the_atrium(tmp_path, value):
+    truth = noise() > 50
+    path = save(tmp_path / "a.nii.gz", (truth * value).astype(np.int16))
+    label = read_label(path)
+    assert label.array.dtype == np.uint8
+    np.testing.assert_array_equal(label.array, truth)
+    np.testing.assert_array_equal(read_label(path, label_value=value).array, truth)
+
+
+def test_a_label_with_several_values_needs_a_choice(tmp_path):
+    values = (noise() % 3 * 210).astype(np.int16)
+    path = save(tmp_path / "a.nrrd", values)
+    refused(path, "210, 420", "config.data.label_value", read=read_label)
+    np.testing.assert_array_equal(read_label(path, label_value=420).array, values == 420)
+    refused(path, "210, 420", "label_value=1", read=read_label, label_value=1)
+
+
+def test_an_empty_label_is_an_empty_mask(tmp_path):
+    path = save(tmp_path / "a.nii", np.zeros(SHAPE, np.uint8))
+    assert read_label(path).array.sum() == read_label(path, label_value=1).array.sum() == 0
+
+
+def test_image_and_label_must_share_the_grid(tmp_path):
+    image = read_volume(save(tmp_path / "image.nii", noise()))
+    check_same_geometry(image, read_volume(save(tmp_path / "same.nrrd", noise())))
+    turned = save(tmp_path / "turned.nii", noise(), oblique_affine(signs=(1, -1, 1)))
+    shifted = oblique_affine()
+    shifted[1, 3] += 0.002
+    moved = save(tmp_path / "moved.nii", noise(), shifted)
+    cropped = save(tmp_path / "cropped.nii", noise((5, 7, 13)))
+    for path, found in [(turned, "mm"), (moved, "0.002"), (cropped, "(5, 7, 13)")]:
+        message = refused(path, found, read=lambda p: check_same_geometry(image, read_volume(p)))
+        assert "image.nii" in message
+
+
+# Names
+
+
+def test_names():
+    assert case_name("a/train_1.nii.gz") == case_name("train_1.NRRD") == "train_1"
+    assert case_name("a.b.nii") == "a.b" and case_name("readme.txt") == "readme.txt"
+    assert is_volume_file("心房/a.nii.gz") and is_volume_file("A.NII")
+    assert not is_volume_file("._la_003.nii.gz") and not is_volume_file("a.gz")
+
+
+# Damage
+
+
+def nifti_bytes(array=None, **fields):
+    """An uncompressed NIfTI file with header fields overwritten, however absurd."""
+    content = nib.Nifti1Image(noise() if array is None else array, oblique_affine()).to_bytes()
+    header = np.frombuffer(content[:348], nib.Nifti1Header.template_dtype).copy()[0]
+    for field, value in fields.items():
+        header[field] = value
+    return header.tobytes() + content[348:]
+
+
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        ("empty.nii", b"", "NIfTI"),
+        ("empty.nii.gz", b"", "NIfTI"),
+        ("empty.nrrd", b"", "NRRD"),
+        ("text.nii", b"not a volume" * 99, "NIfTI"),
+        ("plain.nii.gz", nifti_bytes(), "gzip"),
+        ("text.nrrd", b"not a volume\n\n", "NRRD"),
+        ("pair.nii", nifti_bytes(magic=b"ni1"), "pair"),
+        ("short.nii", nifti_bytes()[:-2], "768 bytes of voxels found, expected 770"),
+        ("short.nii.gz", gzip.compress(nifti_bytes())[:-20], "end-of-stream"),
+        ("far.nii", nifti_bytes(vox_offset=2**30), "byte 1073741824"),
+        ("flat.nii", nifti_bytes(dim=[2, 5, 7, 1, 1, 1, 1, 1]), "(5, 7)"),
+        ("cine.nii", nifti_bytes(dim=[4, 5, 7, 11, 3, 1, 1, 1]), "(5, 7, 11, 3)"),
+        ("none.nii", nifti_bytes(dim=[3, 5, 0, 11, 1, 1, 1, 1]), "(5, 0, 11)"),
+        ("minus.nii", nifti_bytes(dim=[3, 5, -7, 11, 1, 1, 1, 1]), "(5, -7, 11)"),
+        ("rgb.nii", nifti_bytes(datatype=128, bitpix=24), "one real number"),
+        ("complex.nii", nifti_bytes(datatype=32, bitpix=64), "complex64"),
+        ("zero.nii", nifti_bytes(srow_x=0, srow_y=0, srow_z=0), "singular"),
+        ("nan.nii", nifti_bytes(srow_y=np.nan), "not finite"),
+        ("parallel.nii", nifti_bytes(srow_x=[1, 2, 3, 0], srow_y=[1, 2, 3, 0]), "singular"),
+        ("size.nii", nifti_bytes(sform_code=0, qform_code=1, pixdim=[1, 1, 0, 1, 1, 1, 1, 1]), "0"),
+        (
+            "huge.nii.gz",
+            gzip.compress(nifti_bytes(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1])),
+            "most",
+        ),
+    ],
+)
+def test_damaged_files_are_refused_in_one_sentence(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, expected)
+
+
+def test_a_flipped_bit_in_a_gzip_is_noticed(tmp_path):
+    # Stored, not deflated: only the checksum can tell.
+    content = bytearray(gzip.compress(nifti_bytes(), compresslevel=0))
+    content[-100] ^= 1
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    refused(tmp_path / "a.nii.gz", "CRC")
+
+
+def test_missing_file_folder_and_other_names(tmp_path):
+    (tmp_path / "folder.nii").mkdir()
+    (tmp_path / "a.mha").touch()
+    refused(tmp_path / "missing.nii", "does not exist")
+    refused(tmp_path / "folder.nii", "is a folder")
+    refused(tmp_path / "a.mha", ".nii.gz")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nan_and_infinity_are_counted(tmp_path, suffix):
+    array = noise(dtype=np.float32)
+    array[1, 2, 3] = array[4, 6, 10] = np.nan
+    array[0, 0, 0] = -np.inf
+    refused(save(tmp_path / f"a{suffix}", array), "3 voxels are NaN or infinite")
+
+
+@pytest.mark.parametrize(
+    "header, expected",
+    [
+        ({"space": "scanner-xyz"}, "scanner-xyz"),
+        ({"space directions": None}, "spacings"),
+        ({"space directions": np.zeros((3, 3))}, "singular"),
+        ({"encoding": "ascii"}, "ascii"),
+        ({"encoding": "raw", "byte skip": -1}, "skip"),
+    ],
+)
+def test_nrrd_headers_that_are_refused(tmp_path, header, expected):
+    refused(save_nrrd(tmp_path / "a.nrrd", noise(), **header), expected)
+
+
+def test_nrrd_that_is_not_three_dimensional(tmp_path):
+    for array in (noise((5, 7)), noise((5, 7, 11, 3))):
+        path = tmp_path / "a.nrrd"
+        nrrd.write(str(path), array, {"spacings": np.ones(array.ndim)})
+        refused(path, array.shape)
+
+
+@pytest.mark.parametrize("field", ["data file", "datafile"])
+def test_nrrd_never_opens_another_file(tmp_path, field):
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    header = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 5 7 11\nencoding: raw\n"
+    (tmp_path / "a.nrrd").write_text(f"{header}spacings: 1 1 1\n{field}: ./secret\n\n")
+    refused(tmp_path / "a.nrrd", "./secret")
+
+
+@pytest.mark.parametrize("missing", ["type", "dimension", "sizes", "encoding"])
+def test_nrrd_without_a_required_field(tmp_path, missing):
+    fields = {"type": "uchar", "dimension": 3, "sizes": "1 1 1", "encoding": "raw"}
+    lines = [f"{key}: {value}" for key, value in fields.items() if key != missing]
+    (tmp_path / "a.nrrd").write_text("\n".join(["NRRD0004", *lines, "spacings: 1 1 1", "", "x"]))
+    refused(tmp_path / "a.nrrd", f"'{missing}'")
+
+
+def bomb(kind):
+    if kind == "more declared than present.nii.gz":
+        return gzip.compress(
+            nifti_bytes(dim=[3, 1290, 1290, 1289, 1, 1, 1, 1], datatype=2, bitpix=8)
+        )
+    if kind == "more present than declared.nii.gz":
+        return gzip.compress(nifti_bytes() + bytes(2**27), compresslevel=1)
+    header = (
+        b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: %s\nencoding: gzip\nspacings: 1 1 1\n%s\n"
+    )
+    if kind == "more declared than present.nrrd":
+        return header % (b"1290 1290 1289", b"") + gzip.compress(bytes(10))
+    if kind == "more present than declared.nrrd":
+        return header % (b"5 7 11", b"") + gzip.compress(bytes(2**27), compresslevel=1)
+    return header % (b"5 7 11", b"content: " + b"x" * 2**26)  # "endless header.nrrd"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "more declared than present.nii.gz",
+        "more declared than present.nrrd",
+        "more present than declared.nii.gz",
+        "more present than declared.nrrd",
+        "endless header.nrrd",
+    ],
+)
+def test_bombs_are_not_unpacked(tmp_path, name):
+    """2 GiB declared for 10 bytes, or 128 MiB packed behind a header of 385 voxels."""
+    (tmp_path / name).write_bytes(bomb(name))
+    tracemalloc.start()
+    try:
+        refused(tmp_path / name, max_bytes=2**26)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**26 + 2**22
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_cap_is_on_decoded_bytes(tmp_path, suffix):
+    path = save(tmp_path / f"a{suffix}", noise())
+    assert read_volume(path, max_bytes=770).array.nbytes == 770
+    refused(path, "770", "769", max_bytes=769)
+
+
+def test_the_cap_counts_scaled_voxels_as_float32(tmp_path):
+    (tmp_path / "a.nii").write_bytes(nifti_bytes(scl_slope=2))
+    assert read_volume(tmp_path / "a.nii", max_bytes=1540).array.nbytes == 1540
+    refused(tmp_path / "a.nii", "1540", max_bytes=1539)
+
+
+# Writing
+
+
+def test_a_mask_appears_complete_or_not_at_all(tmp_path, monkeypatch):
+    volume = read_volume(save(tmp_path / "a.nii.gz", noise()))
+    target = tmp_path / "mask.nii.gz"
+    target.write_bytes(b"the old one")
+
+    def killed(source, destination):
+        assert os.path.dirname(source) == os.path.dirname(destination)
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(os, "replace", killed)
+        write_mask(target, volume.array > 50, volume)
+    assert target.read_bytes() == b"the old one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii.gz", "mask.nii.gz"]
+
+
+def test_write_mask_refuses_other_shapes_and_names(tmp_path):
+    volume = read_volume(save(tmp_path / "a.nii.gz", noise()))
+    with pytest.raises(ValueError, match=r"\(7, 5, 11\)"):
+        write_mask(tmp_path / "b.nii", np.zeros((7, 5, 11)), volume)
+    refused(tmp_path / "b.png", ".nrrd", read=lambda path: write_mask(path, volume.array, volume))
+
+
+def test_the_same_mask_gives_the_same_bytes(tmp_path):
+    volume = read_volume(save(tmp_path / "a.nii.gz", noise()))
+    for name in ("b.nii.gz", "c.nii.gz"):
+        write_mask(tmp_path / name, volume.array > 50, volume)
+    content = (tmp_path / "b.nii.gz").read_bytes()
+    assert content == (tmp_path / "c.nii.gz").read_bytes()
+    assert content[4:8] == bytes(4)  # where gzip puts the time of day

@@ -1,0 +1,75 @@
+"""slice_search: nothing that matters is left out, and what cannot matter is."""
+
+import numpy as np
+import pytest
+
+from lagseg_jax.imaging.masks import clean_mask
+from lagseg_jax.inference.slice_search import longest_run, search
+
+
+def looked_at(truth, stride, batch=1):
+    """Runs the search on a volume whose answer is known; the numbers in the order they came."""
+    shows, order = np.zeros(len(truth), bool), []
+    for numbers in search(shows, stride, batch):
+        shows[numbers] = truth[numbers]
+        order += numbers.tolist()
+    assert len(order) == len(set(order)), "a slice was looked at twice"
+    return order, shows
+
+
+@pytest.mark.parametrize("batch", [1, 5, 32])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7, 200])
+def test_every_run_that_can_matter_is_found_whole(stride, batch):
+    rng = np.random.default_rng(stride)
+    for _ in range(300):
+        truth = np.zeros(rng.integers(1, 90), bool)
+        for _ in range(rng.integers(0, 4)):
+            start, length = rng.integers(len(truth)), rng.integers(1, 30)
+            truth[start : start + length] = True
+        order, shows = looked_at(truth, stride, batch)
+        missed = truth & ~shows
+        assert longest_run(missed) < stride
+        # A run is seen as a whole or not at all.
+        steps = np.flatnonzero(np.diff(missed.astype(int)))
+        assert not any(shows[[s, s + 1]].any() for s in steps)
+        if missed.any():
+            assert longest_run(shows) >= 2 * stride
+        elif not truth.any():
+            assert len(order) == len(truth)  # an empty mask only after all have been seen
+
+
+def test_slices_far_from_the_atrium_are_left_out():
+    truth = np.zeros(88, bool)
+    truth[30:60] = True
+    order, _ = looked_at(truth, 4)
+    assert order[:22] == list(range(2, 88, 4))
+    assert 40 < len(order) < 56
+    assert len(looked_at(truth, 1)[0]) == 88
+
+
+def test_the_first_batches_are_full():
+    """22 slices leave room for 2 in the last of 6 batches of 4: those in the middle."""
+    numbers = next(search(np.zeros(88, bool), 4, 4))
+    assert numbers.tolist() == sorted([*range(2, 88, 4), 43, 44])
+    assert next(search(np.zeros(5, bool), 4, 8)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_largest_component_is_that_of_the_whole_volume():
+    """A blob, an islet near it, and specks of one or two slices elsewhere."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        mask = np.zeros((20, 21, 40), np.uint8)
+        start = rng.integers(0, 26)
+        mask[5:12, 6:14, start : start + rng.integers(8, 14)] = 1
+        for _ in range(4):
+            x, y, z = rng.integers(0, 20), rng.integers(0, 21), rng.integers(0, 40)
+            mask[x : x + 2, y : y + 2, z : z + 2] = 1
+        _, shows = looked_at(mask.any(axis=(0, 1)), 4)
+        seen = mask * shows
+        expected = clean_mask(mask, (1, 1, 1), 1)
+        np.testing.assert_array_equal(clean_mask(seen, (1, 1, 1), 1), expected)
+
+
+@pytest.mark.parametrize(("shows", "expected"), [([], 0), ([0], 0), ([1], 1), ([1, 0, 1, 1], 2)])
+def test_longest_run_by_hand(shows, expected):
+    assert longest_run(np.array(shows, bool)) == expected

@@ -1,0 +1,67 @@
+"""Runs with converted weights: used as they are, named in the results, refused when wrong."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import tiny_run
+from lagseg_jax import main
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+from lagseg_jax.model.weights import TENSORS, random_params, write_encoder
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A folder as the conversion writes it, with a tiny encoder; and the card."""
+    spec = EncoderSpec("tiny")
+    flat = flatten_dict(random_params(spec, 7, "float32"), sep="/")
+    folder = tmp_path / "weights"
+    card = write_encoder(folder, spec, "float32", lambda name: [np.asarray(flat[name])], {})
+    return folder, card
+
+
+def with_weights(phantom, folder, **encoder):
+    config = tiny_run.config(phantom, epochs=1 / 8)
+    config.encoder.weights = str(folder)
+    config.encoder.update(encoder)
+    return config
+
+
+def test_a_run_names_its_encoder_and_knows_it_again(weights, phantom, tmp_path):
+    folder, card = weights
+    workdir = tmp_path / "run"
+    config = with_weights(phantom, folder)
+    summary = main.run(config, workdir, "train")
+    assert summary["encoder"]["sha256"] == card["sha256"]
+    assert summary["encoder"]["weights"] == str(folder) and "warning" not in summary["encoder"]
+    assert "random" not in (workdir / "evaluation" / "per_case.csv").read_text()
+    assert "warning" not in json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    # The same run with random weights, which are another encoder, is refused.
+    config.encoder.weights = ""
+    with pytest.raises(ValueError, match=card["sha256"]):
+        main.run(config, workdir, "evaluate")
+
+
+def test_on_all_devices_in_the_compute_dtype(weights, phantom):
+    folder, _ = weights
+    encoder = load_frozen_encoder(with_weights(phantom, folder, dtype="bfloat16"))
+    for name, leaf in flatten_dict(encoder.params, sep="/").items():
+        assert leaf.dtype == ("bfloat16" if name.endswith("kernel") else "float32"), name
+        assert leaf.sharding.device_set == set(jax.local_devices()), name
+
+
+def test_another_variant_and_damaged_weights_are_refused(weights, phantom, tmp_path):
+    folder, _ = weights
+    for encoder in ({"variant": "small"}, {"registers": 4}):
+        with pytest.raises(ValueError, match=r"weights.* tiny without registers.* asked for"):
+            main.run(with_weights(phantom, folder, **encoder), tmp_path / "run", "train")
+    content = bytearray((folder / TENSORS).read_bytes())
+    content[-3] ^= 1
+    (folder / TENSORS).write_bytes(content)
+    with pytest.raises(ValueError, match="SHA-256"):
+        main.run(with_weights(phantom, folder), tmp_path / "other", "train")
+    assert not (tmp_path / "other" / "checkpoints").exists()

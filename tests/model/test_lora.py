@@ -1,0 +1,369 @@
+"""The adapter: its gradient, its start, its optimiser, and whole runs in which it is trained."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+import tiny_run
+from lagseg_jax import load_segmenter, main
+from lagseg_jax.data.batches import TrainingBatches, split_over_devices
+from lagseg_jax.imaging.volume import read_volume
+from lagseg_jax.inference.export import flat_weights
+from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.lora import Adapter, adapted
+from lagseg_jax.model.segmentation import build_model, to_rgb
+from lagseg_jax.model.weights import random_params
+from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.training.optimizer import learning_rate, make_optimizer
+from lagseg_jax.training.step import make_validation_step
+from run_files import assert_same_run, raw_checkpoint, rows_of
+from steps import SIZE, batch_of, on_devices, setup, tiny_config
+
+DEPTH, WIDTH, RANK = 4, 64, 3
+
+
+def lora_config(rank=RANK, blocks=2, **train):
+    config = tiny_config(**train)
+    config.encoder.lora_rank, config.encoder.lora_blocks = rank, blocks
+    return config
+
+
+def problem(blocks=2, dtype="float32"):
+    """Model, encoder, trained parameters far from their start, images."""
+    config = lora_config(blocks=blocks)
+    config.encoder.dtype = dtype
+    model = build_model(config, EncoderSpec("tiny"))
+    start, rng = model.init_params(jax.random.key(1), SIZE), np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), start)
+    images = jnp.asarray(rng.random((2, SIZE, SIZE)), jnp.float32)
+    return model, strong_encoder(dtype), params, images
+
+
+def strong_encoder(dtype="float32"):
+    """Random kernels five times as large as usual, so that a block changes more than a little."""
+    encoder = random_params(EncoderSpec("tiny"), 0, dtype)
+    encoder["blocks"] = jax.tree.map(lambda x: 5 * x if x.ndim == 3 else x, encoder["blocks"])
+    return encoder
+
+
+def step_config(rank=RANK):
+    """The decoder sees tokens alone, and learns slowly."""
+    config = lora_config(rank, loss="bce+dice", learning_rate=1e-4, encoder_learning_rate=1e-2)
+    config.decoder.image_injection = False
+    config.augment.update({name: 0.0 for name in config.augment})
+    return config
+
+
+def merged_by_hand(encoder, lora):
+    """W + a b in NumPy's float64, block by block; rounded once."""
+    merged = flatten_dict(encoder)
+    kernel = np.array(merged["blocks", "qkv", "kernel"])
+    for a, b, number in zip(lora["a"], lora["b"], range(DEPTH - len(lora["a"]), DEPTH)):
+        exact = kernel[number].astype(np.float64) + np.float64(a) @ np.float64(b)
+        kernel[number] = exact.astype(kernel.dtype)
+    return kernel
+
+
+def training_form(model, encoder, params, images):
+    """Logits (B, H, W) as the update of the training computes them."""
+    return model.head_logits(params, model.adapted_tokens(encoder, params, images), images)
+
+
+@pytest.mark.parametrize(("blocks", "dtype"), [(1, "float32"), (4, "float32"), (3, "bfloat16")])
+def test_values_are_those_of_the_merged_encoder(blocks, dtype):
+    model, encoder, params, images = problem(blocks, dtype)
+    assert params["lora"]["a"].shape == (blocks, WIDTH, RANK)
+    assert params["lora"]["b"].shape == (blocks, RANK, 3 * WIDTH)
+    merged = flatten_dict(model.adapted(encoder, params))
+    one_ulp = 2.0 ** (-7 if dtype == "bfloat16" else -22)
+    for name, leaf in flatten_dict(encoder).items():
+        assert merged[name].dtype == leaf.dtype
+        if name != ("blocks", "qkv", "kernel"):
+            np.testing.assert_array_equal(merged[name], leaf)
+    kernel = np.float32(merged["blocks", "qkv", "kernel"])
+    expected = np.float32(merged_by_hand(encoder, params["lora"]))
+    np.testing.assert_allclose(kernel, expected, rtol=one_ulp, atol=1e-8)
+    first = DEPTH - blocks
+    np.testing.assert_array_equal(
+        kernel[:first], np.float32(encoder["blocks"]["qkv"]["kernel"])[:first]
+    )
+    assert (kernel[first:] != np.float32(encoder["blocks"]["qkv"]["kernel"])[first:]).any()
+
+    found = np.float32(jax.jit(model.adapted_tokens)(encoder, params, images))
+    expected = np.float32(jax.jit(model.tokens)(model.adapted(encoder, params), images))
+    frozen = np.float32(jax.jit(model.tokens)(encoder, images))
+    assert found.shape == (DEPTH, 2, 3, 3, WIDTH)
+    changed = np.abs(found[first:] - frozen[first:]).max()
+    for difference in (found - expected, found[:first] - frozen[:first]):
+        assert np.abs(difference).max(initial=0) < changed * (0.1 if dtype == "bfloat16" else 1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_start_is_the_frozen_encoder(dtype):
+    model, encoder, params, images = problem(dtype=dtype)
+    start = params | {"lora": model.adapter.init(jax.random.key(5), WIDTH)}
+    equal = np.testing.assert_array_equal
+    jax.tree.map(equal, model.adapted(encoder, start), encoder)
+    found = jax.jit(model.adapted_tokens)(encoder, start, images)
+    expected = jax.jit(model.tokens)(encoder, images)
+    np.testing.assert_allclose(np.float32(found), np.float32(expected), atol=1e-5)
+    # Without adapter nothing is made for it, and the head's start is the same.
+    frozen = build_model(tiny_config(), EncoderSpec("tiny"))
+    key = jax.random.key(1)
+    head = frozen.init_params(key, SIZE)
+    assert frozen.adapter is None and set(head) == {"fusion", "decoder"}
+    jax.tree.map(equal, head, frozen.init_head(key, SIZE))
+    assert frozen.adapted(encoder, head) is encoder
+    with_adapter = model.init_params(key, SIZE)
+    lora = with_adapter.pop("lora")
+    jax.tree.map(equal, with_adapter, head)
+    assert not lora["b"].any()
+    np.testing.assert_allclose(np.std(lora["a"]) * WIDTH**0.5, 1, atol=0.1)
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_gradient_is_that_of_the_plain_form_and_of_finite_differences(blocks):
+    """Plain: kernels merged one by one, the encoder's own scan, nothing computed again."""
+    model, encoder, params, images = problem(blocks)
+    masks = jnp.asarray(np.random.default_rng(1).random((2, SIZE, SIZE)) < 0.3, jnp.float32)
+
+    def loss(tokens, params):
+        logits = model.head_logits(params, tokens, images)
+        return optax.sigmoid_binary_cross_entropy(logits, masks).mean()
+
+    @jax.jit
+    @jax.value_and_grad
+    def ours(params):
+        return loss(model.adapted_tokens(encoder, params, images), params)
+
+    @jax.jit
+    @jax.value_and_grad
+    def plain(params):
+        tree, lora = jax.tree.map(jnp.asarray, encoder), params["lora"]
+        kernels = list(tree["blocks"]["qkv"]["kernel"])
+        for number in range(blocks):
+            kernels[DEPTH - blocks + number] += lora["a"][number] @ lora["b"][number]
+        tree["blocks"]["qkv"]["kernel"] = jnp.stack(kernels)
+        return loss(model.encoder.apply({"params": tree}, to_rgb(images)).patch_tokens, params)
+
+    (value, found), (expected_value, expected) = ours(params), plain(params)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    for (path, leaf), wanted in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert np.abs(wanted).max() > 0
+        error = np.abs(leaf - wanted).max() / np.abs(wanted).max()
+        assert error < 1e-4, (jax.tree_util.keystr(path), error)
+
+    # Along the gradient itself, where the change of the loss is largest against its rounding.
+    for name in ("a", "b"):
+        gradient = found["lora"][name]
+        direction, step = gradient / jnp.linalg.norm(gradient), 0.05
+        sides = [
+            ours(params | {"lora": params["lora"] | {name: params["lora"][name] + s * direction}})
+            for s in (step, -step)
+        ]
+        slope = (float(sides[0][0]) - float(sides[1][0])) / (2 * step)
+        np.testing.assert_allclose(slope, jnp.linalg.norm(gradient), rtol=0.02)
+
+
+def test_learning_rate_of_its_own_and_no_weight_decay():
+    """Against optax's own AdamW for the head, and Adam for the adapter."""
+    train = lora_config(
+        warmup_steps=2, weight_decay=0.1, gradient_clip=0.0, encoder_learning_rate=3e-4
+    ).train
+    ours, schedule = make_optimizer(train, 9), learning_rate(train, 9)
+    parts = {"decoder": optax.adamw(schedule, weight_decay=0.1)}
+    parts["lora"] = optax.adam(lambda step: 0.3 * schedule(step))  # 3e-4 of 1e-3
+    params = {"decoder": {"w": jnp.arange(5.0)}, "lora": {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}}
+    state, states = ours.init(params), {name: parts[name].init(params[name]) for name in parts}
+    for step in range(4):
+        gradients = jax.tree.map(lambda x, s=step: jnp.cos(x + s), params)
+        found, state = ours.update(gradients, state, params, step=step)
+        for name, part in parts.items():
+            expected, states[name] = part.update(gradients[name], states[name], params[name])
+            close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # noqa: E731
+            jax.tree.map(close, found[name], expected)
+        params = optax.apply_updates(params, found)
+
+
+def test_a_frozen_run_keeps_the_tree_of_its_optimiser():
+    """Checkpoints of earlier versions are restored into it."""
+    params = {"decoder": {"w": jnp.ones(5)}}
+    optimizer = make_optimizer(tiny_config(weight_decay=0.1).train, 9)
+    earlier = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(0.1),
+        optax.stateless(lambda updates, params: updates),
+    )
+    assert jax.tree.structure(optimizer.init(params)) == jax.tree.structure(earlier.init(params))
+
+
+def test_two_devices_equal_one_and_validation_sees_the_adapter():
+    model, _, state, step = setup(step_config())
+    encoder, rng = strong_encoder(), np.random.default_rng(4)
+    lora = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape), state.params["lora"])
+    state = state.replace(params={**state.params, "lora": jax.tree.map(jnp.float32, lora)})
+    batch = batch_of(4)
+    one, one_metrics, _ = on_devices(step, 1)(state, encoder, split_over_devices(batch, 1))
+    two, two_metrics, _ = on_devices(step, 2)(state, encoder, split_over_devices(batch, 2))
+    for a, b in zip(jax.tree.leaves(one.opt_state), jax.tree.leaves(two.opt_state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+    for name, value in one_metrics.compute().items():
+        np.testing.assert_allclose(value, two_metrics.compute()[name], rtol=1e-5, err_msg=name)
+    for name in ("a", "b"):
+        assert np.any(np.asarray(one.params["lora"][name] != state.params["lora"][name])), name
+
+    judged = batch | {"weight": np.ones(4, np.float32)}
+    images = jnp.asarray(batch["image"], jnp.float32)
+    logits = jax.jit(functools.partial(training_form, model))(encoder, state.params, images)
+    expected = optax.sigmoid_binary_cross_entropy(logits, batch["mask"]).mean()
+    for devices in (1, 2):
+        validate = make_validation_step(model, "bce", 1, devices=jax.devices()[:devices])
+        found = validate(state.params, encoder, split_over_devices(judged, devices))
+        np.testing.assert_allclose(found.compute()["loss"], expected, rtol=1e-4)
+
+
+def test_the_adapter_learns_and_the_encoder_stays():
+    """The same steps lower the loss more than the frozen encoder's; both start at the same."""
+    losses, encoder = {}, strong_encoder()
+    before = jax.tree.map(np.array, encoder)
+    for rank in (0, RANK):
+        *_, state, step = setup(step_config(rank))
+        assert ("lora" in state.params) == bool(rank)
+        step, batch = on_devices(step, 1), split_over_devices(batch_of(4), 1)
+        losses[rank] = []
+        for _ in range(30):
+            state, metrics, _ = step(state, encoder, batch)
+            losses[rank].append(float(metrics.compute()["loss"]))
+    jax.tree.map(np.testing.assert_array_equal, encoder, before)
+    np.testing.assert_allclose(losses[RANK][0], losses[0][0], rtol=1e-5)
+    frozen, lora = (losses[rank][0] - losses[rank][-1] for rank in (0, RANK))
+    assert lora > 1.3 * frozen > 0, losses
+
+
+# Whole runs
+
+
+def run_config(phantom):
+    config = tiny_run.config(phantom, encoder_learning_rate=3e-2)
+    config.train.warmup_steps = 0
+    config.encoder.lora_rank, config.encoder.lora_blocks = 2, 3
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(phantom, tmp_path_factory):
+    """Workdir of a finished run with an adapter; not to be changed."""
+    workdir = tmp_path_factory.mktemp("adapted") / "run"
+    main.run(run_config(phantom), workdir, "train")
+    return workdir
+
+
+def test_results_say_that_the_encoder_was_adapted(run, finished_run):
+    words = "LoRA of rank 2 on the qkv kernels of the last 3 of 4 blocks"
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    manifest = json.loads((run / "evaluation" / "manifest.json").read_text())
+    frozen = json.loads((finished_run / "evaluation" / "summary.json").read_text())["encoder"]
+    for encoder in (summary["encoder"], manifest["encoder"], rows_of(run)[0]["encoder"]):
+        # The hash is that of the weights at the start, and the warning stays.
+        assert encoder == frozen | {"adapted": words}
+        assert "random weights" in encoder["warning"]
+    page = (run / "evaluation" / "report.html").read_text()
+    assert page.count(f"adapted: {words}") == 2 and "frozen" not in page.lower()
+    assert "adapted" not in (finished_run / "evaluation" / "report.html").read_text()
+
+
+def test_a_loaded_run_predicts_what_training_computes(run, finished_run, phantom):
+    segmenter = load_segmenter(run)
+    saved = raw_checkpoint(run, segmenter.step)["params"]
+    assert set(saved) == {"fusion", "decoder", "lora"} and np.abs(saved["lora"]["b"]).max() > 0.01
+    assert set(segmenter.head_params) == {"fusion", "decoder"}
+    for leaf in jax.tree.leaves(segmenter.encoder.params):
+        assert leaf.sharding.is_fully_replicated
+        assert leaf.sharding.device_set == set(jax.local_devices())
+    model = segmenter.model
+    images = jnp.asarray(np.random.default_rng(0).random((2, SIZE, SIZE)), jnp.float32)
+    base = load_segmenter(finished_run).encoder.params  # the same random weights
+    logits = jax.jit(functools.partial(training_form, model))(base, saved, images)
+    expected, probability = jax.nn.sigmoid(logits), jax.jit(model.probability)
+    found = probability(segmenter.encoder.params, segmenter.head_params, images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    without = probability(base, segmenter.head_params, images)
+    assert np.abs(without - expected).max() > 1e-3
+    # An exported file holds what is used.
+    kernel = flat_weights(segmenter)["encoder/blocks/qkv/kernel"]
+    np.testing.assert_allclose(kernel, merged_by_hand(base, saved["lora"]), rtol=1e-6, atol=1e-8)
+
+
+def test_an_ensemble_of_a_frozen_and_an_adapted_encoder(run, finished_run, phantom):
+    case = phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz"
+    volume = read_volume(case)
+    place = volume.array[:, :, 2:7], volume.spacing, volume.affine
+    members = [load_segmenter(folder) for folder in (finished_run, run)]
+    expected = np.mean([member.predict_probability(*place) for member in members], axis=0)
+    both = load_segmenter([finished_run, run])
+    np.testing.assert_allclose(both.predict_probability(*place), expected, atol=1e-6)
+    reports = [member.encoder.report() for member in (both, *both.partners)]
+    assert ["adapted" in report for report in reports] == [False, True]
+
+
+def test_resume_equals_no_interruption_bit_for_bit(run, phantom, tmp_path, monkeypatch):
+    """Killed after step 3, between two checkpoints, and started again."""
+    following, count = TrainingBatches.__next__, itertools.count(1)
+
+    class Killed(Exception):
+        pass
+
+    def next_or_killed(batches):
+        if next(count) == 4:
+            raise Killed
+        return following(batches)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(TrainingBatches, "__next__", next_or_killed)
+        main.run(run_config(phantom), tmp_path / "run", "train")
+    main.run(run_config(phantom), tmp_path / "run", "train")
+    assert_same_run(tmp_path / "run", run)
+
+
+def test_runs_of_earlier_versions_have_a_frozen_encoder(finished_run, phantom, tmp_path, caplog):
+    """Their record knows neither field; they are evaluated, continued, and not to be adapted."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    record = json.loads((workdir / "config.json").read_text())
+    for name in ("lora_rank", "lora_blocks"):
+        del record["encoder"][name]
+    del record["train"]["encoder_learning_rate"]
+    (workdir / "config.json").write_text(json.dumps(record))
+    assert read_config(workdir).encoder.lora_rank == 0
+    segmenter = load_segmenter(workdir)
+    assert segmenter.model.adapter is None and not segmenter.encoder.adapted
+    with pytest.raises(ValueError, match=r"config\.encoder\.lora_rank is 2.*trained with 0"):
+        main.run(run_config(phantom), workdir, "train")
+    with caplog.at_level(logging.INFO, "lagseg_jax"):
+        tiny_run.run(workdir, phantom, epochs=(tiny_run.STEPS + 2) / 8)
+    assert f"continuing from step {tiny_run.STEPS}" in caplog.text
+    assert "adapted" not in caplog.text
+
+
+def test_the_words_for_results():
+    adapter = Adapter(rank=8, blocks=40)
+    assert adapter.describe(40) == "LoRA of rank 8 on the qkv kernels of the last 40 of 40 blocks"
+    assert dataclasses.replace(adapter, blocks=1).describe(40).endswith("the last 1 of 40 blocks")
+    lora = adapter.init(jax.random.key(0), 16)
+    assert {name: leaf.shape for name, leaf in lora.items()} == {"a": (40, 16, 8), "b": (40, 8, 48)}
+    kernel = jnp.zeros((41, 16, 48))
+    merged = adapted({"blocks": {"qkv": {"kernel": kernel}}}, lora | {"b": lora["b"] + 1})
+    assert not merged["blocks"]["qkv"]["kernel"][0].any()

@@ -1,0 +1,199 @@
+"""Converted weights: written whole, verified, refused when they are not what was asked for."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
+
+import lagseg_jax
+from lagseg_jax.model.encoder import Encoder, EncoderSpec
+from lagseg_jax.model.weights import (
+    load_encoder,
+    load_params,
+    mismatch,
+    param_shapes,
+    random_params,
+    write_encoder,
+)
+from lagseg_jax.runtime.devices import params_hash
+from lagseg_jax.runtime.errors import InputError
+
+SPEC = EncoderSpec("tiny", 4)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(SPEC, 5, "float32")
+
+
+def write(folder, params, dtype="float32"):
+    """Stacked leaves block by block, as the conversion does."""
+    flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
+    return write_encoder(folder, SPEC, dtype, lambda name: iter(flat[name]), {"note": "test"})
+
+
+@pytest.fixture
+def folder(tmp_path, params):
+    write(tmp_path / "encoder", params)
+    return tmp_path / "encoder"
+
+
+def test_what_is_written_is_read_back(folder, params):
+    spec, loaded, sha256 = load_params(folder, "float32")
+    assert spec == SPEC
+    assert params_hash(loaded) == params_hash(params)
+    assert sha256 == json.loads((folder / "card.json").read_text())["sha256"]
+    assert sorted(p.name for p in folder.iterdir()) == ["card.json", "encoder.safetensors"]
+
+
+def test_safetensors_own_reader_agrees(folder, params):
+    stored = load_file(folder / "encoder.safetensors")
+    flat = flatten_dict(params, sep="/")
+    assert {name: leaf.shape for name, leaf in stored.items()} == param_shapes(SPEC)
+    assert all(np.array_equal(stored[name], flat[name]) for name in flat)
+
+
+def test_card_says_what_it_is(folder):
+    card = json.loads((folder / "card.json").read_text())
+    assert card["variant"] == "tiny" and card["registers"] == 4 and card["grid"] == 37
+    assert card["interpolation"] == "antialias" and card["dtype"] == "float32"
+    assert card["parameters"] == sum(int(np.prod(s)) for s in param_shapes(SPEC).values())
+    assert card["note"] == "test"
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_kernels_come_in_the_compute_dtype_and_all_else_in_float32(
+    tmp_path, params, stored, compute
+):
+    write(tmp_path / "w", params, stored)
+    put = []
+    _, loaded, _ = load_params(tmp_path / "w", compute, put=lambda x: put.append(x) or x)
+    flat = flatten_dict(loaded, sep="/")
+    assert len(put) == len(flat)
+    for name, leaf in flat.items():
+        assert str(leaf.dtype) == (compute if name.endswith("kernel") else "float32")
+        exact = np.asarray(flatten_dict(params, sep="/")[name])
+        assert np.allclose(leaf.astype(np.float32), exact, rtol=2**-8, atol=0)
+
+
+def test_load_encoder_is_the_encoder(folder, params):
+    images = jnp.linspace(-1, 1, 28 * 42 * 3).reshape(1, 28, 42, 3)
+    tokens = load_encoder(folder)(images)
+    reference = Encoder(SPEC).apply({"params": params}, images)
+    for ours, theirs in zip(tokens, reference):
+        assert np.allclose(ours, theirs, atol=1e-5)
+    assert load_encoder(str(folder), dtype="bfloat16")(images).patch_tokens.dtype == jnp.bfloat16
+
+
+def test_another_variant_is_refused(folder):
+    assert load_params(folder, "float32", expected=("tiny", 4))[0] == SPEC
+    for expected, words in ((("base", 4), "base with 4"), (("tiny", 0), "tiny without")):
+        with pytest.raises(InputError, match=rf"tiny with 4 registers.*{words} registers"):
+            load_params(folder, "float32", expected=expected)
+
+
+def test_no_weights_there(tmp_path, folder):
+    with pytest.raises(InputError, match=r"nowhere.*weight_conversion\.convert"):
+        load_params(tmp_path / "nowhere", "float32")
+    (folder / "encoder.safetensors").unlink()
+    with pytest.raises(InputError, match=r"encoder\.safetensors not found"):
+        load_params(folder, "float32")
+
+
+def test_one_flipped_bit_is_found(folder):
+    path = folder / "encoder.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"damaged.*SHA-256"):
+        load_params(folder, "float32")
+    load_params(folder, "float32", verify=False)
+
+
+def test_truncated_file_is_refused_without_verifying(folder):
+    path = folder / "encoder.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_params(folder, "float32", verify=False)
+
+
+def test_missing_extra_and_misshaped_are_listed(folder):
+    path = folder / "encoder.safetensors"
+    tensors = load_file(path)
+    del tensors["norm/bias"]
+    tensors["head"] = np.zeros(2, np.float32)
+    tensors["class_token"] = tensors["class_token"][:-1]
+    save_file(tensors, path)
+    with pytest.raises(InputError) as error:
+        load_params(folder, "float32", verify=False)
+    assert "missing norm/bias; extra head; wrong shape class_token (63,)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"variant": "huge", "registers": 0}', '{"variant": ["tiny"]}']
+)
+def test_bad_card(folder, text):
+    (folder / "card.json").write_text(text)
+    with pytest.raises(InputError, match=r"card\.json is not a card"):
+        load_params(folder, "float32")
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path, folder, params):
+    flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
+
+    def stop_late(name):
+        if name == "position_embedding":
+            raise InputError("stop")
+        return iter(flat[name])
+
+    before = (folder / "encoder.safetensors").read_bytes()
+    for target in (tmp_path / "new", folder):
+        with pytest.raises(InputError, match="stop"):
+            write_encoder(target, SPEC, "float32", stop_late, {})
+    assert not (tmp_path / "new").exists()
+    assert (folder / "encoder.safetensors").read_bytes() == before
+    load_params(folder, "float32")
+
+
+def test_too_few_parts_are_noticed(tmp_path, params):
+    flat = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
+    with pytest.raises(ValueError, match="do not make up its shape"):
+        write_encoder(tmp_path / "w", SPEC, "float32", lambda name: iter(flat[name][1:]), {})
+
+
+def test_hash_sees_every_kind_of_change(params):
+    original = params_hash(params)
+    assert params_hash(random_params(SPEC, 5, "float32")) == original
+    assert params_hash(random_params(SPEC, 6, "float32")) != original
+    assert params_hash(random_params(SPEC, 5, "bfloat16")) != original
+    renamed = dict(params)
+    renamed["token"] = renamed.pop("class_token")
+    assert params_hash(renamed) != original
+    assert params_hash(params | {"class_token": params["class_token"].reshape(8, 8)}) != original
+
+
+def test_mismatch_in_words():
+    expected = {f"blocks.{i}.gamma": (3,) for i in range(12)} | {"norm": (3,)}
+    assert mismatch(expected, expected) == ""
+    assert mismatch({"norm": (4,)}, expected) == (
+        "missing blocks.*.gamma (12 times); wrong shape norm (4,) instead of (3,)"
+    )
+    assert mismatch(expected | {"head": ()}, expected) == "extra head"
+
+
+def test_run_time_has_neither_torch_nor_pickle():
+    for path in Path(lagseg_jax.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            names.append(getattr(node, "module", "") or "")
+            assert not {name.split(".")[0] for name in names} & {"torch", "pickle"}, path
+    code = "import sys, lagseg_jax.model.weights; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,43 @@
+"""The rooms of the package: imports run one way, and nothing imports a command."""
+
+import ast
+from pathlib import Path
+
+import lagseg_jax
+
+PACKAGE = Path(lagseg_jax.__file__).parent
+ROOMS = "runtime imaging config runs data model training inference evaluation reports".split()
+
+
+def imports_of(path):
+    """The package's modules that a file imports, at the top or late: (room, module) of each."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lagseg_jax":
+            for alias in node.names:
+                path = [*node.module.split(".")[1:], alias.name]
+                yield tuple(path[:2])
+
+
+def test_imports_run_one_way_and_nothing_imports_a_command():
+    for number, room in enumerate(ROOMS):
+        for path in (PACKAGE / room).glob("*.py"):
+            wrong = {name for name, *_ in imports_of(path)} - set(ROOMS[: number + 1])
+            assert not wrong, f"{path} imports {wrong}, expected only {ROOMS[: number + 1]}"
+    for path in PACKAGE.glob("*.py"):
+        wrong = {name for name, *_ in imports_of(path)} - set(ROOMS)
+        assert not wrong or path.name == "__init__.py", f"{path} imports {wrong}"
+
+
+def test_no_room_has_a_cycle():
+    for room in ROOMS:
+        files = list((PACKAGE / room).glob("*.py"))
+        graph = {f.stem: {m for r, m in imports_of(f) if r == room} for f in files}
+        while graph:
+            leaves = {name for name, needs in graph.items() if not needs & set(graph)}
+            assert leaves, f"these files of {room} import each other: {sorted(graph)}"
+            graph = {name: needs for name, needs in graph.items() if name not in leaves}
+
+
+def test_the_package_shows_its_rooms_and_commands_and_nothing_else():
+    entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert {name for name in entries if not name.endswith(".py")} == set(ROOMS)
