@@ -143,7 +143,7 @@ def test_ctrl_c_ends_it(dataset, monkeypatch):
         started.append(case)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "inspect_case", interrupted)
+    monkeypatch.setattr(quality, "inspect_case", interrupted)
     monkeypatch.setattr(console.os, "cpu_count", lambda: 1)
     assert call(dataset[0]) == 75
     assert len(started) < 6

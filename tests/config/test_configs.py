@@ -23,7 +23,7 @@ def fields(config):
 
 
 def test_every_field_is_read_somewhere():
-    code = "\n".join(p.read_text() for p in (ROOT / "lagseg_jax").glob("*.py"))
+    code = "\n".join(p.read_text() for p in (ROOT / "lagseg_jax").rglob("*.py"))
     code = re.sub(r"  #.*", "", re.sub(r'""".*?"""', "", code, flags=re.DOTALL))
     for section, name in fields(default.get_config()):
         # As an attribute (config.data.root, data.root), or for augment as a field of the same name.

@@ -12,6 +12,7 @@ from lagseg_jax.data.layouts import detect
 from lagseg_jax.evaluation.evaluate import describe, evaluate
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.imaging.volume import read_image_and_label, read_volume
+from lagseg_jax.reports.page import write_report
 
 
 def segmenter_of(masks):
@@ -74,7 +75,7 @@ def test_tables_agree_with_the_predictions(labelled, tmp_path):
     assert weights[0, 1:].tolist() == [f"block_{block}" for block in range(12)]
     np.testing.assert_allclose(weights[1:, 4].astype(float), 0.75 / 12, rtol=1e-5)
     assert json.loads((tmp_path / "manifest.json").read_text())["dataset"]["cases"] == 4
-    assert (tmp_path / "report.html").read_text().count('src="data:image/png') == 3
+    assert write_report(tmp_path).read_text().count('src="data:image/png') == 3
     for case, mask in zip(cases, masks):
         written = read_volume(tmp_path / "masks" / f"{case.name}.nii.gz")
         np.testing.assert_array_equal(written.array, mask)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import kill9
 import pod
-import runs
+import run_files
 import soak
 
 
@@ -40,10 +40,10 @@ def test_sigterm_to_one_of_two_processes_saves_the_same_step_in_both(phantom, tm
     group = pod.start(2, "lagseg_jax.main", config, f"--workdir={workdir}", *far)
     try:
         deadline = time.monotonic() + 200
-        while len(runs.rows(workdir)) < 5 and time.monotonic() < deadline:
+        while len(run_files.rows(workdir)) < 5 and time.monotonic() < deadline:
             time.sleep(0.05)
         children = Path(f"/proc/{group.pid}/task/{group.pid}/children").read_text().split()
-        sent, reached = time.monotonic(), runs.rows(workdir)[-1]["step"]
+        sent, reached = time.monotonic(), run_files.rows(workdir)[-1]["step"]
         os.kill(int(children[1]), signal.SIGTERM)  # not the process that writes
         said, _ = group.communicate(timeout=60)
     finally:
@@ -52,5 +52,5 @@ def test_sigterm_to_one_of_two_processes_saves_the_same_step_in_both(phantom, tm
     stops = re.findall(r"stopped by a signal after step (\d+); the same command continues", said)
     (step,) = set(stops)
     assert group.returncode == 75 and int(step) >= reached, said
-    assert runs.saved_steps(workdir) == [int(step)]
-    assert runs.rows(workdir)[-1]["step"] == int(step)
+    assert run_files.saved_steps(workdir) == [int(step)]
+    assert run_files.rows(workdir)[-1]["step"] == int(step)
