@@ -10,12 +10,13 @@ import pytest
 
 from configs import default
 from lagseg_jax.config.choices import SEVERITY
-from pages import DOCS, FOLDERS, NOTES, PAGES, README, ROOT, blocks, name_of, spans
+from pages import DOCS, FOLDERS, NOTES, PAGES, ROOT, blocks, name_of, spans
 
 NAMED = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*[\w/])(?:::(\w+))?")
 MODULE = re.compile(r"(?<![\w./-])((?:lagseg_jax|weight_conversion|benchmarks)(?:\.\w+)+)")
 MOST_WORDS = {"README.md": 700, "docs/performance.md": 700, "docs/accuracy.md": 700}
 MOST_BYTES = 150_000  # of a picture
+FIGURE = re.compile(r"\d+\.\d+|\d+(?= ms\b)")
 
 
 def anchors_of(page):
@@ -100,7 +101,7 @@ def test_a_note_has_its_tables_as_data(note):
 
 @pytest.mark.parametrize("name", ["performance.md", "accuracy.md"])
 def test_figures_are_those_of_a_note_or_of_the_command_that_predicts(name, capsys):
-    """Figures with a decimal, in the tables."""
+    """Figures with a decimal, and milliseconds, in the tables."""
     page = ROOT / "docs" / name
     known = [note.read_text() for note in NOTES]
     for text in blocks(page, "sh"):
@@ -110,10 +111,10 @@ def test_figures_are_those_of_a_note_or_of_the_command_that_predicts(name, capsy
                 arguments[0] = f"--config={ROOT}/configs/{config}.py"
                 importlib.import_module(module).main(arguments)
             known += [capsys.readouterr().out]
-    known = {float(figure) for figure in re.findall(r"\d+\.\d+", " ".join(known))}
+    known = {float(figure) for figure in FIGURE.findall(" ".join(known))}
     known |= {round(figure, 1) for figure in known}
     rows = "\n".join(row for row in page.read_text().splitlines() if row.startswith("|"))
-    figures = re.findall(r"\d+\.\d+", rows)
+    figures = FIGURE.findall(rows)
     assert len(figures) > 20
     unknown = [figure for figure in figures if float(figure) not in known]
     assert not unknown, f"{name}: {unknown}"

@@ -232,8 +232,7 @@ def test_the_python_api_gives_the_mask_of_the_command(there):
     names: dict = {}
     for language, text in FENCE.findall((ROOT / "docs" / "api.md").read_text()):
         if language == "sh":
-            arguments = shlex.split(text)[3:]
-            assert exit_status(lambda: predict.main(arguments)) == 0
+            assert exit_status(functools.partial(predict.main, shlex.split(text)[3:])) == 0
         else:
             exec(text, names)
     mask, by_command = names["mask"], names["by_command"]
