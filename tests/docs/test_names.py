@@ -16,7 +16,6 @@ NAMED = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*[\w/])(?:::(\w+))?")
 MODULE = re.compile(r"(?<![\w./-])((?:lagseg_jax|weight_conversion|benchmarks)(?:\.\w+)+)")
 MOST_WORDS = {"README.md": 700, "docs/performance.md": 700, "docs/accuracy.md": 700}
 MOST_BYTES = 150_000  # of a picture
-FIGURE = re.compile(r"\d+\.\d+|\d+(?= ms\b)")
 
 
 def anchors_of(page):
@@ -99,25 +98,45 @@ def test_a_note_has_its_tables_as_data(note):
         assert table["command"] and table["machine"] and table["rows"], table["section"]
 
 
+def figures_of(text):
+    """Means with their SD as they stand, other figures with a decimal as numbers."""
+    pairs = re.findall(r"\d+\.\d+ ± \d+\.\d+", text)
+    rest = re.sub(r"\d+\.\d+ ± \d+\.\d+", "", text)
+    return [*pairs, *map(float, re.findall(r"\d+\.\d+|\d+(?= ms\b)", rest))]
+
+
 @pytest.mark.parametrize("name", ["performance.md", "accuracy.md"])
-def test_figures_are_those_of_a_note_or_of_the_command_that_predicts(name, capsys):
-    """Figures with a decimal, and milliseconds, in the tables."""
-    page = ROOT / "docs" / name
-    known = [note.read_text() for note in NOTES]
-    for text in blocks(page, "sh"):
-        module, *arguments = shlex.split(text.replace("\\\n", ""))[2:]
-        if module.endswith("recipe_cost"):
-            for config in ("small", "base", "large", "giant"):
-                arguments[0] = f"--config={ROOT}/configs/{config}.py"
-                importlib.import_module(module).main(arguments)
-            known += [capsys.readouterr().out]
-    known = {float(figure) for figure in FIGURE.findall(" ".join(known))}
-    known |= {round(figure, 1) for figure in known}
-    rows = "\n".join(row for row in page.read_text().splitlines() if row.startswith("|"))
-    figures = FIGURE.findall(rows)
-    assert len(figures) > 20
-    unknown = [figure for figure in figures if float(figure) not in known]
-    assert not unknown, f"{name}: {unknown}"
+def test_measured_figures_stand_in_a_note(name):
+    known = set(figures_of(" ".join(note.read_text() for note in NOTES)))
+    known |= {round(figure, 1) for figure in known if isinstance(figure, float)}
+    rows = [row for row in (ROOT / "docs" / name).read_text().splitlines() if row.startswith("|")]
+    cells = [cell for row in rows for cell in re.split(r"[|;]", row) if "predicted" not in cell]
+    figures = figures_of("\n".join(cells))
+    assert len(figures) > 10
+    assert not [figure for figure in figures if figure not in known]
+
+
+def test_predicted_figures_are_those_of_the_command(capsys):
+    """docs/performance.md against its own command; a row for each config, a column per machine."""
+    page = ROOT / "docs" / "performance.md"
+    (command,) = [text for text in blocks(page, "sh") if "recipe_cost" in text]
+    module, first, *others = shlex.split(command)[2:]
+    rows = [
+        row.split("|")[1:-1] for row in page.read_text().splitlines() if "predicted (b):" in row
+    ]
+    for config, *cells in rows:
+        name = first.replace("configs/giant.py", str(ROOT / "configs" / config.strip(" `")))
+        importlib.import_module(module).main([name, *others])
+        printed = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
+        wanted = [
+            next(row[1:] for row in printed if row and row[0].strip().startswith(start))
+            for start in ("step at 50%", "this volume", "memory: all together")
+        ]
+        for cell, (step, volume, memory) in zip(cells, zip(*wanted)):
+            if found := re.search(r"predicted \(b\): (.+? ms), (.+? s), (.+? GB)", cell):
+                assert found[1] == step.strip() and found[2] == volume.strip()
+                assert found[3] == f"{float(memory.split()[0]):.1f} GB"
+    assert len(rows) == 4
 
 
 def test_every_check_has_its_line_in_the_docs():
