@@ -12,6 +12,7 @@ on are small things of that name. What is not run is checked otherwise:
 import contextlib
 import functools
 import importlib
+import importlib.util
 import io
 import re
 import shlex
@@ -189,7 +190,8 @@ def benchmark_of(module):
     """The module of a benchmark's command line; None for any other command."""
     if module.partition(".")[0] != "benchmarks":
         return None
-    return importlib.import_module("benchmarks.__main__" if module == "benchmarks" else module)
+    package = importlib.util.find_spec(module).submodule_search_locations is not None
+    return importlib.import_module(f"{module}.__main__" if package else module)
 
 
 def parse_main(arguments):
