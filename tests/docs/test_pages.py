@@ -1,4 +1,4 @@
-"""README and docs: every command and snippet runs, every file, link, field and option exists.
+"""README and docs: every command and every snippet runs.
 
 Commands are run as they stand, in this process, in a folder where DATASET, FOLDER, runs/base and so
 on are small things of that name. What is not run is checked otherwise:
@@ -12,6 +12,7 @@ on are small things of that name. What is not run is checked otherwise:
 import contextlib
 import functools
 import importlib
+import importlib.util
 import io
 import re
 import shlex
@@ -20,17 +21,17 @@ import sys
 import tomllib
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 import tiny_run
 from configs import default
-from lagseg_jax import main, study
+from lagseg_jax import main, predict, study
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.config.validate import check_config
 from lagseg_jax.data.phantom import write_dataset
+from lagseg_jax.evaluation.metrics import METRICS
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.model.encoder import EncoderSpec
@@ -38,30 +39,16 @@ from lagseg_jax.model.weights import random_params, write_encoder
 from lagseg_jax.runs.workdir import FIXED
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.console import log as package_log
+from pages import FENCE, FOLDERS, PAGES, README, ROOT, blocks, name_of, spans
 
-ROOT = Path(__file__).parents[2]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [*sorted(ROOT.glob("*.md")), *DOCS, ROOT / "launch" / "README.md"]
 SAMPLES = ("README.md", "getting-started.md")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-CODE = re.compile(r"`([^`]+)`")
-FOLDERS = "benchmarks|configs|docs|lagseg_jax|launch|tests|weight_conversion"
-NAMED = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*[\w/])(?:::(\w+))?")
 # Commands of other programs that are taken as they are.
 OTHERS = ("python3", ".", "source", "export", "cd", "git", "gcloud", "kubectl", "sbatch", "srun")
 OTHERS += ("tmux", "ssh", "scp", "bash", "jupyter", "docker", "cp")
 OTHERS += ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
 NEEDS = {"lagseg_jax.export": "flatbuffers", "--mesh": "skimage", "--input=dicom": "pydicom"}
+PYTHON_PAGES = ["README.md", "docs/api.md"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def blocks(page, language):
-    return [text for name, text in FENCE.findall(page.read_text()) if name == language]
-
-
-def spans(page):
-    """Code within a sentence or a table, each on one line."""
-    return [" ".join(text.split()) for text in CODE.findall(FENCE.sub("", page.read_text()))]
 
 
 def commands_of(page):
@@ -191,13 +178,20 @@ def run_module(module, arguments, pages, phantom, monkeypatch):
         publish(Path("dinov2_vitb14_pretrain.pth"))
         monkeypatch.setattr(sys, "argv", ["convert", *arguments])
         importlib.import_module(module).main()
-    elif module in ("benchmarks", "benchmarks.accuracy"):  # minutes to hours
-        place = {"benchmarks": "benchmarks.__main__"}.get(module, module)
-        importlib.import_module(place).parse_arguments(arguments)
+    elif hasattr(benchmark := benchmark_of(module), "parse_arguments"):  # minutes to hours
+        benchmark.parse_arguments(arguments)
     elif module == "pytest":
         assert all((ROOT / word).exists() for word in arguments if not word.startswith("-"))
     else:
         assert exit_status(lambda: importlib.import_module(module).main(arguments)) == 0
+
+
+def benchmark_of(module):
+    """The module of a benchmark's command line; None for any other command."""
+    if module.partition(".")[0] != "benchmarks":
+        return None
+    package = importlib.util.find_spec(module).submodule_search_locations is not None
+    return importlib.import_module(f"{module}.__main__" if package else module)
 
 
 def parse_main(arguments):
@@ -226,35 +220,33 @@ def publish(path):
     torch.save(dinov2_torch.randomise(dinov2_torch.DINOv2("tiny", 0), seed=1).state_dict(), path)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_snippets(page, there):
+def test_the_snippet_of_the_readme(there):
     volume = np.random.default_rng(0).normal(100, 30, (43, 31, 7))
     names = {"volume": volume, "spacing": (2.5, 2.5, 5.0), "affine": np.diag([-2.5, -2.5, 5, 1])}
-    names["images"] = jax.numpy.zeros((2, 28, 42, 3))
-    for text in blocks(page, "python"):
-        exec(text, names)
-    if page == ROOT / "README.md":
-        assert names["mask"].shape == volume.shape and names["mask"].dtype == np.uint8
-        assert names["tokens"].patch_tokens.shape == (4, 2, 2, 3, 64)
+    (text,) = blocks(README, "python")
+    exec(text, names)
+    assert names["mask"].shape == volume.shape and names["mask"].dtype == np.uint8
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_and_names_exist(page):
-    text = page.read_text()
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if not target.startswith("https://"):
-            assert (page.parent / target).exists(), target
-    for path, function in NAMED.findall(" ".join([*spans(page), *blocks(page, "sh")])):
-        path = ROOT / path
-        assert path.exists() or list(path.parent.glob(f"{path.name}*")), path
-        if function:
-            assert f"def {function}(" in path.read_text(), function
-    fields = default.get_config()
-    for section, name in re.findall(r"\bconfig\.([a-z]+)\.([a-z_]+)", text):
-        assert name in fields[section], f"config.{section}.{name}"
-    for section, name in re.findall(r"`([a-z]+)\.([a-z_]+)(?:=[^`]*)?`", text):
-        if section in fields and name != "safetensors":
-            assert name in fields[section], f"{section}.{name}"
+def test_the_python_api_gives_the_mask_of_the_command(there):
+    """docs/api.md from top to bottom, its command included; no other page has Python code."""
+    assert [name_of(page) for page in PAGES if blocks(page, "python")] == PYTHON_PAGES
+    names: dict = {}
+    for language, text in FENCE.findall((ROOT / "docs" / "api.md").read_text()):
+        if language == "sh":
+            assert exit_status(functools.partial(predict.main, shlex.split(text)[3:])) == 0
+        else:
+            exec(text, names)
+    mask, by_command = names["mask"], names["by_command"]
+    assert mask.any() and mask.shape == by_command.array.shape
+    assert names["agreement_with_command"] == 1 and (names["same"] == mask).all()
+    assert (read_volume("patient_mask.nii.gz").affine == by_command.affine).all()
+    assert (names["probability"][mask > 0] >= 0.5).all()
+    assert names["numbers"]["voxels"] == mask.sum()
+    assert names["low"] < np.mean(names["ours"]) < names["high"] and 0 < names["p"] < 0.05
+    assert len(names["rows"]) == 2 and set(METRICS) < set(names["rows"][0])
+    assert names["tokens"].patch_tokens.shape == (4, 2, 2, 3, 64)
+    assert names["tokens"].register_tokens.shape == (4, 2, 0, 64)
 
 
 def test_options_exist():
@@ -265,28 +257,6 @@ def test_options_exist():
             assert option in known, f"{page.name}: {option}"
 
 
-def test_every_command_line_stands_in_the_readme():
+def test_every_command_line_has_its_row():
     for module in command_lines():
-        assert f"python -m {module} " in (ROOT / "README.md").read_text(), module
-
-
-def test_the_index_has_every_page():
-    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / "index.md").read_text())
-    assert {page.name for page in DOCS} - {"index.md"} <= set(links)
-
-
-def test_every_check_has_its_line_in_the_docs():
-    from lagseg_jax.config.choices import SEVERITY
-
-    rows = (ROOT / "docs" / "own-data.md").read_text().splitlines()
-    for code, severity in SEVERITY.items():
-        assert any(f"`{code}`" in row and f"| {severity} |" in row for row in rows), code
-
-
-def test_citation_and_changelog_are_of_this_version():
-    yaml = pytest.importorskip("yaml")
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
-    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
-    assert "2502.06615" in citation["preferred-citation"]["url"]
-    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+        assert f"python -m {module} " in (ROOT / "docs" / "commands.md").read_text(), module
