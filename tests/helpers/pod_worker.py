@@ -51,8 +51,8 @@ def bug():
 
 def train(root, workdir, steps, failing, step):
     """The tiny run, whose process `failing` cannot read the batch of one step."""
-    from tests.helpers import tiny_run
     from lagseg_jax.data.batches import TrainingBatches
+    from tests.helpers import tiny_run
 
     following, count = TrainingBatches.__next__, itertools.count(1)
 
@@ -68,8 +68,8 @@ def train(root, workdir, steps, failing, step):
 
 def features(root, workdir):
     """Two steps of the tiny run with cached features; says how many cases this process encoded."""
-    from tests.helpers import tiny_run
     from lagseg_jax.training import token_cache
+    from tests.helpers import tiny_run
 
     write, written = token_cache._write_tokens, []
 
