@@ -1,42 +1,23 @@
-"""Left atrium segmentation in LGE-MRI with a frozen DINOv2 encoder (arXiv 2502.06615).
+"""Left atrium segmentation in cardiac MRI with a frozen DINOv2 encoder (arXiv 2502.06615).
 
-The files in the order in which the data flows:
+`python -m lagseg_jax` lists the commands. The rooms, each of which imports only those before it:
 
-    mri_file, volume, dataset, split  MRI files -> cases -> training, validation and test patients
-    quality, check, parallel          a whole dataset -> its problems, before any training
-    slices, resize, interpolation     volumes -> square slices, and maps of any size
-    cache, entries, folders, batches  slices -> disk -> Grain batches
-    augment                           random transformations, on the device
-    variants, position_embedding, encoder, encoder_form
-                                           slices -> tokens of every DINOv2 block
-    weights, frozen                   converted or random weights -> the frozen encoder on devices
-    features                          slices + frozen encoder -> tokens on disk, if asked for
-    adapter                           frozen encoder + low-rank matrices -> adapted, if asked for
-    fusion, convolution, decoder, model
-                                      tokens of all blocks + image -> logits
-    losses, train_metrics             logits + mask -> loss, Dice on the device
-    mapped, train_step, checkpoint, checkpoint_record, meter, train
-                                      one step; Orbax; what the steps gave; the training run
-    inference, slice_search, smoothing, segmenter, components
-                                      volume -> mask, for programs; its components
-    dicom, inputs, outputs, mesh, mask_statistics, predict
-                                      files or DICOM series -> masks, surfaces, pictures, tables
-    stablehlo, export                 trained model -> one file that runs without this package
-    metrics, overlay, evaluate, compare
-                                      mask + label -> Dice, HD95, ASSD, tables and pictures
-    calibration, setting, calibrate, calibration_table
-                                      probabilities + label -> calibration; threshold to choose
-    statistics, manifest              intervals and tests; what made an evaluation
-    report, report_page, report_sections, report_data, report_figures, report_fusion, report_style
-                                      files of an evaluation -> one HTML page
-    command_line, config_check, experiment, workdir, logs, main, info, versions
-                                      config -> run; what it writes; the command line
-    study, study_table, study_plot    arms of a study -> runs, one table, one plot
-    phantom                           synthetic LGE-like volumes for the demo and the tests
-    errors, interrupt, devices        one sentence for bad input; signals; arrays on all devices
-    malloc                            large buffers are kept by the process
-    cluster, processes                which of several processes this is; what each of them does
+    runtime     errors, console, files, signals, processes, devices
+    imaging     volumes: read, cut into slices, drawn, meshed, written
+    config      what a config may say
+    runs        what a run keeps in its workdir
+    data        datasets -> cases -> split -> prepared slices -> batches
+    model       frozen encoder -> fusion weights -> decoder
+    training    the loop, one step, losses, metrics
+    inference   volume -> mask, surface, numbers, files
+    evaluation  masks against references; studies
+    reports     pages, tables and plots
+
+docs/architecture.md has the data flow with shapes.
 """
+
+import os
+import sys
 
 __all__ = ["load_encoder", "load_segmenter"]
 
@@ -52,3 +33,26 @@ def __getattr__(name: str):
 
         return load_segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _refuse_to_run_library_modules() -> None:
+    """Ends `python -m lagseg_jax.training.loop`, which would do nothing and look like success.
+
+    While Python looks for the module after -m, it imports this package with "-m" as `sys.argv[0]`.
+    """
+    if sys.argv[:1] != ["-m"]:
+        return
+    # The last of what stands before the module's own arguments: `MODULE`, or `-mMODULE`.
+    name = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)].rpartition("-m")[2]
+    package, _, rest = name.partition(".")
+    room = rest.partition(".")[0]
+    if package == __name__ and room and os.path.isdir(os.path.join(__path__[0], room)):
+        print(
+            f"error: {name} is a part of the library and no command, expected one of those that "
+            "python -m lagseg_jax lists",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+_refuse_to_run_library_modules()

@@ -93,7 +93,9 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def main() -> None:
     """Command line; bad input ends in one line and status 2."""
-    parser = argparse.ArgumentParser(prog="weight_conversion.convert", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m weight_conversion.convert", description=__doc__
+    )
     parser.add_argument("--input", required=True, help="published file or Hugging Face folder")
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

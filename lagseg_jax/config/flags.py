@@ -5,6 +5,7 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
+from lagseg_jax.config.shipped import find_config, make_configs_importable
 from lagseg_jax.config.validate import check_overrides
 from lagseg_jax.runtime.errors import InputError
 
@@ -21,6 +22,8 @@ def parse_flags(
     Raises:
         InputError: an unknown flag or field (with the nearest name), or a value of a wrong type.
     """
+    make_configs_importable()
+    arguments = _with_shipped_config(arguments)
     plain = [a for a in arguments if not a.startswith("--config.")]
     try:
         values = _flags(plain, define)
@@ -30,6 +33,20 @@ def parse_flags(
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(str(error)) from None
     return values
+
+
+def _with_shipped_config(arguments: list[str]) -> list[str]:
+    """The same arguments, the config named by the path of its file."""
+    found, following = [], False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if following:
+            argument = find_config("--config", argument)
+        elif name in ("--config", "-config") and equals:
+            argument = f"--config={find_config('--config', value)}"
+        following = argument in ("--config", "-config")
+        found.append(argument)
+    return found
 
 
 def _flags(arguments: list[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:

@@ -11,7 +11,7 @@ import ml_collections
 from absl import flags
 
 from lagseg_jax.config.choices import DECODER_DTYPE_NAMES, DTYPE_NAMES, LOSS_NAMES, PATCH, VARIANTS
-from lagseg_jax.runtime.errors import InputError, _nearest, one_of
+from lagseg_jax.runtime.errors import InputError, nearest_name, one_of
 
 POSITIVE: tuple[str, ...] = ("data.cache_gb", "data.max_gb", "data.read_threads", "train.epochs")
 POSITIVE += ("train.batch_size", "train.learning_rate", "train.log_every", "predict.batch_size")
@@ -114,7 +114,7 @@ def check_overrides(arguments: Sequence[str], config: dict) -> None:
             continue
         field, equals, value = argument.removeprefix("--").partition("=")
         if field not in known:
-            raise InputError(f"{field} is not a field of the config{_nearest(field, known)}")
+            raise InputError(f"{field} is not a field of the config{nearest_name(field, known)}")
         parser, expected = _PARSERS.get(type(known[field]), (None, ""))
         if parser and equals:
             try:
@@ -216,7 +216,7 @@ def parse_blocks(blocks: str, depth: int) -> tuple[int, ...]:
         raise InputError(
             f"config.fusion.blocks is {blocks!r}, expected 'all', 'last' or different block "
             f"numbers from 0 to {depth - 1} separated by commas"
-            f"{_nearest(blocks, ('all', 'last'), 0.5)}"
+            f"{nearest_name(blocks, ('all', 'last'), 0.5)}"
         )
     return tuple(chosen)
 

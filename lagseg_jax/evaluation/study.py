@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ml_collections
 
+from lagseg_jax.config.shipped import find_config
 from lagseg_jax.runs.workdir import has_checkpoints, read_config
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.errors import InputError
@@ -66,9 +67,10 @@ def read_study(path: str, config: ml_collections.ConfigDict, only: list[str]) ->
     Raises:
         InputError: no such file, no such function, or arms that cannot be used.
     """
+    path = find_config("--study", path)
     spec = importlib.util.spec_from_file_location("study_file", path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise InputError(f"--study={path} is not a file, expected one of configs/ablations/*.py")
+    if spec is None or spec.loader is None:
+        raise InputError(f"--study is {path}, expected a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_study"):

@@ -29,11 +29,11 @@ def one_of(field: str, value: object, names: Sequence) -> None:
     if value not in names:
         listed = ", ".join(str(name) for name in names)
         raise InputError(
-            f"{field} is {value!r}, expected one of {listed}{_nearest(str(value), names, 0.5)}"
+            f"{field} is {value!r}, expected one of {listed}{nearest_name(str(value), names, 0.5)}"
         )
 
 
-def _nearest(name: str, names: Iterable[str], cutoff: float = 0.0) -> str:
+def nearest_name(name: str, names: Iterable[str], cutoff: float = 0.0) -> str:
     """ ", did you mean NAME?" for the nearest of the names that is near enough."""
     nearest = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return f", did you mean {nearest[0]}?" if nearest else ""

@@ -13,6 +13,7 @@ import pytest
 import lagseg_jax
 from lagseg_jax import info
 from lagseg_jax.data.layouts import LAYOUTS
+from lagseg_jax.reports import installation
 
 ROOT = Path(lagseg_jax.__file__).parent.parent
 
@@ -80,7 +81,7 @@ def test_text(weights, capsys):
 
 
 def test_the_commands_exist():
-    for line in info.COMMANDS.values():
+    for line in installation.COMMANDS.values():
         words = shlex.split(line)
         assert words[:2] == ["python", "-m"] and importlib.util.find_spec(words[2])
         for word in words:

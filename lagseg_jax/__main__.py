@@ -1,0 +1,67 @@
+"""Lists the commands (`python -m lagseg_jax`), or runs one of them (`lagseg predict ...`)."""
+
+import importlib
+import sys
+
+from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.errors import InputError, nearest_name
+
+COMMANDS = {
+    "info": "what is installed: configs, dataset layouts, weights, devices, caches",
+    "check": "all problems of a dataset, before any training",
+    "convert": "DINOv2 weights from PyTorch, once",
+    "main": "train and evaluate; with --mode=evaluate evaluate again",
+    "predict": "masks, volumes, surfaces and pictures of new scans",
+    "report": "the HTML report of an evaluation, written again",
+    "compare": "masks of several tools against references, with paired tests",
+    "calibrate": "how far probabilities can be trusted; which threshold is best",
+    "study": "several trainings that differ in some fields: one table, one plot",
+    "export": "a trained model as one file that runs without this package",
+}
+
+
+def module_of(command: str) -> str:
+    """The module that `python -m` runs for a command."""
+    return "weight_conversion.convert" if command == "convert" else f"lagseg_jax.{command}"
+
+
+def list_commands() -> str:
+    """One line for each command."""
+    lines = [f"  {name:11}{about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Left atrium segmentation in cardiac MRI (arXiv 2502.06615); research use only.",
+            "",
+            "usage: lagseg COMMAND [OPTION]..., the same as python -m lagseg_jax.COMMAND",
+            "",
+            *lines,
+            "",
+            "lagseg COMMAND --help says more about each.",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command that the first argument names; returns its exit status.
+
+    Raises:
+        InputError: there is no such command.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(list_commands())
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        raise InputError(f"{command!r} is not a command{nearest_name(command, COMMANDS)}")
+    sys.argv = [f"lagseg {command}", *arguments[1:]]
+    return importlib.import_module(module_of(command)).main()
+
+
+def console_script() -> int:
+    """The entry point of `lagseg`."""
+    return exit_status(main)
+
+
+if __name__ == "__main__":
+    sys.exit(console_script())

@@ -1,0 +1,119 @@
+"""What is there to work with on this machine: versions, configs, layouts, weights, caches."""
+
+import ast
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from lagseg_jax.config.shipped import shipped_configs
+from lagseg_jax.data.layouts import LAYOUTS
+from lagseg_jax.runtime.files import cache_home
+from lagseg_jax.runtime.host import library_versions
+
+COMMANDS = {
+    "check a dataset": "python -m lagseg_jax.check DATASET",
+    "convert DINOv2 weights": "python -m weight_conversion.convert "
+    "--input=dinov2_vitb14_pretrain.pth --output=weights/base",
+    "train and evaluate": "python -m lagseg_jax.main --config=configs/base.py --workdir=runs/base "
+    "--config.data.root=DATASET --config.encoder.weights=weights/base",
+    "try it without data": "python -m lagseg_jax.main --config=configs/demo.py --workdir=runs/demo",
+    "predict": "python -m lagseg_jax.predict --workdir=runs/base --input=FOLDER --output=masks",
+    "compare masks": "python -m lagseg_jax.compare DATASET masks other_masks",
+    "reproduce an ablation": "python -m lagseg_jax.study --study=configs/ablations/blocks.py "
+    "--config=configs/base.py --workdir=runs/blocks --config.data.root=DATASET",
+    "look at the probabilities": "python -m lagseg_jax.calibrate runs/base",
+    "write a report again": "python -m lagseg_jax.report runs/base",
+}
+# Packages that bring an accelerator to jax.
+ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+
+
+def find_configs(folder: Path) -> list[dict[str, str]]:
+    """Path and first line of every config; ablations are studies, for lagseg_jax.study."""
+    configs = []
+    paths = folder.rglob("*.py")
+    for path in sorted(paths, key=lambda path: (len(path.parts), path)):
+        if path.name != "__init__.py":
+            about = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+            name = path.relative_to(folder.parent).as_posix()
+            configs.append({"config": name, "about": about.partition("\n")[0]})
+    return configs
+
+
+def find_weights(folders: Sequence[Path]) -> list[dict[str, object]]:
+    """The cards of converted weights in these folders, or one level below."""
+    found = []
+    for folder in folders:
+        for card in sorted([*folder.glob("card.json"), *folder.glob("*/card.json")]):
+            try:
+                content = json.loads(card.read_text("utf-8"))
+                names = ("variant", "registers", "dtype", "parameters", "sha256")
+                entry = {name: content[name] for name in names}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                entry = {"problem": f"{card}: not a readable card ({type(error).__name__})"}
+            tensors = card.with_name("encoder.safetensors")
+            if "problem" not in entry and not tensors.is_file():
+                entry = {"problem": f"{tensors}: does not exist, convert the weights again"}
+            found.append({"folder": str(card.parent), **entry})
+    return found
+
+
+def installation(weights: Sequence[Path]) -> dict:
+    """Everything, JSON-serialisable.
+
+    Args:
+        weights: folders to look for converted weights in.
+    """
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "versions": library_versions(),
+        "accelerators": [name for name in ACCELERATORS if importlib.util.find_spec(name)],
+        "configs": find_configs(shipped_configs()),
+        "layouts": [{"layout": name, "files": files} for name, files, _ in LAYOUTS],
+        "weights": find_weights(weights),
+        "cache": {
+            "folder": str(cache_home()),
+            **{f"{part}_gb": _gigabytes(cache_home() / part) for part in ("slices", "xla")},
+        },
+        "commands": [{"what": what, "command": line} for what, line in COMMANDS.items()],
+    }
+
+
+def installation_text(info: dict) -> str:
+    """The same for people."""
+    versions = ", ".join(f"{name} {version or '-'}" for name, version in info["versions"].items())
+    extras = ", ".join(info["accelerators"]) or "none: jax computes on the CPU"
+    weights = [
+        entry.get("problem")
+        or f"{entry['folder']}: {entry['variant']}, {entry['registers']} registers, "
+        f"{entry['parameters'] / 1e6:.1f} M parameters, {entry['dtype']}"
+        for entry in info["weights"]
+    ]
+    cache = info["cache"]
+    sections = {
+        "versions": [f"Python {info['python']} on {info['system']}", versions],
+        "devices": [f"{info['cores']} CPU cores; accelerator packages: {extras}"],
+        "dataset layouts": [f"{one['layout']:38}{one['files']}" for one in info["layouts"]],
+        "configs": [f"{one['config']:38}{one['about']}" for one in info["configs"]],
+        "converted weights": weights or ["none found (--weights=FOLDER looks elsewhere)"],
+        "cache": [
+            f"{cache['folder']}: slices {cache['slices_gb']:.2f} GB, compiled code "
+            f"{cache['xla_gb']:.2f} GB"
+        ],
+        "commands": [f"{one['what']}:\n    {one['command']}" for one in info["commands"]],
+    }
+    return "\n".join("\n  ".join([f"{title}:", *lines]) for title, lines in sections.items())
+
+
+def _gigabytes(folder: Path) -> float:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # a run that goes on may remove it
+            total += path.stat().st_size if path.is_file() else 0
+    return total / 1e9
