@@ -1,5 +1,6 @@
 """Studies: what their runs are, what happens to one that fails, and one on phantoms."""
 
+import functools
 import json
 import re
 import shlex
@@ -14,6 +15,8 @@ import tiny_run
 from configs import ablations
 from lagseg_jax import study
 from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.evaluation import study as runs_of
+from lagseg_jax.reports.study_page import write_results
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import exit_status
 
@@ -67,8 +70,8 @@ def test_arms_change_what_they_say_and_nothing_else(tmp_path):
     for path in FILES:
         content, runs = plan(*command(path.stem, tmp_path, "--config.train.epochs=3"))
         for run in runs:
-            fields = study._fields(run.config)
-            base = study._fields(plan(*command("recipe", tmp_path))[1][0].config)
+            fields = runs_of._fields(run.config)
+            base = runs_of._fields(plan(*command("recipe", tmp_path))[1][0].config)
             changed = {field: value for field, value in fields.items() if base[field] != value}
             assert changed.pop("data.root", "somewhere") == "somewhere"
             assert changed.pop("train.epochs") == 3
@@ -105,7 +108,7 @@ def test_every_arm_fold_and_seed_has_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--study=nowhere.py"], "nowhere.py is not a file"),
+        (["--study=nowhere.py"], "'nowhere.py', which is no file"),
         (["--study=configs/base.py"], "no function get_study"),
         (["--arms=off,offf"], "'offf'"),
         (["--arms=resized"], "reference arm 'off'"),
@@ -140,6 +143,11 @@ def leave_evaluation(run, dice):
     (run.workdir / "config.json").write_text(json.dumps(run.config.to_dict()))
 
 
+def run_all(workdir, content, runs, start):
+    publish = functools.partial(write_results, workdir, content, runs)
+    return runs_of.run_study(workdir, runs, publish, start)
+
+
 def starter(fails=(), interrupted_at=None):
     """Stands in for `start_run`; `started` remembers which runs were asked for."""
     started = []
@@ -161,7 +169,7 @@ def starter(fails=(), interrupted_at=None):
 def test_one_failing_run_leaves_the_others_alone_and_is_tried_again(tmp_path):
     content, runs = plan(*command("injection", tmp_path, "--seeds=2"))
     start = starter(fails=["off seed1"])
-    assert study.run_study(tmp_path, content, runs, start) == 1
+    assert run_all(tmp_path, content, runs, start) == 1
     assert len(start.started) == 6
     text = (tmp_path / "table.md").read_text()
     assert "- off seed1: failed exit status 1: error: out of memory" in text
@@ -171,7 +179,7 @@ def test_one_failing_run_leaves_the_others_alone_and_is_tried_again(tmp_path):
     assert all(run["command"].startswith("python -m lagseg_jax.main") for run in record["runs"])
 
     again = starter()
-    assert study.run_study(tmp_path, content, runs, again) == 0
+    assert run_all(tmp_path, content, runs, again) == 0
     assert again.started == ["off seed1"]
     assert "not finished" not in (tmp_path / "table.md").read_text()
 
@@ -179,7 +187,7 @@ def test_one_failing_run_leaves_the_others_alone_and_is_tried_again(tmp_path):
 def test_an_interrupted_study_keeps_what_it_has(tmp_path):
     content, runs = plan(*command("injection", tmp_path))
     start = starter(interrupted_at="resized seed0")
-    assert study.run_study(tmp_path, content, runs, start) == 75
+    assert run_all(tmp_path, content, runs, start) == 75
     assert start.started == ["off seed0", "resized seed0"]
     text = (tmp_path / "table.md").read_text()
     assert "| off | 2 | 0.6050 ± " in text
@@ -188,7 +196,7 @@ def test_an_interrupted_study_keeps_what_it_has(tmp_path):
 
 def test_results_of_two_configs_are_not_mixed(tmp_path):
     content, runs = plan(*command("injection", tmp_path))
-    study.run_study(tmp_path, content, runs, starter())
+    run_all(tmp_path, content, runs, starter())
     plan(*command("injection", tmp_path, "--config.data.root=moved"))
     with pytest.raises(ValueError, match=r"config\.train\.epochs is 3\.0.*another --workdir"):
         plan(*command("injection", tmp_path, "--config.train.epochs=3"))
@@ -207,7 +215,7 @@ def test_a_signal_reaches_the_run_once_and_is_waited_for(tmp_path, monkeypatch, 
     _, (run,) = plan(*command("recipe", tmp_path))
     before = signal.getsignal(signal.SIGTERM)
     stopped = []
-    assert study.start_run(run, stopped) == (75, "saved")
+    assert runs_of.start_run(run, stopped) == (75, "saved")
     assert stopped == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == before
     assert "[recipe seed0] started" in capfd.readouterr().err
 
@@ -221,7 +229,7 @@ def test_the_reason_of_a_failure_is_the_error_not_what_follows_it(tmp_path, monk
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     _, (run,) = plan(*command("recipe", tmp_path))
-    assert study.start_run(run, []) == (1, text)
+    assert runs_of.start_run(run, []) == (1, text)
 
 
 def test_a_study_on_phantoms(tmp_path, phantom, finished_run, monkeypatch):
