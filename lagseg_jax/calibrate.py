@@ -6,7 +6,6 @@ set are printed. The table and all numbers behind it go to `evaluation/calibrati
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from lagseg_jax.reports.calibration_table import advice, table
 from lagseg_jax.runs.workdir import has_checkpoints, read_config
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import write_json
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -47,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = calibrate(load_segmenter(workdir, options.weights), split)
     path = workdir / "evaluation" / "calibration.json"
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps(result, indent=2) + "\n")
+    write_json(path, result)
     print(*table(result), sep="\n")
     print(f"\n{advice(result, workdir, config)}")
     if warning := result["encoder"].get("warning"):

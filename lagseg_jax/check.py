@@ -5,7 +5,6 @@ dataset), with --strict 1 if there are warnings only.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from lagseg_jax.reports.dataset_check import (
 )
 from lagseg_jax.runtime.console import exit_status, log_to_console
 from lagseg_jax.runtime.errors import Interrupted, one_of
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import write_json
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -84,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{sentence} ({len(inspections)} cases in {time.monotonic() - start:.1f} s)")
     if options.json:
         content = check_record(datasets, inspections, problems, options.allow) | {"status": status}
-        write_atomically(Path(options.json), json.dumps(content, indent=2) + "\n")
+        write_json(Path(options.json), content)
     return status
 
 

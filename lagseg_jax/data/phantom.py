@@ -19,6 +19,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import write_atomically, written_atomically
 
 SHAPE = (96, 88, 24)
 SPACING = (1.5, 1.5, 2.75)
@@ -163,9 +164,7 @@ def _claim(root: Path, parameters: dict) -> None:
             f"{root} holds files but no phantom.json, expected a new or empty folder for phantoms"
         )
     root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f".phantom.json.{os.getpid()}"
-    temporary.write_text(json.dumps(parameters) + "\n")
-    os.replace(temporary, mark)
+    write_atomically(mark, json.dumps(parameters) + "\n")
 
 
 def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -173,9 +172,8 @@ def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     volume.set_qform(affine, code=1)  # 1: scanner coordinates
     volume.set_sform(affine, code=1)
     volume.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # readers skip dot-files
-    nibabel.save(volume, temporary)
-    os.replace(temporary, path)
+    with written_atomically(path) as temporary:  # readers skip dot-files
+        nibabel.save(volume, temporary)
 
 
 def _atrium(rng: np.random.Generator, heart: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from lagseg_jax.data.layouts import Case, detect, group_duplicates
 from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.runs.workdir import has_checkpoints
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import write_atomically
 from lagseg_jax.runtime.processes import once
 
 PARTS = ("train", "validation", "test")
@@ -125,10 +125,7 @@ def fewer_training_patients(
 
 def write_split(path: str | Path, split: Split) -> None:
     """Writes `splits.json`, complete or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(split, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(partial, path)
+    write_atomically(Path(path), json.dumps(split, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_split(path: str | Path, cases: Sequence[Case]) -> Split:

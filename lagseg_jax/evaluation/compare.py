@@ -5,12 +5,8 @@ never aligned by index. What is missing or cannot be used is named, the rest is 
 the exit status is then 2.
 """
 
-import csv
 import dataclasses
-import io
 import itertools
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +15,7 @@ import numpy as np
 from lagseg_jax.data.layouts import Case, detect
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
-from lagseg_jax.evaluation.statistics import bootstrap_interval, paired_wilcoxon
+from lagseg_jax.evaluation.statistics import bootstrap_interval, mean_and_sd, paired_wilcoxon
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import (
     MAX_BYTES,
@@ -31,7 +27,7 @@ from lagseg_jax.imaging.volume import (
 )
 from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import without_nan, write_csv, write_json
 
 # What is compared case by case; -1 where less is better.
 COMPARED = {"dice": 1, "iou": 1, "hd95_mm": -1, "assd_mm": -1, "volume_error_ml": -1}
@@ -167,19 +163,15 @@ def compare_pair(a: Scores, b: Scores) -> dict[str, dict[str, float | int | None
         low, high = bootstrap_interval(difference)
         result[metric] = {
             "n": len(difference),
-            "mean_difference": _number(difference.mean() if len(difference) else math.nan),
-            "low": _number(low),
-            "high": _number(high),
+            "mean_difference": mean_and_sd(difference)[0],
+            "low": low,
+            "high": high,
             "wins": int((better * difference > 0).sum()),
             "losses": int((better * difference < 0).sum()),
             "ties": int((difference == 0).sum()),
-            "p": _number(paired_wilcoxon(pairs[:, 0], pairs[:, 1])),
+            "p": paired_wilcoxon(pairs[:, 0], pairs[:, 1]),
         }
-    return result
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return without_nan(result)
 
 
 def table(scores: Sequence[Scores]) -> list[str]:
@@ -218,12 +210,10 @@ def _mean_sd(value: Mapping) -> str:
 def write(folder: Path, truth: str, scores: Sequence[Scores]) -> None:
     """Writes `per_case.csv` and `comparison.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["predictions", "case", *METRICS], lineterminator="\n")
-    writer.writeheader()
-    for one in scores:
-        writer.writerows({"predictions": one.name, "case": c, **row} for c, row in one.rows.items())
-    write_atomically(folder / "per_case.csv", text.getvalue())
+    rows = [
+        {"predictions": one.name, "case": c, **r} for one in scores for c, r in one.rows.items()
+    ]
+    write_csv(folder / "per_case.csv", ["predictions", "case", *METRICS], rows)
     content = {
         "truth": truth,
         "predictions": {
@@ -235,4 +225,4 @@ def write(folder: Path, truth: str, scores: Sequence[Scores]) -> None:
             for a, b in itertools.combinations(scores, 2)
         ],
     }
-    write_atomically(folder / "comparison.json", json.dumps(content, indent=2) + "\n")
+    write_json(folder / "comparison.json", content)

@@ -3,10 +3,7 @@
 Every case is judged as a whole volume in its original grid, by lagseg_jax.metrics.
 """
 
-import csv
 import hashlib
-import json
-import os
 import platform
 import shlex
 import sys
@@ -26,7 +23,7 @@ from lagseg_jax.imaging.volume import read_image_and_label, read_volume, write_m
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.segmentation import decoder_dtype
 from lagseg_jax.runtime.console import Progress, still
-from lagseg_jax.runtime.files import file_sha256, write_atomically
+from lagseg_jax.runtime.files import file_sha256, write_csv, write_json
 from lagseg_jax.runtime.host import git_commit, library_versions
 from lagseg_jax.runtime.processes import gather, process, share
 
@@ -73,12 +70,13 @@ def evaluate(
     summary = {"encoder": encoder, "step": segmenter.step, **summarise(rows)}
     if process()[0] > 0:
         return summary
-    _write_table(folder / "per_case.csv", rows, encoder["weights"])
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    # The encoder's origin stands in every line, so that it survives copying.
+    table = ({**row, "encoder_weights": encoder["weights"]} for row in rows)
+    write_csv(folder / "per_case.csv", ["case", *METRICS, "encoder_weights"], table)
+    write_json(folder / "summary.json", summary)
     _write_overlays(segmenter, cases, rows, folder, label_value)
     _write_fusion_weights(folder / "fusion_weights.csv", segmenter)
-    manifest = run_manifest(segmenter, cases)
-    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / "manifest.json", run_manifest(segmenter, cases))
     return summary
 
 
@@ -88,23 +86,15 @@ def _read(segmenter: Segmenter, case: Case, label_value: int | None) -> tuple[Vo
     return read_image_and_label(case.image, case.label, label_value, max_bytes)
 
 
-def _write_table(path: Path, rows: list[dict], weights: str) -> None:
-    """One line per case; the encoder's origin stands in each, so that it survives copying."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["case", *METRICS, "encoder_weights"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, "encoder_weights": weights} for row in rows)
-    os.replace(temporary, path)
-
-
 def _write_fusion_weights(path: Path, segmenter: Segmenter) -> None:
     """One line per scale, coarsest first, one column per encoder block."""
     weights = segmenter.fusion_weights()
-    lines = [",".join(["scale", *(f"block_{block}" for block in range(weights.shape[1]))])]
-    for scale, row in zip((14, *segmenter.config.decoder.scales), weights):
-        lines.append(",".join([f"1/{scale}", *(f"{weight:.6g}" for weight in row)]))
-    write_atomically(path, "\n".join(lines) + "\n")
+    blocks = [f"block_{block}" for block in range(weights.shape[1])]
+    rows = (
+        {"scale": f"1/{scale}", **{b: f"{w:.6g}" for b, w in zip(blocks, row)}}
+        for scale, row in zip((14, *segmenter.config.decoder.scales), weights)
+    )
+    write_csv(path, ["scale", *blocks], rows)
 
 
 def _write_overlays(segmenter, cases, rows, folder: Path, label_value: int | None) -> None:

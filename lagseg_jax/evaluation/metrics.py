@@ -12,7 +12,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from lagseg_jax.imaging.masks import volume_ml
+from lagseg_jax.evaluation.statistics import mean_and_sd
+from lagseg_jax.imaging.masks import bounding_box, volume_ml
+from lagseg_jax.runtime.files import without_nan
 
 METRICS = (
     "dice",
@@ -202,11 +204,10 @@ def _masks(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _surface_voxels(mask: np.ndarray) -> np.ndarray:
     """Mask (x, y, z), not empty -> indices (surface voxels, 3), C order."""
-    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    box = tuple(slice(index[0], index[-1] + 1) for index in occupied)
+    box = bounding_box(mask)
     # Beyond the box there is only background, which is what the erosion takes its border to be.
     inside = ndimage.binary_erosion(mask[box], ndimage.generate_binary_structure(3, 1))
-    return np.argwhere(mask[box] & ~inside) + [index[0] for index in occupied]
+    return np.argwhere(mask[box] & ~inside) + [part.start for part in box]
 
 
 def _finite(values) -> list[float]:
@@ -214,11 +215,8 @@ def _finite(values) -> list[float]:
 
 
 def _mean_sd_n(values: list[float]) -> dict[str, float | int | None]:
-    return {
-        "mean": float(np.mean(values)) if values else None,
-        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "n": len(values),
-    }
+    mean, sd = mean_and_sd(values)
+    return without_nan({"mean": mean, "sd": sd, "n": len(values)})
 
 
 def _dice_iou_check(dices: list[float], ious: list[float]) -> dict[str, float | bool | None]:

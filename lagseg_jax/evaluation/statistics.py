@@ -10,6 +10,17 @@ Values = Sequence[float | None] | np.ndarray
 SMALLEST_TEST = 6  # with fewer pairs no outcome can reach p < 0.05 (5 pairs: 0.0625 at best)
 
 
+def mean_and_sd(values: Values) -> tuple[float, float]:
+    """Mean and standard deviation (ddof 1) of the values that are there.
+
+    Returns:
+      Both in the unit of the values; NaN without values, and the SD also for a single one.
+    """
+    finite = _finite(values)
+    mean = float(finite.mean()) if finite.size else math.nan
+    return mean, float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+
+
 def bootstrap_interval(
     values: Values, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
@@ -71,14 +82,12 @@ def bland_altman(truth_ml: Values, prediction_ml: Values) -> dict[str, float]:
       ValueError: `truth_ml` and `prediction_ml` differ in length.
     """
     difference = _paired(prediction_ml, truth_ml)
-    difference = difference[np.isfinite(difference)]
-    bias = float(difference.mean()) if difference.size else math.nan
-    margin = 1.96 * float(difference.std(ddof=1)) if difference.size > 1 else math.nan
-    return {"bias": bias, "low": bias - margin, "high": bias + margin}
+    bias, sd = mean_and_sd(difference)
+    return {"bias": bias, "low": bias - 1.96 * sd, "high": bias + 1.96 * sd}
 
 
 def _finite(values: Values) -> np.ndarray:
-    numbers = np.asarray(values, float)
+    numbers = np.asarray(values, float)  # None becomes NaN
     return numbers[np.isfinite(numbers)]
 
 

@@ -5,7 +5,6 @@ one prediction per case.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -30,6 +29,7 @@ from lagseg_jax.imaging.slices import SliceGeometry, to_slices
 from lagseg_jax.imaging.volume import read_image_and_label
 from lagseg_jax.inference.postprocess import DEFAULT, Setting, smooth_across_slices
 from lagseg_jax.runtime.console import Progress, still
+from lagseg_jax.runtime.files import without_nan
 
 
 def calibrate(segmenter, split: Mapping[str, Sequence]) -> dict:
@@ -64,7 +64,7 @@ def calibrate(segmenter, split: Mapping[str, Sequence]) -> dict:
                 **summarise(rows[name]),
                 "volume_ml": {kind: volume_errors(rows[name], kind) for kind in VOLUMES},
                 "calibration": {where: _calibration(s) for where, s in sums[name].items()},
-                "per_case": [_without_nan(row) for row in rows[name]],
+                "per_case": [without_nan(row) for row in rows[name]],
             }
             for name in SETTINGS
         },
@@ -179,11 +179,7 @@ def _geometry(image: Volume) -> SliceGeometry:
 
 def _calibration(sums: np.ndarray) -> dict:
     numbers = {"ece": expected_calibration_error(sums), "brier": brier_score(sums)}
-    return {**_without_nan(numbers), "curve": reliability_curve(sums)}
-
-
-def _without_nan(row: Mapping) -> dict:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+    return {**without_nan(numbers), "curve": reliability_curve(sums)}
 
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

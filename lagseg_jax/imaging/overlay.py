@@ -1,5 +1,6 @@
 """image, truth, prediction (Z, H, W) -> one PNG: contours on eight slices over the atrium."""
 
+import io
 import math
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+
+from lagseg_jax.runtime.files import write_atomically
 
 ROWS, COLUMNS = 2, 4
 MOST_PIXELS = 1.1e6  # of a picture: about 1 MB, so that three of them can be mailed in a report
@@ -82,11 +85,9 @@ def write_overlay(
         labelcolor=TEXT,
         fontsize=11,
     )
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        canvas.print_png(file)
-    os.replace(temporary, path)
+    picture = io.BytesIO()
+    canvas.print_png(picture)
+    write_atomically(Path(path), picture.getvalue())
 
 
 def _region(mask: np.ndarray) -> tuple[np.ndarray, slice, slice]:

@@ -1,7 +1,6 @@
 """volume file -> array (x, y, z) + affine voxel -> RAS mm, and masks back in the same geometry."""
 
 import gzip
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from lagseg_jax.imaging.formats import Volume, nifti_bytes, nrrd_bytes, read_nifti, read_nrrd
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import write_atomically
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 MAX_BYTES = 2 * 10**9  # of voxels in one file; `config.data.max_gb` and `--max_gb` change it
@@ -189,12 +189,7 @@ def write_voxels(path: str | Path, array: np.ndarray, like: Volume) -> None:
     content = nrrd_bytes(voxels, like) if name.endswith(".nrrd") else nifti_bytes(voxels, like)
     if name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, content)
 
 
 def _check_affine(volume: Volume) -> None:

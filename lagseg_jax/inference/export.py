@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import jax.export
@@ -12,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.slice_probability import decode, encode
+from lagseg_jax.runtime.files import written_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -103,12 +103,8 @@ def write_model(segmenter, workdir: Path, path: Path) -> dict:
     }
     tensors = {name: np.asarray(array) for name, array in flat_weights(segmenter).items()}
     tensors[PROGRAM] = np.frombuffer(program, np.uint8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_atomically(path) as temporary:
         save_file(tensors, temporary, {"card": json.dumps(card)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return card
 
 

@@ -3,9 +3,6 @@
 Positions are scanner positions in mm, RAS as in NIfTI; voxel indices count from 0.
 """
 
-import csv
-import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +12,7 @@ import numpy as np
 
 from lagseg_jax.data.quality import ATRIUM_ML
 from lagseg_jax.imaging.masks import bounding_box, label_components
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import write_csv, write_json
 
 UNITS = {
     "volume_ml": "mL",
@@ -97,13 +94,9 @@ def write_statistics(folder: Path, rows: Sequence[dict[str, Any]], about: dict) 
             the CSV, so that it survives copying.
     """
     content = {**about, "units": UNITS, "cases": list(rows)}
-    write_atomically(folder / "statistics.json", json.dumps(content, indent=2) + "\n")
-    table = io.StringIO()
+    write_json(folder / "statistics.json", content)
     flat = [_flat(row) | {"encoder_weights": about["encoder_weights"]} for row in rows]
-    writer = csv.DictWriter(table, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    write_atomically(folder / "statistics.csv", table.getvalue())
+    write_csv(folder / "statistics.csv", list(flat[0]), flat)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval
+from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval, mean_and_sd
 from lagseg_jax.reports.figures import bland_altman_figure, curve_figure, number, strip
 from lagseg_jax.reports.fusion_figure import heat_map, read_in_words
 from lagseg_jax.reports.read import Evaluation
@@ -66,17 +66,16 @@ def _cards(evaluation: Evaluation, metrics: dict) -> str:
     cards = []
     for metric, (title, unit, digits) in metrics.items():
         values = evaluation.values[metric]
-        finite = values[np.isfinite(values)]
+        count = np.isfinite(values).sum()
         low, high = bootstrap_interval(values)
-        mean = number(finite.mean() if finite.size else np.nan, digits)
-        spread = number(finite.std(ddof=1) if finite.size > 1 else np.nan, digits)
+        mean, spread = (number(value, digits) for value in mean_and_sd(values))
         mark, band = "", (low, high)
-        if finite.size < FEWEST:
+        if count < FEWEST:
             mark, band = "&nbsp;†", (np.nan, np.nan)
         cards.append(
             f'<div class="card"><h3>{title}</h3><p class="value">{mean}<small>{unit}</small></p>'
             f"<p>95 %: {number(low, digits)} to {number(high, digits)}{mark}</p>"
-            f"<p>SD {spread}, n = {finite.size}</p>"
+            f"<p>SD {spread}, n = {count}</p>"
             f"{strip(values, evaluation.names, band, digits)}</div>"
         )
     return "".join(cards)
@@ -241,8 +240,7 @@ def manifest(evaluation: Evaluation) -> str:
 
 
 def _mean(values: np.ndarray) -> str:
-    finite = values[np.isfinite(values)]
-    return number(finite.mean() if finite.size else np.nan, 1)
+    return number(mean_and_sd(values)[0], 1)
 
 
 def _plain(value: float) -> str:

@@ -1,6 +1,5 @@
 """rows and per-case Dice of a study -> plot.svg and plot.png: one row per arm, or a curve."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from lagseg_jax.reports.study_table import POOLED, Result, case_values, seed_means
+from lagseg_jax.runtime.files import written_atomically
 
 METRIC = "dice"
 # Okabe and Ito's blue and vermilion: told apart with every kind of colour vision.
@@ -35,9 +35,8 @@ def write_plot(folder: Path, study: dict, rows: list[dict], results: Sequence[Re
     axes.legend(frameon=False, fontsize=8, loc="best")
     figure.tight_layout()
     for suffix in ("svg", "png"):
-        temporary = folder / f".plot.{suffix}.{os.getpid()}"
-        figure.savefig(temporary, format=suffix, dpi=160)
-        os.replace(temporary, folder / f"plot.{suffix}")
+        with written_atomically(folder / f"plot.{suffix}") as temporary:
+            figure.savefig(temporary, format=suffix, dpi=160)
 
 
 def _draw_arms(axes, rows: list[dict], results: Sequence[Result]) -> None:

@@ -7,7 +7,6 @@ cross-validation the cases of all folds are pooled; each is a test case once.
 
 import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -15,8 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lagseg_jax.evaluation.statistics import SMALLEST_TEST, bootstrap_interval, paired_wilcoxon
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.evaluation.statistics import (
+    SMALLEST_TEST,
+    bootstrap_interval,
+    mean_and_sd,
+    paired_wilcoxon,
+)
+from lagseg_jax.runtime.files import without_nan, write_atomically, write_csv, write_json
 
 # Of the columns of per_case.csv: title and decimals in the table.
 METRICS = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95_mm": ("HD95 (mm)", 2)}
@@ -108,7 +112,7 @@ def seed_means(results: Sequence[Result], metric: str) -> dict[int, float]:
     for seed in sorted({result.seed for result in results}):
         mine = [result for result in results if result.seed == seed]
         if {result.fold for result in mine} == folds:
-            means[seed] = _mean(case_values(mine, metric).values())
+            means[seed] = mean_and_sd(list(case_values(mine, metric).values()))[0]
     return means
 
 
@@ -138,17 +142,13 @@ def write_table(
         runs: `run`, `state` (finished, failed or missing), `reason` and `command` of each.
         results: of the finished runs.
     """
-    rows = [{key: _null(value) for key, value in row.items()} for row in rows]
+    rows = without_nan(rows)
     warnings = sorted({result.warning for result in results if result.warning})
     text = "\n".join(_markdown(study, rows, runs, warnings)) + "\n"
     columns = ["arm", "fold", "metric", *dict.fromkeys(key for row in rows for key in row)]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(dict.fromkeys(columns)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     record = {**study, "warnings": warnings, "runs": runs, "rows": rows}
-    write_atomically(folder / "study.json", json.dumps(record, indent=2) + "\n")
-    write_atomically(folder / "table.csv", table.getvalue())
+    write_json(folder / "study.json", record)
+    write_csv(folder / "table.csv", list(dict.fromkeys(columns)), rows)
     write_atomically(folder / "table.md", text)
     return text
 
@@ -156,14 +156,15 @@ def write_table(
 def _describe(results: Sequence[Result], metric: str) -> dict:
     values = list(case_values(results, metric).values())
     seeds = seed_means(results, metric)
+    mean, sd = mean_and_sd(values)
     return {
         "metric": metric,
-        "training_cases": _mean([result.training_cases for result in results]),
+        "training_cases": mean_and_sd([result.training_cases for result in results])[0],
         "n_cases": sum(map(math.isfinite, values)),
         "n_seeds": len({result.seed for result in results}),
-        "mean": _mean(values),
-        "sd_cases": _sd(values),
-        "sd_seeds": _sd(seeds.values()),
+        "mean": mean,
+        "sd_cases": sd,
+        "sd_seeds": mean_and_sd(list(seeds.values()))[1],
     }
 
 
@@ -174,25 +175,11 @@ def _compare(results: Sequence[Result], reference: Sequence[Result], metric: str
     low, high = bootstrap_interval(a - b)
     return {
         "n_pairs": int(np.isfinite(a - b).sum()),
-        "difference": _mean(a - b),
+        "difference": mean_and_sd(a - b)[0],
         "low": low,
         "high": high,
         "p": paired_wilcoxon(a, b),
     }
-
-
-def _mean(values) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
-
-
-def _sd(values) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.std(finite, ddof=1)) if len(finite) > 1 else math.nan
-
-
-def _null(value):
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _markdown(study: dict, rows: list[dict], runs: list[dict], warnings: list[str]) -> list[str]:

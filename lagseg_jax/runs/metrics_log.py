@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import math
-import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from lagseg_jax.runtime.console import log
+from lagseg_jax.runtime.files import without_nan, write_atomically
 
 
 class MetricsWriter:
@@ -27,9 +26,7 @@ class MetricsWriter:
         rows = [header]
         if path.exists() and step:
             rows = [row for row in read_rows(path) if row.get("step", 0) <= step] or rows
-        temporary = path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(_line(row) for row in rows))
-        os.replace(temporary, path)
+        write_atomically(path, "".join(_line(row) for row in rows))
         self._file = path.open("ab", buffering=0)
         self._unwritten = b""
         self._full = False
@@ -100,11 +97,7 @@ class _Board:
 
 
 def _line(row: dict) -> str:
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
-    return json.dumps(finite) + "\n"
+    return json.dumps(without_nan(row)) + "\n"
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_collections
 
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import write_json
 
 # What the parameters in a checkpoint depend on; everything else may change between restarts.
 FIXED = (
@@ -49,7 +49,7 @@ def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
                     f"{old!r}, expected the same value or another --workdir"
                 )
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(config.to_dict(), indent=2) + "\n")
+    write_json(path, config.to_dict())
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
