@@ -69,7 +69,7 @@ def steps(config, encoder, source: SliceSource, batch_size: int) -> Iterator[flo
     batches = TrainingBatches(source, batch_size, config.seed, config.data.read_threads)
     while True:
         start = time.perf_counter()
-        batch = next(batches) | {"stop": np.zeros(batch_size, bool)}
+        batch = next(batches)
         batch = split_over_devices(batch, jax.local_device_count())
         state, *_ = jax.block_until_ready(step(state, encoder.params, batch))
         yield time.perf_counter() - start

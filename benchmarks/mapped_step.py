@@ -45,7 +45,6 @@ def make_batch(config, slices: int) -> dict[str, np.ndarray]:
         "mask": (rng.random(shape) < 0.1).astype(np.uint8),
         "slice": np.arange(slices, dtype=np.int32),
         "case": np.zeros(slices, np.int32),
-        "stop": np.zeros(slices, bool),
     }
 
 
@@ -66,7 +65,7 @@ def timer(config, encoder, devices: int, mapped: bool) -> Callable[[], float]:
         update = jax.jit(update, donate_argnums=0, compiler_options=options)
 
         def call(state, params, batch):
-            return update(state, encode(state.step, params, batch), batch["stop"])
+            return update(state, encode(state.step, params, batch))
 
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:devices]), ("devices",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

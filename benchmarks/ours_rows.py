@@ -131,7 +131,7 @@ def train_step(problem: Problem, augmentation: Augmentation) -> Prepared:
     head_params = jax.tree.map(jnp.array, problem.head_params)
     state = [jax.device_put(init_state(head_params, optimizer), mesh)]
 
-    batch = problem.batch | {"stop": np.zeros(config.train.batch_size, bool)}
+    batch = dict(problem.batch)
 
     def call():
         state[0], *outcome = step(state[0], params, split_over_devices(batch, 1))

@@ -26,7 +26,7 @@ from lagseg_jax.inference.slice_search import search
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.training.loop import make_plan
+from lagseg_jax.training.plan import make_plan
 
 USABLE = 0.75  # of a device's memory: what JAX takes of a GPU by default; elsewhere a margin
 

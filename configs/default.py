@@ -74,6 +74,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.patience = 10  # validations without a better Dice before training stops; 0: never
     train.max_skipped = 10  # steps in a row without a finite loss and gradient end the training
     train.log_every = 20  # steps between lines of metrics.jsonl
+    train.profile_steps = ()  # first and last step of a trace in WORKDIR/profile; (): none
     train.cache_features = False  # tokens of all slices kept on disk; all of `augment` must be 0
     train.feature_cache_gb = 100.0  # the oldest features go when their cache grows beyond this
 

@@ -22,7 +22,7 @@ from lagseg_jax.inference.mask_statistics import describe, mask_statistics, writ
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import exit_status, log, log_to_console, still
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.processes import gather, joined, process, share
+from lagseg_jax.runtime.processes import allgather, joined, process, share
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -204,7 +204,7 @@ def run(jobs: dict[Input, Outputs], options: argparse.Namespace) -> int:
         for one in mine.keys() - todo.keys():
             mask = read_volume(mine[one].mask)
             rows[one] = mask_statistics(mask.array, mask.affine)
-    parts = gather([failed, {one.name: row for one, row in rows.items()}])
+    parts = allgather([failed, {one.name: row for one, row in rows.items()}])
     table = {name: row for _, part in parts for name, row in part.items()}
     if options.statistics and table and process()[0] == 0:
         ordered = [{"case": one.name, **table[one.name]} for one in jobs if one.name in table]

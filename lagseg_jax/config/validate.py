@@ -60,6 +60,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
         for code in data.allow:
             one_of("config.data.allow", code, ALLOWED)
+    if len(train.profile_steps):
+        first, last = _numbers("train.profile_steps", train.profile_steps, 2, whole=True)
+        if not 1 <= first <= last:
+            raise InputError(
+                f"config.train.profile_steps is {(first, last)}, expected 1 <= first <= last"
+            )
     if data.fold not in range(-1, 5):
         raise InputError(f"config.data.fold is {data.fold}, expected 0 to 4, or -1 for no folds")
     if not 0 < data.train_fraction <= 1:

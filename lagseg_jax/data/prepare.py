@@ -23,7 +23,7 @@ from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.console import in_parallel, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home
-from lagseg_jax.runtime.processes import gather, share
+from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def prepare_cases(
             "checking volumes", lambda job: _write_entry(*job, preparation), missing
         )
         found |= {job[0]: inspection for job, inspection in zip(missing, inspections)}
-        gather(None)
+        barrier()
     inspections = [found.get(entry) or _read_inspection(entry, case) for entry, case, _ in jobs]
     _refuse(inspections, preparation.allow)
     in_use = {entry.name for entry in entries}

@@ -25,7 +25,7 @@ from lagseg_jax.model.segmentation import decoder_dtype
 from lagseg_jax.runtime.console import Progress, still
 from lagseg_jax.runtime.files import file_sha256, write_csv, write_json
 from lagseg_jax.runtime.host import git_commit, library_versions
-from lagseg_jax.runtime.processes import gather, process, share
+from lagseg_jax.runtime.processes import allgather, process, share
 
 
 def evaluate(
@@ -64,7 +64,7 @@ def evaluate(
         rows.append({"case": case.name, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
     progress.close()
-    by_name = {row["case"]: row for part in gather(rows) for row in part}
+    by_name = {row["case"]: row for part in allgather(rows) for row in part}
     rows = [by_name[case.name] for case in cases]
     encoder = segmenter.encoder.report()
     summary = {"encoder": encoder, "step": segmenter.step, **summarise(rows)}

@@ -147,6 +147,10 @@ class Checkpoints:
         """Step of the newest checkpoint, None when there is none."""
         return max(self._records, default=None)
 
+    def is_validated(self, step: int) -> bool:
+        """Whether the checkpoint of this step knows its validation Dice."""
+        return self._records.get(step, {}).get("validation_dice") is not None
+
     def best(self) -> tuple[int, float] | None:
         """Step and validation Dice of the best checkpoint, None before the first validation.
 

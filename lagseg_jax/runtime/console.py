@@ -72,22 +72,41 @@ def exit_status(main) -> int:
         return 1
 
 
+class Watchdog:
+    """Says `still ... after 60 s` whenever that long has passed since it was told what goes on."""
+
+    def __init__(self, what: str):
+        self._done = threading.Event()
+        self.tell(what)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def tell(self, what: str) -> None:
+        """Names what has just begun."""
+        self._what, self._start = what, time.monotonic()
+
+    def _watch(self) -> None:
+        reminded = 0.0
+        while not self._done.wait(SILENT_SECONDS / 10):
+            now = time.monotonic()
+            if now - max(self._start, reminded) >= SILENT_SECONDS:
+                reminded = now
+                log.warning("still %s after %.0f s", self._what, now - self._start)
+
+    def close(self) -> None:
+        """Ends its thread."""
+        self._done.set()
+        self._thread.join()
+
+
 @contextlib.contextmanager
 def still(what: str) -> Iterator[None]:
     """Says `still ... after 60 s` for as long as the block lasts longer than that."""
-    start, done = time.monotonic(), threading.Event()
-
-    def remind() -> None:
-        while not done.wait(SILENT_SECONDS):
-            log.warning("still %s after %.0f s", what, time.monotonic() - start)
-
-    thread = threading.Thread(target=remind, daemon=True)
-    thread.start()
+    watchdog = Watchdog(what)
     try:
         yield
     finally:
-        done.set()
-        thread.join()
+        watchdog.close()
 
 
 class Progress:

@@ -49,6 +49,11 @@ def split_batch(tree):
     return jax.device_put(tree, NamedSharding(local_mesh(), PartitionSpec("devices")))
 
 
+def settled(tree):
+    """The same arrays; on simulated CPU devices, where collectives must not overlap, computed."""
+    return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree
+
+
 def use_compilation_cache() -> None:
     """Lets the second start of any command find what the first compiled.
 

@@ -1,4 +1,4 @@
-"""options, environment -> which of several processes this one is; their shares, and their end.
+"""Which of several processes of a run this one is, its share of the work, and their common end.
 
 Training runs as one process per machine (or per GPU), joined by `jax.distributed`. Work on cases
 is shared out, and what is written once is written by the first process. If one process fails, all
@@ -6,16 +6,15 @@ of them end, with its sentence: none waits for one that is gone.
 """
 
 import contextlib
-import itertools
-import json
 import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from lagseg_jax.runtime.channel import Channel
 from lagseg_jax.runtime.cluster import how_to_join
 from lagseg_jax.runtime.console import exit_status, log, log_to_console, still
 from lagseg_jax.runtime.errors import InputError
@@ -26,17 +25,14 @@ START_SECONDS = 300  # for all processes to come
 HEARTBEAT_SECONDS = 60  # a process that is silent for so long is gone (killed -9, machine lost)
 LEAVE_SECONDS = 10  # between the failure of one process and the end of the last
 
-_meetings = itertools.count()
 _ending = threading.Lock()  # for good: of two threads that end the process, one does
+_here = (0, 1)  # index of this process, and how many there are
+_channel: Channel | None = None  # to the others
 
 
 def process() -> tuple[int, int]:
     """The index of this process, and how many there are. Starts no device."""
-    if "jax" not in sys.modules:
-        return 0, 1
-    from jax._src.distributed import global_state
-
-    return global_state.process_id, global_state.num_processes
+    return _here
 
 
 def share(items: Sequence[Item]) -> list[Item]:
@@ -45,26 +41,30 @@ def share(items: Sequence[Item]) -> list[Item]:
     return list(items[index::count])
 
 
-def gather(value) -> list:
+def allgather(value: Any) -> list:
     """What every process gave (JSON-serialisable, NaN included), by process; waits for all."""
-    index, count = process()
-    if count == 1:
-        return [value]
-    folder = f"lagseg_jax/meeting/{next(_meetings)}/"
-    client = _client()
-    client.key_value_set(f"{folder}{index}", json.dumps(value))
-    # Asked again and again, so that signals are answered meanwhile; there is no time limit, as
-    # the first process may have hours of work. Who fails or vanishes ends all, see `joined`.
-    while len(found := client.key_value_dir_get(folder)) < count:
-        time.sleep(0.05)
-    return [json.loads(text) for _, text in sorted(found, key=lambda f: int(f[0].split("/")[-1]))]
+    return [value] if _channel is None else _channel.allgather(value)
+
+
+def barrier() -> None:
+    """Waits until all processes are here."""
+    allgather(None)
 
 
 def once(function: Callable, *arguments) -> None:
     """Calls the function in the first process; the others wait until it has returned."""
     if process()[0] == 0:
         function(*arguments)
-    gather(None)
+    barrier()
+
+
+def preempted(step: int, asked: bool) -> bool:
+    """Whether training stops after this step: all processes do, when one of them was asked to.
+
+    Not JAX's `reached_preemption_sync_point`: it hears SIGTERM alone, by a handler that takes the
+    place of Python's, so that no other part of a command would hear it.
+    """
+    return asked if _channel is None else _channel.preempted(step, asked)
 
 
 @contextlib.contextmanager
@@ -87,22 +87,27 @@ def joined(
         return
     import jax
 
+    global _here, _channel
     _start(options)
-    index, count = process()
-    log_to_console(index)
-    log.info("process 0 of %d", count)
+    _here = jax.process_index(), jax.process_count()
+    _channel = Channel(*_here)
+    log_to_console(_here[0])
+    log.info("process 0 of %d", _here[1])
     left = threading.Event()
-    watch = threading.Thread(target=_watch, args=(left,), daemon=True)
+    watch = threading.Thread(target=_watch, args=(_channel, left), daemon=True)
     watch.start()
     try:
         yield
-        gather(None)
+        barrier()
     except BaseException as error:
         left.set()
-        _leave(error)
+        _leave(_channel, error)
     left.set()
     watch.join()
-    jax.distributed.shutdown()
+    _channel.leave()
+    jax.distributed.shutdown()  # waits for all processes
+    _channel.close()
+    _here, _channel = (0, 1), None
 
 
 def _start(options: dict) -> None:
@@ -138,67 +143,51 @@ def _give_up() -> None:
     os._exit(2)
 
 
-def _client():
-    from jax._src.distributed import global_state  # JAX has no public name for it; nor has Orbax
-
-    return global_state.client
-
-
-def _watch(left: threading.Event) -> None:
+def _watch(channel: Channel, left: threading.Event) -> None:
     """Ends this process soon after another one has failed, unless it ends by itself."""
-    with contextlib.suppress(RuntimeError):  # JAX ends it when the first process is gone
-        while not left.wait(0.5):
-            # Most failures meet all processes, which then end in good order, with files closed.
-            if _failures() and not left.wait(LEAVE_SECONDS):
-                _ending.acquire()
-                _exit(_follow())
+    while not left.wait(0.5):
+        # Most failures meet all processes, which then end in good order, with files closed.
+        if channel.failures and not left.wait(LEAVE_SECONDS):
+            _ending.acquire()
+            _exit(channel, _follow(channel))
 
 
-def _leave(error: BaseException) -> None:
+def _leave(channel: Channel, error: BaseException) -> None:
     """Tells the other processes why this one fails, and exits."""
     _ending.acquire()
-    status = 1
-    with contextlib.suppress(RuntimeError):  # the first process, which keeps them, may be gone
-        if _failures():  # of another process, and this one's follows from it
-            _exit(_follow())
+    if channel.failures:  # of another process, and this one's follows from it
+        _exit(channel, _follow(channel))
 
     def fail() -> None:
         raise error
 
+    status = 1
     try:
         status = exit_status(fail)
     except BaseException:
         traceback.print_exception(error)
-    index, _ = process()
-    sentence = " ".join(str(error).split()) or type(error).__name__
-    with contextlib.suppress(RuntimeError):
-        _client().key_value_set(f"lagseg_jax/failed/{index}", json.dumps([index, status, sentence]))
-    _exit(status)
+    channel.fail(status, " ".join(str(error).split()) or type(error).__name__)
+    _exit(channel, status)
 
 
-def _failures() -> list[tuple[str, str]]:
-    return _client().key_value_dir_get("lagseg_jax/failed/")
-
-
-def _follow() -> int:
+def _follow(channel: Channel) -> int:
     """Says why the process that failed first did; returns its exit status."""
-    index, status, sentence = json.loads(_failures()[0][1])
+    index, status, sentence = channel.failures[0]
     print(f"process {index} has stopped: {sentence}", file=sys.stderr)
     return status
 
 
-def _exit(status: int) -> None:
-    """Exits when all processes are here, or have had the time."""
+def _exit(channel: Channel, status: int) -> None:
+    """Exits; the first process when all others have left, or have had the time.
+
+    JAX ends the others without a sentence when the first process is gone.
+    """
+    channel.leave()
+    deadline = time.monotonic() + 1.5 * LEAVE_SECONDS
     index, count = process()
-    client, deadline = _client(), time.monotonic() + 1.5 * LEAVE_SECONDS
-    with contextlib.suppress(RuntimeError):
-        client.key_value_set(f"lagseg_jax/left/{index}", "")
-        while len(client.key_value_dir_get("lagseg_jax/left/")) < count:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        if index == 0:
-            time.sleep(1)  # the others need this process to see that they are all here
+    with channel.changed:
+        while index == 0 and len(channel.left) < count and time.monotonic() < deadline:
+            channel.changed.wait(0.05)
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: JAX would wait at exit for processes that are gone.

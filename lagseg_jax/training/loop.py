@@ -1,70 +1,53 @@
-"""config -> trained model in the workdir: data, pmapped steps, validation, checkpoints, logs."""
+"""The training loop: batches, steps on all devices, validations, checkpoints, logs."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from clu import parameter_overview
 
-from lagseg_jax.data.batches import (
-    SliceSource,
-    TrainingBatches,
-    evaluation_batches,
-    split_over_devices,
-)
+from lagseg_jax.data.batches import TrainingBatches, split_over_devices
 from lagseg_jax.data.layouts import Case
-from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model, build_model, decoder_dtype
 from lagseg_jax.runs.checkpoint import Checkpoints, TrainState
-from lagseg_jax.runs.metrics_log import MetricsWriter
-from lagseg_jax.runtime.console import Progress, still
-from lagseg_jax.runtime.devices import replicate
+from lagseg_jax.runtime.devices import replicate, settled
 from lagseg_jax.runtime.errors import Interrupted
+from lagseg_jax.runtime.processes import preempted, process
 from lagseg_jax.runtime.signals import deferred
+from lagseg_jax.training.metrics import TrainMetrics
 from lagseg_jax.training.monitor import Meter, Watch
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
-from lagseg_jax.training.step import (
-    augmentation_of,
-    init_state,
-    make_train_step,
-    make_validation_step,
-)
-from lagseg_jax.training.token_cache import cached_tokens, feature_folder
+from lagseg_jax.training.plan import Plan, make_plan, stopped_early
+from lagseg_jax.training.profile import Profiler
+from lagseg_jax.training.run_log import RunLog
+from lagseg_jax.training.slices import load_slices
+from lagseg_jax.training.step import StepOutcome, augmentation_of, init_state, make_train_step
+from lagseg_jax.training.validation import Validator
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """When what happens, in optimiser steps counted from 1."""
+class Training:
+    """The parts of one start of a training; what changes from step to step is not in it."""
 
-    steps: int
-    per_epoch: int
-    evaluate_every: int
-    checkpoint_every: int
-    log_every: int
-
-    def due(self, step: int, every: int) -> bool:
-        """Whether something that happens every so many steps happens after this one."""
-        return step % every == 0 or step == self.steps
-
-
-def make_plan(options: ml_collections.ConfigDict, slices: int) -> Plan:
-    """`config.train` for a training set of so many slices."""
-    per_epoch = max(1, slices // options.batch_size)
-    evaluate_every = options.evaluate_every or per_epoch
-    return Plan(
-        steps=options.steps or max(1, round(options.epochs * per_epoch)),
-        per_epoch=per_epoch,
-        evaluate_every=evaluate_every,
-        checkpoint_every=options.checkpoint_every or evaluate_every,
-        log_every=options.log_every,
-    )
+    plan: Plan
+    patience: int  # validations without a better Dice before training stops; 0: never
+    encoder_params: dict
+    train_step: Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics, StepOutcome]]
+    batches: TrainingBatches
+    validator: Validator
+    checkpoints: Checkpoints
+    run_log: RunLog
+    watch: Watch
+    profiler: Profiler
+    asked: Callable[[], bool]  # whether this process was asked to stop
 
 
 def train(
@@ -76,9 +59,9 @@ def train(
     """Trains head and adapter (if asked for), or continues from the workdir's newest checkpoint.
 
     Args:
-        config: checked by `config_check.check_config`.
-        workdir: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
-        split: from `experiment.load_split`.
+        config: checked by `validate.check_config`.
+        workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `profile/` if asked for.
+        split: from `data.split.load_split`.
         encoder: the frozen encoder.
 
     Returns:
@@ -89,195 +72,110 @@ def train(
         TrainingError: `config.train.max_skipped` steps in a row had no finite loss and gradient.
         Interrupted: by a signal; the step it came in is saved.
     """
-    options, data = config.train, config.data
+    options = config.train
     model = build_model(config, encoder.spec)
-    training, validation = load_slices(config, split, model, encoder)
-    plan = make_plan(options, len(training))
-
+    slices, validation_slices = load_slices(config, split, model, encoder)
+    plan = make_plan(options, len(slices))
     optimizer = make_optimizer(options, plan.steps)
-    params = model.init_params(jax.random.key(config.seed), data.image_size)
-    state = replicate(init_state(params, optimizer))
+    augmentation = augmentation_of(config.augment)
+    with contextlib.ExitStack() as at_end, deferred() as asked:
+        threads = config.data.read_threads
+        batches = TrainingBatches(slices, options.batch_size, config.seed, threads, process())
+        at_end.callback(batches.close)
+        checkpoints = at_end.enter_context(Checkpoints(workdir, encoder.sha256))
+        state = replicate(init_state(_init_params(config, model, encoder), optimizer))
+        state = _continue(state, batches, checkpoints)
+        start = int(state.step)
+        unvalidated = plan.evaluates(start) and not checkpoints.is_validated(start)
+        profiler = Profiler(workdir / "profile", tuple(options.profile_steps))
+        at_end.callback(profiler.close)
+        meter = Meter(learning_rate(options, plan.steps), options.batch_size, start)
+        header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(slices)}
+        run_log = RunLog(workdir, header, plan, start, meter, unvalidated)
+        at_end.callback(run_log.close)
+        training = Training(
+            plan=plan,
+            patience=options.patience,
+            encoder_params=encoder.params,
+            train_step=make_train_step(model, optimizer, options.loss, augmentation, config.seed),
+            batches=batches,
+            validator=Validator(config, model, encoder, validation_slices),
+            checkpoints=checkpoints,
+            run_log=run_log,
+            watch=Watch([case.name for case in slices.cases], options.max_skipped),
+            profiler=profiler,
+            asked=asked,
+        )
+        if unvalidated:
+            _judge_and_save(training, state, start, True, True)
+        _loop(training, state, start)
+    return checkpoints.failed
+
+
+def _loop(training: Training, state: TrainState, start: int) -> None:
+    """All steps after `start`."""
+    plan, evaluate, save = training.plan, False, False
+    for step in range(start + 1, plan.steps + 1):
+        if stopped_early(training.checkpoints, step - 1, plan.evaluate_every, training.patience):
+            break
+        with training.profiler.step(step):
+            batch = next(training.batches)
+            shares = split_over_devices(batch, jax.local_device_count())
+            state, metrics, outcome = settled(
+                training.train_step(state, training.encoder_params, shares)
+            )
+        training.profiler.end(step, outcome)
+        training.watch.add(step, batch["case"], outcome)
+        training.run_log.add(step, metrics, outcome)
+        # What is due waits for a step that changed something: a state that gives no finite loss is
+        # nothing to continue from.
+        evaluate, save = evaluate or plan.evaluates(step), save or plan.saves(step)
+        if _judge_and_save(training, state, step, evaluate, save):
+            evaluate = save = False
+    training.watch.settle()
+
+
+def _judge_and_save(
+    training: Training, state: TrainState, step: int, evaluate: bool, save: bool
+) -> bool:
+    """Ends a step: validation and checkpoint, if they are due, and the row of the log.
+
+    Returns:
+        Whether what was due is done: not while the steps are skipped.
+
+    Raises:
+        Interrupted: a process was asked to stop; the step is saved.
+    """
+    sound = training.watch.settle() if evaluate or save else True
+    scores = training.validator.run(state, training.asked) if evaluate and sound else None
+    training.run_log.end(step, scores)
+    stop = preempted(step, training.asked())
+    if (save or scores is not None or stop) and training.watch.settle():
+        dice = None if scores is None else scores["validation_dice"]
+        training.checkpoints.save(state, training.batches.state(), dice)
+    if stop:
+        raise Interrupted(f"stopped by a signal after step {step}; the same command continues")
+    return sound
+
+
+def _init_params(
+    config: ml_collections.ConfigDict, model: Model, encoder: FrozenEncoder
+) -> dict[str, Any]:
+    """What is trained, at its start; says how much it is."""
+    params = model.init_params(jax.random.key(config.seed), config.data.image_size)
     sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
     counts = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
     log.info("trained parameters: %s; decoder in %s", counts, decoder_dtype(config.decoder.dtype))
     if encoder.adapted:
         log.info("the encoder is adapted: %s", encoder.adapted)
-
-    augmentation = augmentation_of(config.augment)
-    train_step = make_train_step(model, optimizer, options.loss, augmentation, config.seed)
-    validate = make_validation(config, model, encoder, validation)
-
-    process = (jax.process_index(), jax.process_count())
-    batches = TrainingBatches(training, options.batch_size, config.seed, data.read_threads, process)
-    checkpoints = Checkpoints(workdir, encoder.sha256)
-    unfinished = None  # row of a step whose validation a signal cut short
-    if (found := checkpoints.restore_newest(state)) is not None:
-        state, position = found
-        batches.restore(position)
-        unfinished = position.get("row")
-        log.info("continuing from step %d (%s)", int(state.step), checkpoints.folder)
-    start = int(state.step)
-    header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(training)}
-    writer = None  # the first process writes for all
-    if process[0] == 0:
-        writer = MetricsWriter(workdir, header, start - (unfinished is not None))
-    meter = Meter(learning_rate(options, plan.steps), options.batch_size, start)
-    watch = Watch([case.name for case in training.cases], options.max_skipped)
-    log.info(
-        "training: %d steps of %d slices on %d devices (%s), %d steps per epoch",
-        *(plan.steps, options.batch_size, jax.device_count()),
-        *(jax.devices()[0].device_kind, plan.per_epoch),
-    )
-    progress, note = Progress("training", plan.steps, start), {}
-
-    def judge(step: int, row: dict) -> float | None:
-        """Validates and completes the row; None when a signal came meanwhile."""
-        scores = validate(state, lambda: alone and asked())
-        if scores is None:
-            return None
-        if writer is not None:
-            writer.write(step, row | scores)
-        note["validation dice"] = f"{scores['validation_dice']:.4f}"
-        meter.restart_clock(step)
-        return scores["validation_dice"]
-
-    # Several processes agree on the step, through the devices; one knows at once.
-    alone = jax.process_count() == 1
-    with deferred() as asked:
-        try:
-            if unfinished is not None:
-                dice = judge(start, unfinished)
-                if dice is None:
-                    raise _interrupted(start)
-                checkpoints.save(state, batches.state(), dice)
-            for step in range(start + 1, plan.steps + 1):
-                if stopped_early(checkpoints, step - 1, plan.evaluate_every, options.patience):
-                    break
-                with still(f"at training step {step}"):
-                    batch = next(batches)
-                    batch["stop"] = np.full(len(batch["slice"]), asked())
-                    state, metrics, outcome = train_step(
-                        state, encoder.params, split_over_devices(batch, jax.local_device_count())
-                    )
-                    _settled(outcome)
-                    meter.add(metrics, outcome)
-                    stop = watch.add(step, batch["case"], outcome)
-                    row, dice, position = {}, None, batches.state()
-                    if plan.due(step, plan.log_every):
-                        row = meter.read(step)
-                        note["loss"] = f"{row['loss']:.4f}"
-                    if plan.due(step, plan.evaluate_every):
-                        dice = judge(step, row)
-                        if dice is None:
-                            position["row"] = row
-                    elif row and writer is not None:
-                        writer.write(step, row)
-                    stop = asked() if alone else stop
-                    if dice is not None or plan.due(step, plan.checkpoint_every) or stop:
-                        checkpoints.save(state, position, dice)
-                    progress.advance(note)
-                    if stop:
-                        raise _interrupted(step)
-            watch.settle()
-        finally:
-            progress.close()
-            if writer is not None:
-                writer.close()
-            batches.close()
-            checkpoints.close()
-    return checkpoints.failed
+    return params
 
 
-def _interrupted(step: int) -> Interrupted:
-    return Interrupted(f"stopped by a signal after step {step}; the same command continues")
-
-
-def load_slices(
-    config: ml_collections.ConfigDict,
-    split: dict[str, list[Case]],
-    model: Model,
-    encoder: FrozenEncoder,
-) -> tuple[SliceSource, SliceSource]:
-    """The slices of the training and the validation cases, decoded into the cache if need be.
-
-    With `config.train.cache_features`, their tokens, too, encoded if need be. The test cases are
-    checked, so that a bad one is met before the training, not after it.
-    """
-    data = config.data
-    preparation = Preparation(
-        data.image_size,
-        tuple(data.clip_percentiles),
-        data.label_value,
-        max_bytes=int(data.max_gb * 1e9),
-        allow=tuple(data.allow),
-    )
-    # In one call: no part can evict another from the cache.
-    prepared = prepare_cases(
-        [*split["train"], *split["validation"]],
-        preparation,
-        cache_folder(data.cache_dir),
-        data.cache_gb,
-        only_checked=split["test"],
-    )
-    count = len(split["train"])
-    if not config.train.cache_features:
-        return SliceSource(prepared[:count]), SliceSource(prepared[count:])
-    tokens = cached_tokens(
-        prepared,
-        model,
-        encoder,
-        config.predict.batch_size,
-        feature_folder(data.cache_dir),
-        config.train.feature_cache_gb,
-    )
-    return (
-        SliceSource(prepared[:count], tokens[:count]),
-        SliceSource(prepared[count:], tokens[count:]),
-    )
-
-
-def make_validation(
-    config: ml_collections.ConfigDict, model: Model, encoder: FrozenEncoder, slices: SliceSource
-) -> Callable[[TrainState, Callable[[], bool]], dict[str, float] | None]:
-    """The function that judges a state on all validation slices, on all devices.
-
-    It takes the state, and a function that says whether to stop; then it returns None.
-    """
-    validation_step = make_validation_step(model, config.train.loss, len(slices.cases))
-    process = (jax.process_index(), jax.process_count())
-
-    def validate(state: TrainState, stop: Callable[[], bool]) -> dict[str, float] | None:
-        total = None
-        for batch in evaluation_batches(slices, config.train.batch_size, process):
-            batch = split_over_devices(batch, jax.local_device_count())
-            metrics = _settled(validation_step(state.params, encoder.params, batch))
-            total = metrics if total is None else total.merge(metrics)
-            if stop():
-                return None
-        assert total is not None  # no split is without validation cases
-        return {f"validation_{name}": float(value) for name, value in total.compute().items()}
-
-    return validate
-
-
-def _settled(metrics):
-    """On simulated CPU devices, waits: collectives of steps that overlap deadlock there."""
-    return jax.block_until_ready(metrics) if jax.default_backend() == "cpu" else metrics
-
-
-def stopped_early(checkpoints: Checkpoints, step: int, every: int, patience: int) -> bool:
-    """Whether the last `patience` validations, up to this step, were no better than an older one.
-
-    Asked of the checkpoints, so that a run that is continued stops where it would have stopped.
-    """
-    if not patience or step % every:
-        return False
-    best = checkpoints.best()
-    if best is None or (step - best[0]) // every < patience:
-        return False
-    log.info(
-        "stopping early at step %d: validation Dice %.4f of step %d was not beaten in %d "
-        "validations",
-        *(step, best[1], best[0], patience),
-    )
-    return True
+def _continue(state: TrainState, batches: TrainingBatches, checkpoints: Checkpoints) -> TrainState:
+    """The state of the newest checkpoint, with the batches that follow; else the state itself."""
+    if (found := checkpoints.restore_newest(state)) is None:
+        return state
+    state, position = found
+    batches.restore(position)
+    log.info("continuing from step %d (%s)", int(state.step), checkpoints.folder)
+    return state

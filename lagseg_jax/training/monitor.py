@@ -1,4 +1,4 @@
-"""metrics and outcome of each step -> rows of the log, and a stop where the run has to end."""
+"""What the host makes of the metrics and the outcome of each step: means, and skipped steps."""
 
 import logging
 import time
@@ -68,7 +68,7 @@ class Watch:
         self._bad: list[str] = []  # cases of the steps skipped in a row
         self._in_a_row = 0
 
-    def add(self, step: int, cases: np.ndarray, outcome: StepOutcome) -> bool:
+    def add(self, step: int, cases: np.ndarray, outcome: StepOutcome) -> None:
         """Notes a step, and looks at the one before it.
 
         Args:
@@ -76,26 +76,21 @@ class Watch:
             cases: (B,) the cases of this process' part of the batch.
             outcome: of the step, perhaps not computed yet.
 
-        Returns:
-            Whether any process was asked to stop; all processes get the same answer.
-
         Raises:
             TrainingError: `limit` steps in a row were skipped.
         """
-        stop = self.settle()
+        self.settle()
         self._pending = step, cases, outcome
-        return stop
 
     def settle(self) -> bool:
-        """Looks at the last step that was added; returns and raises as `add`."""
-        if self._pending is None:
-            return False
-        (step, cases, outcome), self._pending = self._pending, None
-        if outcome.skipped:
-            self._skip(step, cases)
-        else:
-            self._bad, self._in_a_row = [], 0
-        return bool(outcome.stop)
+        """Looks at the last step that was added, and raises as `add`; whether it was made."""
+        if self._pending is not None:
+            (step, cases, outcome), self._pending = self._pending, None
+            if outcome.skipped:
+                self._skip(step, cases)
+            else:
+                self._bad, self._in_a_row = [], 0
+        return not self._in_a_row
 
     def _skip(self, step: int, cases: np.ndarray) -> None:
         names = [self._cases[case] for case in np.unique(cases)]
@@ -110,5 +105,5 @@ class Watch:
             raise TrainingError(
                 f"the loss or gradient was not finite in {self._in_a_row} steps in a row, up to "
                 f"step {step}, with slices of {', '.join(self._bad)}: training stops, and the "
-                "checkpoints stay as they are"
+                f"newest checkpoint is from before step {step - self._in_a_row + 1}"
             )

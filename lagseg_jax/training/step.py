@@ -28,7 +28,6 @@ class StepOutcome:
     """What the host must know about a step; the same on every device of every process."""
 
     skipped: jax.Array  # bool scalar: the loss or the gradient was not finite
-    stop: jax.Array  # bool scalar: a process was asked to stop before the step
 
 
 def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
@@ -66,13 +65,12 @@ def _blocks_first(tokens: jax.Array) -> jax.Array:
 
 
 def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str) -> Callable:
-    """The function to map: (state, what `make_encode`'s gave, stop) -> what the step returns.
+    """The function to map: (state, what `make_encode`'s gave) -> what the step returns.
 
-    `stop` (B,) bool: whether the process is to stop. With an adapter, the function takes
-    `encoder_params` as a fourth argument.
+    With an adapter, the function takes `encoder_params` as a third argument.
     """
 
-    def update(state: TrainState, encoded: dict, stop: jax.Array, encoder_params=None):
+    def update(state: TrainState, encoded: dict, encoder_params=None):
         images, masks = encoded["image"], encoded["mask"]
 
         def mean_loss(params):
@@ -105,9 +103,8 @@ def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str
             gradient_norm=norm[None],
             mask=finite[None],
         )
-        anyone = jax.lax.psum(jnp.any(stop).astype(jnp.int32), AXIS) > 0
         state = TrainState(state.step + 1, params, opt_state)
-        return state, metrics, StepOutcome(skipped=~finite, stop=anyone)
+        return state, metrics, StepOutcome(skipped=~finite)
 
     return update
 
@@ -123,7 +120,7 @@ def make_train_step(
     """(state, encoder_params, batch of all devices) -> all that a step returns; mapped.
 
     The state is given away: its memory becomes the next one's. The batch is one of
-    `TrainingBatches` with `stop` (B,) bool, divided by `split_over_devices`. Encoder and update
+    `TrainingBatches`, divided by `split_over_devices`. Encoder and update
     are compiled apart: each has options of the compiler that the other must not have. An adapter's
     update contains the encoder, and goes without.
     """
@@ -133,17 +130,15 @@ def make_train_step(
     encode = mapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
     update = mapped(
         make_update(model, optimizer, loss),
-        (None, 0, 0, None) if adapts else (None, 0, 0),
+        (None, 0, None) if adapts else (None, 0),
         donate=(0,),
         options=None if adapts else backend.decoder_compiler_options(model.head.decoder.dtype),
         devices=devices,
     )
 
     def train_step(state: TrainState, encoder_params: dict, batch: dict):
-        batch = dict(batch)
-        stop = batch.pop("stop")
         encoded = encode(state.step, encoder_params, batch)
-        return update(state, encoded, stop, *([encoder_params] if adapts else []))
+        return update(state, encoded, *([encoder_params] if adapts else []))
 
     return train_step
 

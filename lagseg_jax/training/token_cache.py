@@ -28,7 +28,7 @@ from lagseg_jax.runtime.console import Progress, still
 from lagseg_jax.runtime.devices import mapped
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home
-from lagseg_jax.runtime.processes import gather, share
+from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +72,12 @@ def cached_tokens(
         "tokens: of %d cases in %s, %d to be encoded (%.2f GB)",
         *(len(cases), folder, len(missing), _bytes(missing, model) / 1e9),
     )
-    gather(None)  # no process writes before every one has found room
+    barrier()  # no process writes before every one has found room
     encode = _make_encode(model, encoder.params, batch_size)
     # Then what the other processes could not leave here: all, where each has a disk of its own.
     for part in (share(jobs), jobs):
         _write_entries([job for job in part if not job[0].is_dir()], model, encode)
-        gather(None)
+        barrier()
     return [_open_entry(entry, model) for entry, _ in jobs]
 
 

@@ -20,7 +20,7 @@ def meet():
     """Shares, gathers, and work of the first process alone."""
     index, count = processes.process()
     mine = processes.share(range(7))
-    assert processes.gather([index, float("nan")])[1 - index][0] == 1 - index
+    assert processes.allgather([index, float("nan")])[1 - index][0] == 1 - index
     made = []
     processes.once(made.append, index)
     log.info("info of %d", index)

@@ -57,7 +57,6 @@ def batch_of(count, seed=0):
         "mask": masks,
         "slice": np.arange(count, dtype=np.int32),
         "case": np.zeros(count, np.int32),
-        "stop": np.zeros(count, bool),
     }
 
 

@@ -25,7 +25,7 @@ import tiny_run
 from lagseg_jax.runtime import processes
 from lagseg_jax.runtime.cluster import how_to_join
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.processes import gather, joined, once, share
+from lagseg_jax.runtime.processes import allgather, joined, once, share
 
 STEPS = 20
 SLURM_STEP = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
@@ -136,7 +136,7 @@ def test_a_process_alone_starts_nothing(monkeypatch):
     with joined():
         assert not jax.distributed.is_initialized()
         assert processes.process() == (0, 1)
-        assert share([3, 5, 7]) == [3, 5, 7] and gather("x") == ["x"]
+        assert share([3, 5, 7]) == [3, 5, 7] and allgather("x") == ["x"]
         once(called.append, 1)
     assert called == [1]
 

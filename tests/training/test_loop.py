@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gzip
 import itertools
 import json
 import logging
@@ -20,8 +21,8 @@ from lagseg_jax.data.batches import TrainingBatches
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runtime.errors import Interrupted, TrainingError
 from lagseg_jax.runtime.signals import handled
-from lagseg_jax.training import loop
-from run_files import assert_same_run, raw_checkpoint, rows_of
+from lagseg_jax.training import validation
+from run_files import assert_same_run, raw_checkpoint, rows_of, saved_steps
 
 
 def test_writes_what_the_readme_says(finished_run):
@@ -85,7 +86,7 @@ def test_a_signal_loses_no_step(finished_run, phantom, tmp_path, monkeypatch, wh
     workdir, count, sent = tmp_path / "stopped", itertools.count(1), []
     owner, name, call, saved = {
         "step": (TrainingBatches, "__next__", 3, 3),
-        "validation": (loop, "evaluation_batches", 2, 4),
+        "validation": (validation, "evaluation_batches", 2, 4),
     }[where]
     original = getattr(owner, name)
 
@@ -134,16 +135,35 @@ def test_steps_that_are_not_finite(phantom, tmp_path, monkeypatch, caplog):
     cases = set()
     monkeypatch.setattr(TrainingBatches, "__next__", next_with_nan)
     caplog.set_level(logging.WARNING, "lagseg_jax.training.monitor")
-    with pytest.raises(TrainingError, match=r"2 steps in a row, up to step 5, .*train_\d"):
+    expected = r"2 steps in a row, up to step 5, .*train_\d.*from before step 4"
+    with pytest.raises(TrainingError, match=expected):
         tiny_run.run(workdir, phantom, max_skipped=2)
     rows = rows_of(workdir)[1:]
     assert [row["skipped_steps"] for row in rows[:4]] == [0, 1, 0, 1]
     assert rows[1]["loss"] is None and rows[2]["loss"] > 0
     assert [n for n in (2, 4, 5) if f"step {n} changed nothing" in caplog.text] == [2, 4, 5]
-    state = raw_checkpoint(workdir, 4)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
-    # The checkpoint after a skipped step has the parameters from before it, and its own number.
-    assert int(state["step"]) == 4
+    # Validation and checkpoint of step 2 waited for one that was made; those of step 4 never come.
+    assert ["validation_dice" in row for row in rows[:4]] == [False, False, True, False]
+    assert saved_steps(workdir) == [3]
+    assert int(raw_checkpoint(workdir, 3)["step"]) == 3
+    # From there the same command continues.
+    monkeypatch.undo()
+    tiny_run.run(workdir, phantom, max_skipped=2)
+    assert saved_steps(workdir)[-1] == tiny_run.STEPS
+
+
+def test_a_profile_names_its_steps(phantom, tmp_path):
+    """A trace that Perfetto and TensorBoard open, of the steps asked for and no others."""
+    workdir = tmp_path / "profiled"
+    tiny_run.run(workdir, phantom, profile_steps=(3, 4))
+    (trace,) = (workdir / "profile").rglob("*.trace.json.gz")
+    with gzip.open(trace, "rt") as file:
+        events = json.load(file)["traceEvents"]
+    steps = {event["args"]["step_num"] for event in events if "step_num" in event.get("args", {})}
+    assert steps == {"3", "4"}
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
+    tiny_run.run(workdir, phantom, profile_steps=(3, 4))  # those steps are done
+    assert len(list((workdir / "profile").rglob("*.xplane.pb"))) == 1
 
 
 def test_a_full_disk_does_not_end_the_training(phantom, tmp_path, monkeypatch):

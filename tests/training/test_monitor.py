@@ -14,15 +14,25 @@ from lagseg_jax.training.step import StepOutcome
 CASES = ["train_1", "train_2", "train_3"]
 
 
-def outcome(skipped=False, stop=False):
-    return StepOutcome(skipped=jnp.array(skipped), stop=jnp.array(stop))
+def outcome(skipped=False):
+    return StepOutcome(skipped=jnp.array(skipped))
 
 
-def test_a_stop_is_heard_when_the_next_step_is_under_way():
-    watch = Watch(CASES, 3)
-    asked = [False, False, True, True]
-    heard = [watch.add(n, np.array([0]), outcome(stop=s)) for n, s in enumerate(asked, start=1)]
-    assert heard == [False, False, False, True]
+def test_a_step_is_looked_at_when_the_next_one_is_under_way(caplog):
+    caplog.set_level(logging.WARNING, "lagseg_jax.training.monitor")
+    watch, warned = Watch(CASES, 3), []
+    for step, skipped in enumerate([False, True, False, False], start=1):
+        watch.add(step, np.array([0]), outcome(skipped))
+        warned.append(len(caplog.records))
+    assert warned == [0, 0, 1, 1]
+
+
+def test_a_state_is_sound_unless_its_last_step_was_skipped():
+    watch, sound = Watch(CASES, 3), []
+    for step, skipped in enumerate([False, True, True, False], start=1):
+        watch.add(step, np.array([0]), outcome(skipped))
+        sound += [watch.settle(), watch.settle()]
+    assert sound == [True, True, False, False, False, False, True, True]
 
 
 def test_so_many_skipped_steps_in_a_row_end_the_training_and_name_the_cases(caplog):

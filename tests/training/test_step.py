@@ -171,15 +171,6 @@ def test_the_learning_rate_is_that_of_the_step_and_the_update_that_of_adamw():
         params = optax.apply_updates(params, found)
 
 
-def test_every_device_hears_that_one_process_is_to_stop():
-    _, encoder, state, step = setup(tiny_config())
-    for asked in ([], [0], [3], [0, 1, 2, 3]):
-        batch = batch_of(4)
-        batch["stop"][asked] = True
-        *_, outcome = on_devices(step, 2)(state, encoder, split_over_devices(batch, 2))
-        assert bool(outcome.stop) == bool(asked)
-
-
 def test_overfits_one_slice():
     config = tiny_config(loss="bce+dice", learning_rate=1e-2)
     config.augment.update({name: 0.0 for name in config.augment})

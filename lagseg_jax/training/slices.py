@@ -1,0 +1,54 @@
+"""The slices that a training reads, decoded and, if asked for, encoded before it begins."""
+
+import ml_collections
+
+from lagseg_jax.data.batches import SliceSource
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
+from lagseg_jax.model.frozen_encoder import FrozenEncoder
+from lagseg_jax.model.segmentation import Model
+from lagseg_jax.training.token_cache import cached_tokens, feature_folder
+
+
+def load_slices(
+    config: ml_collections.ConfigDict,
+    split: dict[str, list[Case]],
+    model: Model,
+    encoder: FrozenEncoder,
+) -> tuple[SliceSource, SliceSource]:
+    """The slices of the training and the validation cases, decoded into the cache if need be.
+
+    With `config.train.cache_features`, their tokens, too, encoded if need be. The test cases are
+    checked, so that a bad one is met before the training, not after it.
+    """
+    data = config.data
+    preparation = Preparation(
+        data.image_size,
+        tuple(data.clip_percentiles),
+        data.label_value,
+        max_bytes=int(data.max_gb * 1e9),
+        allow=tuple(data.allow),
+    )
+    # In one call: no part can evict another from the cache.
+    prepared = prepare_cases(
+        [*split["train"], *split["validation"]],
+        preparation,
+        cache_folder(data.cache_dir),
+        data.cache_gb,
+        only_checked=split["test"],
+    )
+    count = len(split["train"])
+    if not config.train.cache_features:
+        return SliceSource(prepared[:count]), SliceSource(prepared[count:])
+    tokens = cached_tokens(
+        prepared,
+        model,
+        encoder,
+        config.predict.batch_size,
+        feature_folder(data.cache_dir),
+        config.train.feature_cache_gb,
+    )
+    return (
+        SliceSource(prepared[:count], tokens[:count]),
+        SliceSource(prepared[count:], tokens[count:]),
+    )
