@@ -6,6 +6,7 @@ has hours of work, they answer no signal, and through them a process that fails 
 
 import contextlib
 import json
+import os
 import secrets
 import socket
 import threading
@@ -39,7 +40,7 @@ class Channel:
         self._meetings = 0
         self._steps: dict[int, int] = {}  # of the first process: step that each one is at
         self._step: int | None = None  # that this process is at
-        self._hold = self._told = False
+        self._hold = self._told = self._closing = False
         self._stop_at: int | None = None
         self.failures: list[tuple[int, int, str]] = []
         self.left: set[int] = set()
@@ -88,9 +89,14 @@ class Channel:
         self._tell_first(kind="left")
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Ends the connections, which the threads that read from them then close."""
+        self._closing = True
         for connection in self._connections.values():
-            connection.close()
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(fileno=os.dup(connection.fileno())) as s,
+            ):
+                s.shutdown(socket.SHUT_RDWR)
 
     def _connect(self) -> None:
         """Finds the first process by an invitation that goes over JAX's devices."""
@@ -119,10 +125,10 @@ class Channel:
         threading.Thread(target=self._listen, args=(index, connection), daemon=True).start()
 
     def _listen(self, index: int, connection: Connection) -> None:
-        with contextlib.suppress(EOFError, OSError):
+        with connection, contextlib.suppress(EOFError, OSError):
             while True:
                 self._receive(**json.loads(connection.recv_bytes()))
-        if index not in self.left:
+        if index not in self.left and not self._closing:
             self._receive(kind="failed", index=index, status=1, sentence=GONE)
 
     def _tell_first(self, **message) -> None:
