@@ -34,10 +34,11 @@ from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.model.encoder import EncoderSpec
-from lagseg_jax.model.weights import random_params, write_encoder
+from lagseg_jax.model.weights import random_params
 from lagseg_jax.runs.workdir import FIXED
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.console import log as package_log
+from weight_conversion.write import write_encoder
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
