@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from lagseg_jax.model.encoder import EncoderSpec
-from lagseg_jax.model.weights import write_encoder
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import file_sha256
 from weight_conversion.formats import recognise
 from weight_conversion.read import open_tensors
+from weight_conversion.write import write_encoder
 
 
 def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> dict:

@@ -1,9 +1,7 @@
-"""size, new size -> the matrix of linear interpolation along one axis; NumPy only.
+"""Interpolation along one axis as a small matrix: linear for images, bicubic for positions.
 
-Linear interpolation along an axis is a small sparse matrix. The same matrix serves NumPy (slices
-read for training), the device (whole-volume prediction, there and back) and the decoder, so that
-all of them agree; pixel centres are at half-integers, and shrinking widens the triangle kernel
-(antialiasing), as `jax.image.resize(method="linear")` and PyTorch's `antialias=True` do.
+The same linear matrix serves NumPy (slices read for training), the device (whole-volume prediction,
+there and back) and the decoder, so that all of them agree.
 """
 
 import functools
@@ -17,7 +15,8 @@ def linear_matrix(size: int, new_size: int) -> np.ndarray:
 
     Row i holds the triangle kernel `max(0, 1 - |x - j| / k)` around `x = (i + 0.5) size / new_size
     - 0.5`, with `k = max(1, size / new_size)`, normalised to sum 1 (edges repeat no pixel, they
-    renormalise).
+    renormalise). Pixel centres are at half-integers, and shrinking widens the kernel
+    (antialiasing), as `jax.image.resize(method="linear")` and PyTorch's `antialias=True` do.
     """
     scale = size / new_size
     centres = (np.arange(new_size) + 0.5) * scale - 0.5
@@ -35,7 +34,7 @@ def linear_matrix(size: int, new_size: int) -> np.ndarray:
 RULES = ("offset", "antialias", "size")
 
 
-def interpolation_matrix(source: int, target: int, rule: str) -> np.ndarray:
+def bicubic_matrix(source: int, target: int, rule: str) -> np.ndarray:
     """The (target, source) float32 matrix of 1-D bicubic interpolation; every row sums to one.
 
     Coordinates are rounded to float32 where PyTorch's CPU kernels round them (its `scale * x - 0.5`

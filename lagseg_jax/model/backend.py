@@ -1,4 +1,4 @@
-"""this machine -> the form of the encoder that is fastest here, and its options of the compiler.
+"""What is fast on this machine: the encoder's form, the decoder's dtype, options of the compiler.
 
 All forms are the same function (`encoder.Block`) up to the rounding of the compute dtype; the
 numbers behind them are in docs/performance.md.
@@ -59,7 +59,7 @@ def has_amx() -> bool:
     return jax.default_backend() == "cpu" and "amx_bf16" in processor_flags()
 
 
-def onednn(dtype: jnp.dtype) -> bool:
+def convolves_in_onednn(dtype: jnp.dtype) -> bool:
     """Whether XLA can hand these convolutions to oneDNN: bfloat16 on CPUs, from jax 0.12 on."""
     on_cpu = jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 12)
     return on_cpu and dtype == jnp.bfloat16
@@ -71,7 +71,7 @@ def decoder_compiler_options(dtype: jnp.dtype) -> dict[str, bool]:
     Not for encoders: with it XLA's products of bfloat16 that give float32 take up to twice as long.
     Functions compiled with it cannot be kept on disk, and are compiled at every start.
     """
-    return {"xla_cpu_experimental_onednn_custom_call": True} if onednn(dtype) else {}
+    return {"xla_cpu_experimental_onednn_custom_call": True} if convolves_in_onednn(dtype) else {}
 
 
 def fast_dtype() -> str:
@@ -80,4 +80,4 @@ def fast_dtype() -> str:
         return "bfloat16"
     # Without these instructions bfloat16 is converted to float32 and back at every step.
     multiplied = {"avx512_bf16", "amx_bf16"} & processor_flags()
-    return "bfloat16" if multiplied and onednn(jnp.bfloat16) else "float32"
+    return "bfloat16" if multiplied and convolves_in_onednn(jnp.bfloat16) else "float32"

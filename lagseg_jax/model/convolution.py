@@ -1,8 +1,9 @@
-"""maps (B, H, W, C) -> 3x3 convolution, GroupNorm, GELU, twice: the decoder's block.
+"""The 3x3 convolution for CPUs, with gradients of its own.
 
 On CPUs, bfloat16 convolutions are handed to oneDNN by a compiler option of XLA; functions that
-contain them are compiled with `backend.decoder_compiler_options()`. The numbers behind every form
-chosen here are in docs/performance.md.
+contain them are compiled with `backend.decoder_compiler_options`. Gains are ratios of the time that
+the whole decoder takes with its gradients, without and with the form: ViT-S at 448 pixels, batches
+of 4, bfloat16, two cores of an AMD EPYC (Zen 4), jax 0.12; `benchmarks/parts.py` measures them.
 """
 
 import functools
@@ -12,41 +13,11 @@ import jax
 import jax.numpy as jnp
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-GROUP = 8  # channels normalised together
 PIXELS = 6272  # of one matrix product in the kernel's gradient; more of them leave the cache
 
 
-@jax.checkpoint
-def group_norm_gelu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """`gelu(scale (x - mean) / sqrt(variance + 1e-6) + bias)`, GELU in its tanh form.
-
-    Statistics per slice, never per batch, so that one device or many give the same numbers (Wu and
-    He 2018, arXiv 1803.08494). All of it in float32 and rounded once; computed again for the
-    gradient, at no cost in time, because what would be kept is 1.6 times all other memory.
-
-    Args:
-        x: (B, H, W, C), C a multiple of 8, any dtype.
-        scale: (C,) float32.
-        bias: (C,) float32.
-
-    Returns:
-        (B, H, W, C) in the dtype of x.
-    """
-    y = x.astype(jnp.float32)
-
-    def group_mean(values):  # (B, H, W, C) -> (B, C)
-        groups = values.mean(axis=(1, 2)).reshape(x.shape[0], -1, GROUP)
-        return jnp.repeat(groups.mean(axis=-1), GROUP, axis=-1)
-
-    mean = group_mean(y)
-    variance = jnp.maximum(group_mean(jnp.square(y)) - jnp.square(mean), 0)
-    factor = jax.lax.rsqrt(variance + 1e-6) * scale
-    # As one multiplication and addition per pixel.
-    y = y * factor[:, None, None] + (bias - mean * factor)[:, None, None]
-    return jax.nn.gelu(y).astype(x.dtype)
-
-
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The convolution of `conv3x3` with the gradients that JAX derives."""
     strides = (stride, stride)
     return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=LAYOUT)
 
@@ -67,32 +38,32 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     Returns:
         (B, ceil(H / stride), ceil(W / stride), O), padded as "SAME".
     """
-    return _convolve(x, kernel, stride)
+    return convolve(x, kernel, stride)
 
 
-def _forward(x, kernel, stride):
-    return _convolve(x, kernel, stride), (x, kernel)
+def _conv3x3_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple:
+    return convolve(x, kernel, stride), (x, kernel)
 
 
-def _backward(stride, kept, gradient):
+def _conv3x3_backward(stride: int, kept: tuple, gradient: jax.Array) -> tuple:
     x, kernel = kept
     if stride == 1:
-        of_x = _full(gradient, kernel)[:, 1:-1, 1:-1]
+        of_x = _input_gradient(gradient, kernel)[:, 1:-1, 1:-1]
         return of_x, kernel_gradient(x, gradient, 3).astype(kernel.dtype)
     # The same as a 2x2 convolution of cells of 2x2 pixels with stride 1, half of the work that the
     # gradient interleaved with zeros would be: 21 instead of 42 ms (8 x 98 x 98 x 32, one core).
     cells, unfold = fold(x)
     channels = x.shape[-1]
-    of_x = unfold(_full(gradient, _fold_kernel(kernel)))
+    of_x = unfold(_input_gradient(gradient, _fold_kernel(kernel)))
     folded = kernel_gradient(cells, gradient, 2).reshape(2, 2, 2, 2, channels, -1)
     of_kernel = folded.transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, channels, -1)[:3, :3]
     return of_x, of_kernel.astype(kernel.dtype)
 
 
-conv3x3.defvjp(_forward, _backward)
+conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 
-def _full(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
+def _input_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
     """The gradient of a convolution's input, and of the padding around it."""
     # Flipped here: a convolution that XLA itself would have to flip is not given to oneDNN.
     around = 2 * [(kernel.shape[0] - 1,) * 2]

@@ -1,19 +1,22 @@
-"""images (B, H, W, 3) -> tokens of every DINOv2 block (L, B, h, w, D), or their weighted sums.
+"""The vision transformer of DINOv2, which gives the tokens of every block or their weighted sums.
 
-The frozen vision transformer of DINOv2 (Oquab et al. 2023, arXiv 2304.07193), with registers
-(Darcet et al. 2023, arXiv 2309.16588) or without, patches of 14 x 14 pixels.
-Letters: B batch, H/W pixels, h/w patches, N tokens, D width, L blocks, R registers, S fused maps.
+Oquab et al. 2023 (arXiv 2304.07193), with registers (Darcet et al. 2023, arXiv 2309.16588) or
+without; patches of 14 x 14 pixels. The letters of shapes are those of docs/architecture.md, and
+here N tokens, R registers, h x w patches.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from lagseg_jax.config.choices import PATCH, VARIANTS
-from lagseg_jax.imaging.interpolation import RULES, interpolation_matrix
+from lagseg_jax.imaging.interpolation import RULES
+from lagseg_jax.model.position_embedding import interpolate
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class EncoderSpec:
     Attributes:
         variant: a key of `VARIANTS`.
         registers: 0 or 4 register tokens.
-        interpolation: a rule of `position_embedding.RULES`; by default Meta's own for this number
+        interpolation: a rule of `interpolation.RULES`; by default Meta's own for this number
             of registers.
         grid: patches along each side of the stored position embedding (518 / 14 = 37).
     """
@@ -80,140 +83,109 @@ class Activations(NamedTuple):
     register_tokens: jax.Array  # (L, B, R, D)
 
 
-class Dense(nn.Module):
-    """x (..., I) -> x W + b (..., O) in float32, a product of compute-dtype inputs.
+def product(equation: str, a: jax.Array, b: jax.Array, form: str) -> jax.Array:
+    """`einsum` of compute-dtype inputs: float32 in the form "plain", else in the compute dtype.
 
-    Where `rounded`, the sums, still float32 inside the product, leave it in the compute dtype: half
-    the bytes.
+    The sums are float32 either way; where they are rounded, half the bytes leave the product. With
+    float32 results the encoder of ViT-g takes 1.1 times as long on an NVIDIA GPU
+    (docs/performance.md), and oneDNN would not multiply at all.
     """
+    if form != "plain":
+        return jnp.einsum(equation, a, b)
+    # Float32 means float32: GPUs would round to TF32, TPUs to bfloat16.
+    precision = "highest" if a.dtype == jnp.float32 else None
+    return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+class Linear(nn.Module):
+    """x (..., I) -> x W + b (..., O), the kernel W in the compute dtype; see `product`."""
 
     features: int
     dtype: jnp.dtype
-    rounded: bool = False
+    form: str = "plain"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Kernel W (I, O) in the compute dtype: casts inside the graph would eat its speed."""
+        """Kernel W (I, O), bias b (O,) float32."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.truncated_normal(0.02), shape, self.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:])
-        # As one 2-D product: XLA's CPU backend is several times slower on batched 3-D ones.
-        x, leading = x.astype(self.dtype).reshape(-1, shape[0]), x.shape[:-1]
-        if self.rounded:
-            y = _unfused(x) @ kernel + bias.astype(self.dtype)
-        else:
-            y = _unfused(_matmul(x, kernel)) + bias
-        return y.reshape(*leading, self.features)
+        x = x.astype(self.dtype)
+        if self.form == "onednn":
+            # Fused with what comes before, a product is not given to oneDNN (encoder 1.2 times).
+            x = jax.lax.optimization_barrier(x)
+        y = product("...i,io->...o", x, kernel, self.form)
+        return y + bias.astype(y.dtype)
 
 
 class LayerNorm(nn.Module):
-    """Parameters of a layer normalisation, for `layer_norm`."""
+    """Layer normalisation of the last axis, with DINOv2's epsilon of 1e-6."""
 
     width: int
 
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
+    def setup(self):
         """Scale (D,) and bias (D,)."""
-        scale = self.param("scale", nn.initializers.ones, (self.width,))
-        return scale, self.param("bias", nn.initializers.zeros, (self.width,))
+        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x (..., D) float32, same shape and dtype."""
+        return layer_norm(x, self.scale, self.bias)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Normalise the last axis of x (..., D) float32, with DINOv2's epsilon of 1e-6."""
+    """`LayerNorm` as a function of its parameters."""
     x = x - x.mean(axis=-1, keepdims=True)
     variance = jnp.square(x).mean(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(variance + 1e-6) * scale + bias
 
 
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(..., I, K) @ (..., K, J) -> float32."""
-    # Float32 means float32: GPUs would round to TF32, TPUs to bfloat16.
-    precision = "highest" if a.dtype == jnp.float32 else None
-    return jnp.matmul(a, b, precision=precision, preferred_element_type=jnp.float32)
-
-
-def _unfused(y: jax.Array) -> jax.Array:
-    """y as it is; on CPUs XLA must not fuse products with what stands on its other side: slower."""
-    return jax.lax.platform_dependent(y, cpu=jax.lax.optimization_barrier, default=lambda y: y)
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, x (1 + erf(x / sqrt(2))) / 2; on CPUs `jax.nn.gelu`'s erfc takes longer."""
-    return x * (0.5 * (1 + jax.lax.erf(x * 0.5**0.5)))
-
-
-def softmax(x: jax.Array) -> jax.Array:
-    """Over the last axis; not `jax.nn.softmax`, which oneDNN would take out of XLA's attention."""
-    x = jnp.exp(x - jax.lax.stop_gradient(x.max(axis=-1, keepdims=True)))
-    return x * (1 / x.sum(axis=-1, keepdims=True))
-
-
 class Block(nn.Module):
-    """One step of the scan over depth: a transformer block, and what becomes of its output.
-
-    In every form but "plain" products are rounded: with float32 results the encoder of ViT-g takes
-    1.1 times as long on an NVIDIA GPU, and oneDNN would not multiply at all. With "cudnn",
-    attention is cuDNN's.
-    """
+    """A transformer block with layer scales; `form` as in `Encoder`."""
 
     spec: EncoderSpec
     dtype: jnp.dtype
     form: str = "plain"
 
-    @nn.compact
-    def __call__(self, carry, final_norm, fusion_weights):
-        """Without `fusion_weights` (S,), hands out this block's tokens; with them, sums patches.
+    def setup(self):
+        """Parameters of one block; `Encoder` stacks those of all blocks."""
+        spec, ones = self.spec, nn.initializers.ones
+        linear = functools.partial(Linear, dtype=self.dtype, form=self.form)
+        self.norm1, self.norm2 = LayerNorm(spec.width), LayerNorm(spec.width)
+        self.qkv, self.proj = linear(3 * spec.width), linear(spec.width)
+        self.scale1 = self.param("scale1", ones, (spec.width,))
+        self.scale2 = self.param("scale2", ones, (spec.width,))
+        # The gate of SwiGLU is the first half of one product.
+        self.fc1 = linear(spec.hidden if spec.mlp == "gelu" else 2 * spec.hidden)
+        self.fc2 = linear(spec.width)
 
-        The carry is x (B, N, D) and the sums (S, B, hw, D) so far or None, all float32.
-        """
-        x, sums = carry
-        width, ones = self.spec.width, nn.initializers.ones
-        y = layer_norm(x, *LayerNorm(width, name="norm1")())
-        x = x + self.attention(y) * self.param("scale1", ones, (width,))
-        y = layer_norm(x, *LayerNorm(width, name="norm2")())
-        x = x + self.mlp(y) * self.param("scale2", ones, (width,))
-        y, first = layer_norm(x, *final_norm), 1 + self.spec.registers
-        if fusion_weights is None:
-            y = y.astype(self.dtype)
-            return (x, None), Activations(y[:, first:], y[:, 0], y[:, 1:first])
-        return (x, sums + fusion_weights[:, None, None, None] * y[:, first:]), None
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Residual stream (B, N, D) float32 -> the same after this block."""
+        x = x + self.scale1 * self.attention(self.norm1(x))
+        return x + self.scale2 * self.mlp(self.norm2(x))
 
     def attention(self, x: jax.Array) -> jax.Array:
         """Softmax attention of every token on every token (B, N, D)."""
-        (batch, tokens, width), heads = x.shape, self.spec.heads
-        size, rounded = width // heads, self.form != "plain"
-        qkv = Dense(3 * width, self.dtype, rounded, name="qkv")(x)
-        qkv = qkv.reshape(batch, tokens, 3, heads, size)
-        project = Dense(width, self.dtype, rounded, name="proj")
+        heads, size = self.spec.heads, self.spec.width // self.spec.heads
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, heads, size)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)  # (B, N, heads, size)
         if self.form == "cudnn":  # scores never leave the chip
-            q, k, v = jnp.moveaxis(qkv.astype(self.dtype), 2, 0)
+            q, k, v = (a.astype(self.dtype) for a in (q, k, v))
             y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-            return project(y.reshape(x.shape))
-        q, k, v = jnp.moveaxis(qkv, 2, 0)
-        q = (q * size**-0.5).swapaxes(1, 2)  # (B, heads, N, size)
-        k = k.transpose(0, 2, 3, 1)  # (B, heads, size, N)
-        v = v.swapaxes(1, 2)
-        # XLA's CPU backend multiplies bfloat16 as float32 where products have two leading axes, or
-        # contract the last axis of both.
-        q, k, v = (x.astype(self.dtype).reshape(-1, *x.shape[2:]) for x in (q, k, v))
-        product = jnp.matmul if rounded else _matmul
-        weights = softmax(product(q, k).astype(jnp.float32)).astype(self.dtype)  # (B heads, N, N)
-        y = product(weights, v).reshape(batch, heads, tokens, size)
-        return project(y.swapaxes(1, 2).reshape(x.shape))
+        else:
+            q, k, v = (a.astype(self.dtype) for a in (q * size**-0.5, k, v))
+            scores = product("bqhd,bkhd->bhqk", q, k, self.form).astype(jnp.float32)
+            weights = jax.nn.softmax(scores).astype(self.dtype)
+            y = product("bhqk,bkhd->bqhd", weights, v, self.form)
+        return self.proj(y.reshape(x.shape))
 
     def mlp(self, x: jax.Array) -> jax.Array:
-        """Two dense layers around the exact GELU, or around SwiGLU (arXiv 2002.05202)."""
-        hidden, rounded = self.spec.hidden, self.form != "plain"
-        # Of 2-D products XLA lets oneDNN compute the GELU, too.
-        x, leading = x.reshape(-1, x.shape[-1]), x.shape[:-1]
+        """Two linear layers around the exact GELU, or around SwiGLU (arXiv 2002.05202)."""
+        x = self.fc1(x).astype(jnp.float32)
         if self.spec.mlp == "gelu":
-            x = Dense(hidden, self.dtype, rounded, name="fc1")(x)
-            x = gelu(x.astype(jnp.float32))
-        else:
-            x = Dense(2 * hidden, self.dtype, rounded, name="fc1")(x)
-            gate, x = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-            x = jax.nn.silu(gate) * x
-        return Dense(self.spec.width, self.dtype, rounded, name="fc2")(x).reshape(*leading, -1)
+            return self.fc2(jax.nn.gelu(x, approximate=False))
+        gate, x = jnp.split(x, 2, axis=-1)
+        return self.fc2(jax.nn.silu(gate) * x)
 
 
 class Encoder(nn.Module):
@@ -223,7 +195,7 @@ class Encoder(nn.Module):
         spec: variant, registers, interpolation rule.
         dtype: compute dtype, float32 or bfloat16. Matrix products take their inputs in it;
             the residual stream, normalisation and softmax are float32 always.
-        form: of the products and the attention, one of `encoder_form.FORMS`.
+        form: of the products and the attention, one of `backend.FORMS`.
     """
 
     spec: EncoderSpec
@@ -231,23 +203,17 @@ class Encoder(nn.Module):
     form: str = "plain"
 
     def setup(self):
-        """Parameters; those of the blocks are scanned so that compile time is flat in depth."""
+        """Parameters."""
         width, registers = self.spec.width, self.spec.registers
         normal = nn.initializers.truncated_normal(0.02)
-        self.patch_embedding = Dense(width, self.dtype)
+        self.patch_embedding = Linear(width, self.dtype)
         # The class token's own position is part of it: both are only ever used as their sum.
         self.class_token = self.param("class_token", normal, (width,))
         if registers:
             self.register_tokens = self.param("register_tokens", normal, (registers, width))
         grid = (self.spec.grid, self.spec.grid, width)
         self.position_embedding = self.param("position_embedding", normal, grid)
-        self.blocks = nn.scan(
-            Block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
-            length=self.spec.depth,
-        )(self.spec, self.dtype, self.form)
+        self.blocks = Block(self.spec, self.dtype, self.form)
         self.norm = LayerNorm(width)
 
     def __call__(self, images: jax.Array) -> Activations:
@@ -257,10 +223,17 @@ class Encoder(nn.Module):
             images: (B, H, W, 3) float, normalised as in training; H and W multiples of 14.
 
         Raises:
-            ValueError: H or W is not a multiple of 14.
+            ValueError: the images have another shape.
         """
-        x, size = self.tokens(images)
-        _, tokens = self.blocks((x, None), self.norm(), None)
+        x, size = self.embed(images)
+        norm, first = (self.norm.scale, self.norm.bias), 1 + self.spec.registers
+
+        def step(block: Block, x: jax.Array, _: None) -> tuple[jax.Array, Activations]:
+            x = block(x)
+            y = layer_norm(x, *norm).astype(self.dtype)
+            return x, Activations(y[:, first:], y[:, 0], y[:, 1:first])
+
+        _, tokens = self._scan(step, x, None)
         patches = tokens.patch_tokens
         return tokens._replace(patch_tokens=patches.reshape(*patches.shape[:2], *size, -1))
 
@@ -277,15 +250,34 @@ class Encoder(nn.Module):
         Returns:
             (S, B, h, w, D) in the compute dtype, summed in float32.
         """
-        x, size = self.tokens(images)
-        batch, _, width = x.shape
-        shape = (fusion_weights.shape[0], batch, size[0] * size[1], width)
-        carry = (x, jnp.zeros(shape, jnp.float32))
-        (_, sums), _ = self.blocks(carry, self.norm(), fusion_weights.astype(jnp.float32).T)
-        return sums.astype(self.dtype).reshape(*shape[:2], *size, width)
+        x, size = self.embed(images)
+        norm, first = (self.norm.scale, self.norm.bias), 1 + self.spec.registers
 
-    def tokens(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+        def step(block: Block, carry: tuple, weights: jax.Array) -> tuple[tuple, None]:
+            x, sums = carry
+            x = block(x)
+            y = layer_norm(x, *norm)[:, first:]
+            return (x, sums + weights[:, None, None, None] * y), None
+
+        scales, (batch, _, width) = len(fusion_weights), x.shape
+        sums = jnp.zeros((scales, batch, size[0] * size[1], width))
+        (_, sums), _ = self._scan(step, (x, sums), fusion_weights.astype(jnp.float32).T)
+        return sums.astype(self.dtype).reshape(scales, batch, *size, width)
+
+    def _scan(self, step: Callable, carry: Any, inputs: jax.Array | None) -> tuple[Any, Any]:
+        """`step(block, carry, inputs[l])` for every block l; compile time is flat in depth."""
+        scan = nn.scan(
+            step,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.spec.depth,
+        )
+        return scan(self.blocks, carry, inputs)
+
+    def embed(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
         """Images (B, H, W, 3) -> tokens (B, 1 + R + hw, D) float32 before block 1, and (h, w)."""
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images of shape {images.shape} found, (B, H, W, 3) expected")
         batch, height, width, channels = images.shape
         if height % PATCH or width % PATCH:
             raise ValueError(
@@ -304,22 +296,3 @@ class Encoder(nn.Module):
             extra = jnp.concatenate([extra, self.register_tokens])
         extra = jnp.broadcast_to(extra, (batch, *extra.shape))
         return jnp.concatenate([extra, x.reshape(batch, h * w, -1)], axis=1), (h, w)
-
-
-def interpolate(position_embedding: jax.Array, size: tuple[int, int], rule: str) -> jax.Array:
-    """Position embedding for an image of `size` patches.
-
-    Args:
-        position_embedding: (g, g, D) float32, first axis down, second axis right.
-        size: (h, w) patches of the image.
-        rule: one of `RULES`.
-
-    Returns:
-        (h, w, D) float32: R E C^T with the (h, g) and (w, g) matrices of
-        `interpolation_matrix`, or the input itself when the size is the training grid.
-    """
-    grid = position_embedding.shape[0]
-    if tuple(size) == (grid, grid):
-        return position_embedding
-    rows, columns = (interpolation_matrix(grid, n, rule) for n in size)
-    return jnp.einsum("hi,wj,ijd->hwd", rows, columns, position_embedding, precision="highest")

@@ -1,4 +1,4 @@
-"""config.encoder -> the frozen encoder: its weights once on every device, their hash and origin."""
+"""The encoder that a run starts from: its weights on every device, their hash and their origin."""
 
 import dataclasses
 import logging
@@ -77,4 +77,4 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
 
 def _adapted(encoder: ml_collections.ConfigDict, spec: EncoderSpec) -> str:
     adapter = adapter_of(encoder, spec)
-    return adapter.describe(spec.depth) if adapter else ""
+    return adapter.adaptation(spec.depth) if adapter else ""

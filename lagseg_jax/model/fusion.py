@@ -1,9 +1,7 @@
-"""tokens of all blocks (L, B, h, w, D) -> fused tokens for every decoder scale (S, B, h, w, D).
-
-Legend: S decoder scales, L encoder blocks, B batch, h x w patches, D encoder width.
+"""Learnable fusion: for every decoder scale a weighted sum of the tokens of all encoder blocks.
 
 For scale s the fused map is `F_s = sum_l a[s, l] f_l` with `a[s] = softmax(theta[s])` over the
-chosen blocks: learnable fusion weights (arXiv 2502.06615). They start equal.
+chosen blocks (arXiv 2502.06615). They start equal. The letters are those of docs/architecture.md.
 """
 
 import flax.linen as nn
@@ -61,11 +59,11 @@ def _weighted_sum(weights: jax.Array, flat: jax.Array) -> jax.Array:
     return product.astype(flat.dtype)
 
 
-def _forward(weights, flat):
+def _weighted_sum_forward(weights: jax.Array, flat: jax.Array) -> tuple:
     return _weighted_sum(weights, flat), (weights, flat)
 
 
-def _backward(kept, gradient):
+def _weighted_sum_backward(kept: tuple, gradient: jax.Array) -> tuple:
     weights, flat = kept
     of_weights = jax.lax.dot_general(
         gradient, flat, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
@@ -73,4 +71,4 @@ def _backward(kept, gradient):
     return of_weights, _weighted_sum(weights.T, gradient)
 
 
-_weighted_sum.defvjp(_forward, _backward)
+_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)

@@ -1,20 +1,19 @@
-"""frozen encoder parameters + low-rank matrices -> adapted parameters, or tokens with a gradient.
+"""Low-rank adapters (LoRA) that change the frozen encoder a little, where a run asks for them.
 
 LoRA (Hu et al. 2021, arXiv 2106.09685) on the kernel W of queries, keys and values: the last k
 blocks compute with `W + a b` in its place, a (D, r), b (r, 3 D). W never changes. Their alpha is r,
 which leaves no factor: the adapter has a learning rate of its own. b starts at zero, so that the
-start is the frozen encoder.
-Letters: B batch, H/W pixels, h/w patches, D width, L blocks, k adapted blocks, r rank.
+start is the frozen encoder. The letters of shapes are those of docs/architecture.md, and here r is
+the rank, k the number of adapted blocks.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from lagseg_jax.model.encoder import Block, Encoder, EncoderSpec
+from lagseg_jax.model.encoder import Block, Encoder, EncoderSpec, layer_norm
 
 LORA = "lora"  # name of the adapter among the trained parameters
 
@@ -36,8 +35,8 @@ class Adapter:
         a = jax.random.normal(key, (self.blocks, width, self.rank)) * width**-0.5
         return {"a": a, "b": jnp.zeros((self.blocks, self.rank, 3 * width))}
 
-    def describe(self, depth: int) -> str:
-        """For results: "LoRA of rank 4 on the qkv kernels of the last 2 of 12 blocks"."""
+    def adaptation(self, depth: int) -> str:
+        """In words, for results: "LoRA of rank 4 on the qkv kernels of the last 2 of 12 blocks"."""
         return (
             f"LoRA of rank {self.rank} on the qkv kernels of the last {self.blocks} of {depth} "
             "blocks"
@@ -63,7 +62,7 @@ def adapted(encoder_params: dict, lora: dict) -> dict:
     """
     blocks = encoder_params["blocks"]
     kernel, k = blocks["qkv"]["kernel"], len(lora["a"])
-    kernel = kernel.at[-k:].set(_sum(kernel[-k:], lora))
+    kernel = kernel.at[-k:].set(_merged_kernel(kernel[-k:], lora))
     return {**encoder_params, "blocks": _with_kernel(blocks, kernel)}
 
 
@@ -87,17 +86,17 @@ def adapted_tokens(
     spec, blocks, norm = encoder.spec, encoder_params["blocks"], encoder_params["norm"]
     first = spec.depth - len(lora["a"])  # of the adapted blocks
     block = Block(spec, encoder.dtype, encoder.form)
+    patches = slice(1 + spec.registers, None)
 
-    def step(x, inputs):
+    def step(x: jax.Array, inputs: tuple[jax.Array, dict | None]) -> tuple[jax.Array, jax.Array]:
         number, lora = inputs
         params = jax.tree.map(lambda leaf: leaf[number], blocks)
         if lora is not None:
-            params = _with_kernel(params, _sum(params["qkv"]["kernel"], lora))
-        out: Any = block.apply({"params": params}, (x, None), (norm["scale"], norm["bias"]), None)
-        (x, _), tokens = out
-        return x, tokens.patch_tokens
+            params = _with_kernel(params, _merged_kernel(params["qkv"]["kernel"], lora))
+        x = block.apply({"params": params}, x)
+        return x, layer_norm(x, **norm)[:, patches].astype(encoder.dtype)
 
-    x, size = encoder.apply({"params": encoder_params}, images, method="tokens")
+    x, size = encoder.apply({"params": encoder_params}, images, method="embed")
     x, early = jax.lax.scan(step, x, (jnp.arange(first), None))
     step = jax.checkpoint(step, prevent_cse=False)  # a scan needs no such prevention
     _, late = jax.lax.scan(step, x, (jnp.arange(first, spec.depth), lora))
@@ -105,7 +104,7 @@ def adapted_tokens(
     return tokens.reshape(*tokens.shape[:2], *size, -1)
 
 
-def _sum(kernel: jax.Array, lora: dict) -> jax.Array:
+def _merged_kernel(kernel: jax.Array, lora: dict) -> jax.Array:
     """W + a b, of one block or of several, in the dtype of W; summed in float32."""
     product = jnp.matmul(lora["a"], lora["b"], precision="highest")
     return (kernel.astype(jnp.float32) + product).astype(kernel.dtype)

@@ -1,6 +1,6 @@
-"""config -> encoder (frozen or adapted) and head (fusion + decoder), and the way through both.
+"""The whole model: an encoder, frozen or adapted, and a head of fusion weights and decoder.
 
-Legend: B batch, L encoder blocks, S decoder scales, h x w patches, D encoder width.
+The letters of shapes are those of docs/architecture.md; h x w are patches.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from lagseg_jax.config.choices import DECODER_DTYPE_NAMES
+from lagseg_jax.config.choices import DECODER_DTYPE_NAMES, PATCH
 from lagseg_jax.config.validate import check_decoder, parse_blocks
 from lagseg_jax.model.backend import encoder_form, fast_dtype
 from lagseg_jax.model.decoder import Decoder
@@ -66,7 +66,7 @@ class Model:
 
     def init_head(self, key: jax.Array, image_size: int) -> dict:
         """Freshly initialised parameters of the head, float32."""
-        spec, patches = self.encoder.spec, image_size // 14
+        spec, patches = self.encoder.spec, image_size // PATCH
         tokens = jnp.zeros((spec.depth, 1, patches, patches, spec.width))
         # Compiled, the forward pass that tells the shapes is left out.
         init = jax.jit(self.head.init)
@@ -93,10 +93,6 @@ class Model:
         """Tokens of all blocks (L, B, h, w, D), images (B, H, W) -> logits (B, H, W) float32."""
         return _apply(self.head, head_params, tokens, images)
 
-    def logits(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
-        """Training form: images (B, H, W) in 0..1 -> logits (B, H, W) float32."""
-        return self.head_logits(head_params, self.tokens(encoder_params, images), images)
-
     def fused(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
         """What inference keeps of the encoder: images (B, H, W) -> fused tokens (S, B, h, w, D).
 
@@ -112,14 +108,6 @@ class Model:
     def decode(self, head_params: dict, fused: jax.Array, images: jax.Array) -> jax.Array:
         """Fused tokens (S, B, h, w, D), images (B, H, W) -> logits (B, H, W) float32."""
         return _apply(self.head, head_params, fused, images, method="decode")
-
-    def probability(self, encoder_params: dict, head_params: dict, images: jax.Array) -> jax.Array:
-        """Inference form: images (B, H, W) in 0..1 -> probability of atrium (B, H, W) float32.
-
-        The same function as `sigmoid(logits)`.
-        """
-        fused = self.fused(encoder_params, head_params, images)
-        return jax.nn.sigmoid(self.decode(head_params, fused, images))
 
 
 def _apply(module: nn.Module, params: dict, *inputs: jax.Array, method: str | None = None) -> Any:

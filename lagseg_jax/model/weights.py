@@ -1,18 +1,17 @@
-"""folder with card.json + encoder.safetensors <-> encoder parameters on the devices.
+"""Parameters of an encoder: read from converted weights onto the devices, or drawn at random.
 
-The files are written once by `weight_conversion`; nothing here needs PyTorch or unpickles. The
-card says what the tensors are and carries the SHA-256 of the tensor file.
+A folder of converted weights holds card.json and encoder.safetensors. `weight_conversion` writes it
+once; nothing here needs PyTorch or unpickles. The card says what the tensors are and carries the
+SHA-256 of the tensor file.
 """
 
 import functools
-import hashlib
 import json
-import os
 import re
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +19,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from lagseg_jax.config.choices import PATCH
+from lagseg_jax.config.choices import DTYPE_NAMES, PATCH
+from lagseg_jax.model.backend import encoder_compiler_options, encoder_form
 from lagseg_jax.model.encoder import Activations, Encoder, EncoderSpec
-from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.errors import InputError, one_of
 from lagseg_jax.runtime.files import file_sha256
 
 CARD, TENSORS = "card.json", "encoder.safetensors"
-_STORED = {"float32": "F32", "bfloat16": "BF16"}  # numpy's names -> safetensors'
 
 
 def load_encoder(path: str | Path, dtype: str = "float32") -> Callable[[jax.Array], Activations]:
@@ -37,13 +36,21 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Callable[[jax.Arra
         dtype: compute dtype, "float32" or "bfloat16".
 
     Returns:
-        Jitted function, images (B, H, W, 3) float -> `Activations` of every block.
+        Function compiled for this machine, as in training: images (B, H, W, 3) float, H and W
+        multiples of 14 -> `Activations` of every block in the compute dtype. It raises a ValueError
+        for images of another shape.
 
     Raises:
-        InputError: see `load_params`.
+        InputError: another dtype; else see `load_params`.
     """
+    one_of("dtype", dtype, DTYPE_NAMES)
     spec, params, _ = load_params(path, dtype)
-    return functools.partial(jax.jit(Encoder(spec, jnp.dtype(dtype)).apply), {"params": params})
+    form = encoder_form(jnp.dtype(dtype))
+    encode = jax.jit(
+        Encoder(spec, jnp.dtype(dtype), form).apply,
+        compiler_options=encoder_compiler_options(form),
+    )
+    return functools.partial(encode, {"params": params})
 
 
 def random_params(spec: EncoderSpec, seed: int, dtype: str | jnp.dtype) -> dict:
@@ -93,7 +100,7 @@ def load_params(
     stored.
 
     Args:
-        folder: written by `write_encoder`.
+        folder: written by `weight_conversion`.
         dtype: compute dtype, float32 or bfloat16.
         put: places one NumPy leaf on the devices.
         expected: (variant, registers) that the caller is set up for; None takes any.
@@ -108,30 +115,35 @@ def load_params(
     """
     folder = Path(folder)
     card = read_card(folder)
-    spec = EncoderSpec(*(card[key] for key in ("variant", "registers", "interpolation", "grid")))
+    spec, path = spec_of(card), folder / TENSORS
     if expected is not None and (spec.variant, spec.registers) != tuple(expected):
         raise InputError(
             f"{folder} holds the weights of {_title(spec.variant, spec.registers)}, "
             f"but {_title(*expected)} was asked for."
         )
-    path = folder / TENSORS
     if verify and (found := file_sha256(path)) != card["sha256"]:
         raise InputError(
             f"{path} is damaged or not the file its card describes: SHA-256 {found} found, "
             f"{card['sha256']} expected."
         )
-    structs = param_structs(spec, dtype)
     try:
-        with safe_open(path, framework="numpy") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        if problem := mismatch(shapes, {name: s.shape for name, s in structs.items()}):
-            raise InputError(
-                f"{path} does not fit {_title(spec.variant, spec.registers)}: {problem}."
-            )
-        flat = {name: put(_read_leaf(path, name, s)) for name, s in structs.items()}
+        flat = {name: put(leaf) for name, leaf in _read_leaves(path, spec, dtype)}
     except SafetensorError as error:
         raise InputError(f"{path} cannot be read as a safetensors file: {error}.") from None
     return spec, unflatten_dict(flat, sep="/"), card["sha256"]
+
+
+def _read_leaves(
+    path: Path, spec: EncoderSpec, dtype: str | jnp.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and values of every parameter, after a look at the shapes of all."""
+    structs = param_structs(spec, dtype)
+    with safe_open(path, framework="numpy") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    if problem := mismatch(shapes, {name: s.shape for name, s in structs.items()}):
+        raise InputError(f"{path} does not fit {_title(spec.variant, spec.registers)}: {problem}.")
+    for name, struct in structs.items():
+        yield name, _read_leaf(path, name, struct)
 
 
 def _read_leaf(path: Path, name: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -143,6 +155,11 @@ def _read_leaf(path: Path, name: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
         for block in range(len(leaf)):
             leaf[block] = stored[block : block + 1][0]
     return leaf
+
+
+def spec_of(card: Mapping[str, Any]) -> EncoderSpec:
+    """The encoder that a card describes."""
+    return EncoderSpec(*(card[key] for key in ("variant", "registers", "interpolation", "grid")))
 
 
 def read_card(folder: str | Path) -> dict:
@@ -160,85 +177,12 @@ def read_card(folder: str | Path) -> dict:
             )
     try:
         card = json.loads((folder / CARD).read_text())
-        EncoderSpec(*(card[key] for key in ("variant", "registers", "interpolation", "grid")))
+        spec_of(card)
         return card | {"sha256": str(card["sha256"])}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder / CARD} is not a card written by weight_conversion: {error!r}."
         ) from None
-
-
-def write_encoder(
-    folder: str | Path,
-    spec: EncoderSpec,
-    dtype: str,
-    leaf_parts: Callable[[str], Iterable[np.ndarray]],
-    card: dict,
-) -> dict:
-    """Write encoder.safetensors and, last, card.json; both appear complete or not at all.
-
-    safetensors' own `save_file` wants all tensors in memory, 4.5 GB for giant; its format is a
-    JSON header followed by the raw bytes, so the parts of every leaf are written and hashed as
-    they come.
-
-    Args:
-        folder: made if absent.
-        spec: of the encoder.
-        dtype: of the kernels in the file, "float32" or "bfloat16"; all else is float32.
-        leaf_parts: name of a parameter -> arrays whose bytes in sequence are the leaf, one per
-            block for stacked leaves.
-        card: further entries for the card.
-
-    Returns:
-        The card as written.
-    """
-    folder = Path(folder)
-    structs = param_structs(spec, dtype)
-    header, end = {}, 0
-    for name, leaf in structs.items():
-        start, end = end, end + leaf.size * leaf.dtype.itemsize
-        stored = _STORED[leaf.dtype.name]
-        header[name] = {"dtype": stored, "shape": leaf.shape, "data_offsets": [start, end]}
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / TENSORS
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        digest = hashlib.sha256()
-        with open(temporary, "wb") as file:
-
-            def write(data: bytes | memoryview) -> None:
-                file.write(data)
-                digest.update(data)
-
-            write(struct.pack("<Q", len(head)) + head)
-            for name, leaf in structs.items():
-                for part in leaf_parts(name):
-                    write(np.ascontiguousarray(part, leaf.dtype).reshape(-1).view(np.uint8).data)
-                if file.tell() != 8 + len(head) + header[name]["data_offsets"][1]:
-                    raise ValueError(f"parts of {name} do not make up its shape {leaf.shape}")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        if made:
-            folder.rmdir()
-        raise
-    card = {
-        "variant": spec.variant,
-        "registers": spec.registers,
-        "interpolation": spec.interpolation,
-        "grid": spec.grid,
-        "dtype": dtype,
-        "parameters": sum(leaf.size for leaf in structs.values()),
-        "sha256": digest.hexdigest(),
-    } | card
-    temporary = folder / f"{CARD}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(card, indent=2) + "\n")
-    os.replace(temporary, folder / CARD)
-    return card
 
 
 def mismatch(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:

@@ -35,11 +35,12 @@ from lagseg_jax.evaluation.metrics import METRICS
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.model.encoder import EncoderSpec
-from lagseg_jax.model.weights import random_params, write_encoder
+from lagseg_jax.model.weights import random_params
 from lagseg_jax.runs.workdir import FIXED
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.console import log as package_log
 from pages import FENCE, FOLDERS, PAGES, README, ROOT, blocks, name_of, spans
+from weight_conversion.write import write_encoder
 
 SAMPLES = ("README.md", "getting-started.md")
 # Commands of other programs that are taken as they are.

@@ -1,17 +1,25 @@
 """The whole model against PyTorch: converted encoder, fusion, decoder, loss and its gradients."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from scipy.special import logit
 
 torch = pytest.importorskip("torch")
 
 from configs import default
 from dinov2_torch import DINOv2, randomise
 from head_torch import head_logits, to_torch
+from lagseg_jax.data.augment import Augmentation
+from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.model.segmentation import build_model, to_rgb
 from lagseg_jax.model.weights import load_params
-from lagseg_jax.training.losses import slice_losses
+from lagseg_jax.training.step import init_state, make_train_step
+from network import probability
 from weight_conversion.convert import convert
 
 SIZE = 98  # 7 x 7 patches: odd at 1/2, 1/4 and 1/8
@@ -53,24 +61,36 @@ def test_same_logits_and_gradients_as_pytorch(encoders, image_path, scales, widt
     start = model.init_head(jax.random.key(0), SIZE)
     # Away from the start, where fusion weights are equal and biases zero.
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), start)
-
-    def loss(params):
-        logits = model.logits(encoder_params, params, images)
-        return slice_losses("bce", logits, mask).mean(), logits
-
-    (_, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    inference = probability(model, encoder_params, params, images)
+    loss, gradients = trained_once(model, encoder_params, params, images, mask)
 
     rgb = torch.tensor(np.asarray(to_rgb(images))).permute(0, 3, 1, 2)
     tokens = torch.stack([y[:, 5:].unflatten(1, (7, 7)) for y in net(rgb)])
     torch_params = to_torch(jax.tree.map(np.asarray, params))
-    expected = head_logits(torch_params, tokens, torch.tensor(images), scales, image_path)
-    torch.nn.functional.binary_cross_entropy_with_logits(expected, torch.tensor(mask)).backward()
+    logits = head_logits(torch_params, tokens, torch.tensor(images), scales, image_path)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor(mask))
+    expected.backward()
 
-    assert relative_error(logits, expected.detach().numpy()) <= 1e-4
-    inference = jax.jit(model.probability)(encoder_params, params, images)
-    assert relative_error(inference, torch.sigmoid(expected).detach().numpy()) <= 1e-4
+    logits = logits.detach()
+    assert relative_error(logit(np.float64(inference)), logits.numpy()) <= 1e-4
+    assert relative_error(inference, torch.sigmoid(logits).numpy()) <= 1e-4
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
     found = jax.tree_util.tree_leaves_with_path(gradients)
     reference = jax.tree.leaves(jax.tree.map(lambda t: t.grad.numpy(), torch_params))
     for (path, gradient), wanted in zip(found, reference, strict=True):
         assert np.abs(wanted).max() > 0
         assert relative_error(gradient, wanted) <= 1e-3, jax.tree_util.keystr(path)
+
+
+def trained_once(model, encoder_params, params, images, mask):
+    """Loss and gradients of a training step: those that its optimiser is given and keeps."""
+    keeps = optax.with_extra_args_support(optax.trace(decay=0.0))
+    still = Augmentation(*[0.0] * len(dataclasses.fields(Augmentation)))
+    step = make_train_step(model, keeps, "bce", still, 0, jax.devices()[:1])
+    batch = {"image": images, "mask": mask, "slice": np.arange(2), "stop": np.zeros(2, bool)}
+    state, metrics, _ = step(
+        init_state(jax.tree.map(jnp.copy, params), keeps),
+        encoder_params,
+        split_over_devices(batch, 1),
+    )
+    return metrics.compute()["loss"], state.opt_state.trace

@@ -8,8 +8,8 @@ import pytest
 
 from lagseg_jax.model import convolution
 from lagseg_jax.model.backend import decoder_compiler_options
-from lagseg_jax.model.convolution import conv3x3, group_norm_gelu, kernel_gradient
-from lagseg_jax.model.decoder import ConvBlock
+from lagseg_jax.model.convolution import conv3x3, kernel_gradient
+from lagseg_jax.model.decoder import ConvBlock, group_norm_gelu
 
 
 def draw(*shape, seed=0):

@@ -1,6 +1,7 @@
 """The encoder's own promises; that it equals PyTorch is shown in test_conversion.py."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,13 @@ def test_size_must_be_a_multiple_of_the_patch(spec, params):
             Encoder(spec).apply({"params": params}, images(1, height, width))
 
 
+@pytest.mark.parametrize("shape", [(70, 70, 3), (1, 70, 70), (1, 70, 70, 1), (1, 2, 70, 70, 3)])
+def test_images_need_a_batch_axis_and_three_channels(spec, params, shape):
+    found = re.escape(f"images of shape {shape} found, (B, H, W, 3) expected")
+    with pytest.raises(ValueError, match=found):
+        Encoder(spec).apply({"params": params}, jnp.zeros(shape))
+
+
 def test_images_of_a_batch_do_not_mix(spec, params):
     x = images(3, 70, 98)
     together, alone = apply(Encoder(spec), params, x), apply(Encoder(spec), params, x[1:2])
@@ -86,7 +94,7 @@ def test_rows_and_columns_are_not_swapped(spec, params):
     """Changing one pixel changes the tokens of its own patch most, before attention mixes them."""
     x = np.zeros((1, 42, 70, 3), np.float32)
     x[0, 30, 20] = 1  # patch row 2, column 1
-    encode = functools.partial(apply, Encoder(spec), params, method="tokens")
+    encode = functools.partial(apply, Encoder(spec), params, method="embed")
     (before, size), (after, _) = encode(jnp.zeros_like(x)), encode(x)
     changed = np.abs(after - before)[0, 1 + spec.registers :].max(axis=-1).reshape(size)
     assert size == (3, 5)

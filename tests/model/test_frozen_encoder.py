@@ -11,7 +11,8 @@ import tiny_run
 from lagseg_jax import main
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
-from lagseg_jax.model.weights import TENSORS, random_params, write_encoder
+from lagseg_jax.model.weights import TENSORS, random_params
+from weight_conversion.write import write_encoder
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from lagseg_jax.model.weights import random_params
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
 from lagseg_jax.training.step import make_validation_step
+from network import probability
 from run_files import assert_same_run, raw_checkpoint, rows_of
 from steps import SIZE, batch_of, on_devices, setup, tiny_config
 
@@ -297,10 +298,10 @@ def test_a_loaded_run_predicts_what_training_computes(run, finished_run, phantom
     images = jnp.asarray(np.random.default_rng(0).random((2, SIZE, SIZE)), jnp.float32)
     base = load_segmenter(finished_run).encoder.params  # the same random weights
     logits = jax.jit(functools.partial(training_form, model))(base, saved, images)
-    expected, probability = jax.nn.sigmoid(logits), jax.jit(model.probability)
-    found = probability(segmenter.encoder.params, segmenter.head_params, images)
+    expected = jax.nn.sigmoid(logits)
+    found = probability(model, segmenter.encoder.params, segmenter.head_params, images)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    without = probability(base, segmenter.head_params, images)
+    without = probability(model, base, segmenter.head_params, images)
     assert np.abs(without - expected).max() > 1e-3
     # An exported file holds what is used.
     kernel = flat_weights(segmenter)["encoder/blocks/qkv/kernel"]
@@ -360,8 +361,8 @@ def test_runs_of_earlier_versions_have_a_frozen_encoder(finished_run, phantom, t
 
 def test_the_words_for_results():
     adapter = Adapter(rank=8, blocks=40)
-    assert adapter.describe(40) == "LoRA of rank 8 on the qkv kernels of the last 40 of 40 blocks"
-    assert dataclasses.replace(adapter, blocks=1).describe(40).endswith("the last 1 of 40 blocks")
+    assert adapter.adaptation(40) == "LoRA of rank 8 on the qkv kernels of the last 40 of 40 blocks"
+    assert dataclasses.replace(adapter, blocks=1).adaptation(40).endswith("the last 1 of 40 blocks")
     lora = adapter.init(jax.random.key(0), 16)
     assert {name: leaf.shape for name, leaf in lora.items()} == {"a": (40, 16, 8), "b": (40, 8, 48)}
     kernel = jnp.zeros((41, 16, 48))

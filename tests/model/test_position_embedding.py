@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lagseg_jax.imaging.interpolation import RULES, interpolation_matrix
-from lagseg_jax.model.encoder import interpolate
+from lagseg_jax.imaging.interpolation import RULES, bicubic_matrix
+from lagseg_jax.model.position_embedding import interpolate
 
 # Square and not, smaller and larger than the grid, even, odd and prime, one patch.
 SIZES = [(16, 16), (32, 32), (14, 20), (36, 38), (37, 31), (53, 41), (73, 73), (1, 5), (38, 37)]
@@ -36,25 +36,25 @@ def test_training_size_is_untouched(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("target", [5, 37, 74])
 def test_constant_stays_constant(rule, target):
-    assert np.allclose(interpolation_matrix(37, target, rule).sum(axis=1), 1.0, atol=1e-6)
+    assert np.allclose(bicubic_matrix(37, target, rule).sum(axis=1), 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", [31, 41])
 def test_size_rules_are_symmetric_and_offset_is_not(target):
     for rule in ("size", "antialias"):
-        matrix = interpolation_matrix(37, target, rule)
+        matrix = bicubic_matrix(37, target, rule)
         assert np.allclose(matrix, matrix[::-1, ::-1], atol=1e-5)
-    matrix = interpolation_matrix(37, target, "offset")
+    matrix = bicubic_matrix(37, target, "offset")
     assert not np.allclose(matrix, matrix[::-1, ::-1], atol=1e-3)
 
 
 def test_one_tap_by_hand():
     # Doubling: output 2 lies a quarter step before input 1; Keys' kernel with a = -0.75 at
     # distances 1.75, 0.75, 0.25, 1.25 (taps -1, 0, 1, 2; tap -1 reads the border value 0).
-    row = interpolation_matrix(4, 8, "size")[2]
+    row = bicubic_matrix(4, 8, "size")[2]
     assert np.allclose(row, [-0.03515625 + 0.26171875, 0.87890625, -0.10546875, 0.0])
 
 
 def test_unknown_rule_is_named():
     with pytest.raises(ValueError, match=r"'nearest' found, one of .*offset"):
-        interpolation_matrix(37, 16, "nearest")
+        bicubic_matrix(37, 16, "nearest")

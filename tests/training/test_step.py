@@ -188,7 +188,8 @@ def test_validation_dice_is_the_mean_over_cases():
     model, encoder, state, _ = setup(config)
     batch = batch_of(4) | {"case": np.array([0, 1, 1, 0], np.int32)}
     batch["weight"] = np.array([1, 1, 1, 0], np.float32)
-    logits = np.asarray(model.logits(encoder, state.params, jnp.asarray(batch["image"], float)))
+    images = jnp.asarray(batch["image"], float)
+    logits = np.asarray(model.head_logits(state.params, model.tokens(encoder, images), images))
     expected = []
     for slices in ([0], [1, 2]):
         predicted, truth = logits[slices] > 0, batch["mask"][slices] > 0
