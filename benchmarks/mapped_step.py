@@ -1,111 +1,93 @@
-"""one batch per device -> time of the mapped training step over that of a single device's step.
+"""Measures what `jax.pmap` adds to a training step: on one device and on all of this process.
 
     python -m benchmarks.mapped_step
 
 The recipe of `configs/cpu.py` on a CPU, of `configs/base.py` elsewhere, with random weights and
-random slices. The step is `jax.pmap`ped as the training does it, over one device and over all of
-this process; the single device's step is the same functions, compiled by `jax.jit`. Timed in turn,
-so that other work on the machine meets both; ratios are of medians. Simulated CPU devices share
-the cores, so of them only the first ratio means anything.
+random slices. The step is mapped as the training does it, over one device and over all of this
+process; beside it the same functions for a single device, compiled by `jax.jit`. Timed in turn, so
+that other work on the machine meets both; ratios are of medians. Simulated CPU devices share the
+cores, so of them only the first ratio means anything.
 """
 
+import functools
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
+from benchmarks.common.timing import in_turn, measure
+from benchmarks.speed.training_step import step_call
 from configs import base, cpu
-from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.model import backend
-from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.model.segmentation import build_model
 from lagseg_jax.runtime.devices import AXIS
-from lagseg_jax.training.optimizer import make_optimizer
-from lagseg_jax.training.step import (
-    augmentation_of,
-    init_state,
-    make_encode,
-    make_train_step,
-    make_update,
-)
+from lagseg_jax.training.step import make_encode, make_train_step, make_update
 
-ROUNDS, STEPS = 15, 3  # so many timings of so many steps each, after one that compiles
+ROUNDS, SECONDS = 15, 2.0  # of every side in turn, and of each of its rounds
 
 
-def make_batch(config, slices: int) -> dict[str, np.ndarray]:
+def make_batch(size: int, slices: int) -> dict[str, np.ndarray]:
     """So many random slices, as the training gets them."""
     rng = np.random.default_rng(0)
-    shape = (slices, config.data.image_size, config.data.image_size)
     return {
-        "image": rng.random(shape).astype(np.float16),
-        "mask": (rng.random(shape) < 0.1).astype(np.uint8),
+        "image": rng.random((slices, size, size)).astype(np.float16),
+        "mask": (rng.random((slices, size, size)) < 0.1).astype(np.uint8),
         "slice": np.arange(slices, dtype=np.int32),
         "case": np.zeros(slices, np.int32),
-        "stop": np.zeros(slices, bool),
     }
 
 
-def timer(config, encoder, devices: int, mapped: bool) -> Callable[[], float]:
-    """A function that takes a few steps and returns the seconds of one."""
-    model = build_model(config, encoder.spec)
-    optimizer = make_optimizer(config.train, steps=1000)
-    options = backend.decoder_compiler_options(model.head.decoder.dtype)
-    parts = model, optimizer, config.train.loss, augmentation_of(config.augment), config.seed
-    if mapped:
-        call = make_train_step(*parts, devices=jax.local_devices()[:devices])
-    else:  # a vmap over one batch gives the averages over devices their axis
-        encode = jax.vmap(make_encode(model, *parts[3:]), (None, None, 0), axis_name=AXIS)
-        axes = {"in_axes": (None, 0, 0), "out_axes": None, "axis_name": AXIS}
-        update = jax.vmap(make_update(*parts[:3]), **axes)
-        for_encoder = backend.encoder_compiler_options(model.encoder.form)
-        encode = jax.jit(encode, compiler_options=for_encoder)
-        update = jax.jit(update, donate_argnums=0, compiler_options=options)
+def make_jitted_step(model, optimizer, loss, augmentation, seed, devices) -> Callable:
+    """`make_train_step` by jit; a vmap over one batch gives averages over devices their axis."""
+    axes = {"in_axes": (None, 0, 0), "out_axes": None, "axis_name": AXIS}
+    encode = jax.vmap(make_encode(model, augmentation, seed), (None, None, 0), axis_name=AXIS)
+    update = jax.vmap(make_update(model, optimizer, loss), **axes)
+    for_encoder = backend.encoder_compiler_options(model.encoder.form)
+    for_decoder = backend.decoder_compiler_options(model.head.decoder.dtype)
+    encode = jax.jit(encode, compiler_options=for_encoder)
+    update = jax.jit(update, donate_argnums=0, compiler_options=for_decoder)
 
-        def call(state, params, batch):
-            return update(state, encode(state.step, params, batch), batch["stop"])
+    def step(state, params, batch):
+        stop = batch.pop("stop")
+        return update(state, encode(state.step, params, batch), stop)
 
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:devices]), ("devices",))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    params = jax.device_put(encoder.params, everywhere)
-    head = model.init_head(jax.random.key(0), config.data.image_size)
-    state = jax.device_put(init_state(head, optimizer), everywhere)
-    batch = split_over_devices(make_batch(config, config.train.batch_size * devices), devices)
+    return step
 
-    def run() -> float:
-        nonlocal state
-        start = time.perf_counter()
-        for _ in range(STEPS):
-            state, _, outcome = call(state, params, batch)
-            jax.block_until_ready(outcome)  # as on CPU devices in the training
-        jax.block_until_ready(state)
-        return (time.perf_counter() - start) / STEPS
 
-    assert run() > 0 and jnp.isfinite(jax.tree.leaves(state.params)[0]).all()  # compiles
-    return run
+def timers(
+    config: ml_collections.ConfigDict, encoder: FrozenEncoder
+) -> dict[str, Callable[[int], list[float]]]:
+    """{what: function of the number of steps that returns the seconds of each}."""
+    model, size = build_model(config, encoder.spec), config.data.image_size
+    head_params = model.init_head(jax.random.key(0), size)
+    sides = {"jit, 1 device": (1, make_jitted_step)}
+    for count in sorted({1, jax.local_device_count()}):
+        sides[f"pmap, {count} device{'s' * (count > 1)}"] = count, make_train_step
+    found = {}
+    for name, (count, make_step) in sides.items():
+        devices = jax.local_devices()[:count]
+        step = step_call(config, model, encoder.params, head_params, devices, make_step)
+        batch = make_batch(size, config.train.batch_size * count)
+        found[name] = functools.partial(measure, functools.partial(step, batch))
+    return found
 
 
 def main() -> int:
     """Prints the medians and their ratios."""
     config = (cpu if jax.default_backend() == "cpu" else base).get_config()
-    encoder = load_frozen_encoder(config)
-    counts = sorted({1, jax.local_device_count()})
-    timers = {"jit, 1 device": timer(config, encoder, 1, mapped=False)}
-    for count in counts:
-        timers[f"pmap, {count} device{'s' * (count > 1)}"] = timer(config, encoder, count, True)
-    seconds: dict[str, list[float]] = {name: [] for name in timers}
-    for _ in range(ROUNDS):
-        for name, run in timers.items():
-            seconds[name].append(run())
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    single = medians["jit, 1 device"]
+    sides = timers(config, load_frozen_encoder(config))
+    for compile_and_warm_up in sides.values():
+        compile_and_warm_up(1)
+    seconds = in_turn(sides, ROUNDS, SECONDS)
+    single = statistics.median(seconds["jit, 1 device"])
     kind = jax.devices()[0].device_kind
     print(f"jax {jax.__version__}, {kind}, {config.train.batch_size} slices per device")
-    for name, median in medians.items():
-        spread = np.subtract(*np.percentile(seconds[name], (75, 25)))
+    for name, found in seconds.items():
+        median, spread = statistics.median(found), np.subtract(*np.percentile(found, (75, 25)))
         times = f"{1e3 * median:.1f} ms (IQR {1e3 * spread:.1f})"
         print(f"{name}: {times}, {median / single:.3f} of a single device's step")
     return 0

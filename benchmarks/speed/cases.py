@@ -1,5 +1,6 @@
-"""flags and backend -> the cases to measure."""
+"""The models and sizes that the speed benchmark measures."""
 
+import argparse
 import dataclasses
 
 
@@ -43,7 +44,7 @@ MORE = {
 }
 
 
-def choose(backend: str, options) -> list[Case]:
+def choose(backend: str, options: argparse.Namespace) -> list[Case]:
     """The backend's own cases, or those that the flags ask for.
 
     Args:

@@ -1,4 +1,4 @@
-"""outputs of two workers (.npz) -> by how much they differ, and whether that is too much."""
+"""By how much the outputs (.npz) of two workers differ, and whether that is too much."""
 
 from pathlib import Path
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import ml_collections
 import numpy as np
-
 from benchmarks.accuracy_record import Record
 from benchmarks.worker import Worker, WorkerError
+
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.data.layouts import Case
 from lagseg_jax.data.split import load_split

@@ -1,7 +1,7 @@
-"""result -> Markdown."""
+"""Shows the result of the speed benchmark as Markdown."""
 
-from benchmarks.compare import by_kind
-from benchmarks.run_case import COMPILED, EAGER, NNUNET, OURS
+from benchmarks.speed.compare import by_kind
+from benchmarks.speed.run_case import COMPILED, EAGER, NNUNET, OURS
 
 
 def report(result: dict) -> str:

@@ -1,4 +1,4 @@
-"""Folder -> what is timed in PyTorch, row by row.
+"""What the speed benchmark times in PyTorch, row by row.
 
 Modes: "eager" and "compile" (torch.compile). bfloat16 is autocast, with the frozen encoder's
 matrices held in bfloat16; float32 is as PyTorch has it by default (TF32 in convolutions
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.peer_model import FrozenEncoder, Head, head_state, loss_of
+from benchmarks.common.pytorch import DEVICE, loss_of
+from benchmarks.speed.torch_model import FrozenEncoder, Head, head_state
 from lagseg_jax.imaging.masks import clean_mask
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WHOLE = 12  # encoders with more blocks are compiled block by block: minutes become seconds
 
 

@@ -1,21 +1,21 @@
-"""nnU-Net v2's own 2d predictor: the commands of a third worker (see worker.py).
+"""The nnU-Net worker of the speed benchmark: its own 2d predictor (see common/worker.py).
 
 Random weights and the plan that its planner makes for left atrium cases of 0.625 x 0.625 x 1.25 mm:
 patch 160 x 192, 20.6 M parameters, tiles that overlap by half. No mirroring.
 """
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from benchmarks import machine
+from benchmarks.common import machine
+from benchmarks.common.pytorch import DEVICE, use_all_cores
+from benchmarks.common.timing import Rows
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SPACING = [1.25, 0.625, 0.625]  # mm along z, y, x
 STAGES = 6
 RESAMPLING = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
@@ -77,7 +77,7 @@ opened = {}
 
 def open_case(folder: str) -> None:
     """The predictor, and the volume that ours wrote; all cores from now on."""
-    torch.set_num_threads(machine.cores())
+    use_all_cores()
     plans = PlansManager(PLANS)
     configuration = plans.get_configuration("2d")
     network = get_network_from_plans(
@@ -100,36 +100,12 @@ def open_case(folder: str) -> None:
     opened.update(predictor=predictor, image=volume.transpose(2, 1, 0)[None].astype(np.float32))
 
 
-def prepare(row: str) -> dict:
-    """Warms up; the row is one of those of a whole volume."""
-    first = _predict()
-    parameters = sum(p.numel() for p in opened["predictor"].network.parameters())
-    return {
-        "first_seconds": first,
-        "compile_seconds": None,
-        "parameters": parameters,
-        "versions": machine.versions(),
-    }
+def make_call(row: str) -> tuple[Callable[[], object], dict]:
+    """A prediction, preprocessing and the way back included; rows are those of a whole volume."""
+    predictor, image = opened["predictor"], opened["image"]
+    parameters = sum(p.numel() for p in predictor.network.parameters())
+    facts = {"compile_seconds": None, "parameters": parameters, "versions": machine.versions()}
+    return lambda: predictor.predict_single_npy_array(image, {"spacing": SPACING}), facts
 
 
-def measure(row: str, calls: int) -> list[float]:
-    """Seconds of each prediction, preprocessing and the way back included."""
-    return [_predict() for _ in range(calls)]
-
-
-def forget(row: str) -> None:
-    """Nothing is held."""
-
-
-def _predict() -> float:
-    start = time.perf_counter()
-    opened["predictor"].predict_single_npy_array(opened["image"], {"spacing": SPACING})
-    return time.perf_counter() - start
-
-
-COMMANDS = {
-    "open": open_case,
-    "prepare": prepare,
-    "measure": measure,
-    "forget": forget,
-}
+COMMANDS = {"open": open_case} | Rows(make_call).commands

@@ -1,10 +1,9 @@
-"""commands of a JAX worker (see worker.py): how cost grows with slices and depth; compilations.
+"""The JAX worker of `scaling.py`: its commands (see common/worker.py).
 
 Each returns rows of {"what", "value", "unit"}.
 """
 
 import statistics
-import time
 from pathlib import Path
 
 import jax
@@ -12,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from benchmarks.cases import Case
-from benchmarks.exchange import write_volume
-from benchmarks.problem import SPACING, config_of, make_problem, make_volume
+from benchmarks.common.timing import timed
+from benchmarks.speed.cases import Case
+from benchmarks.speed.exchange import write_volume
+from benchmarks.speed.problem import SPACING, config_of, make_problem, make_volume
 from lagseg_jax.config.choices import VARIANTS
 from lagseg_jax.model.backend import encoder_compiler_options, encoder_form
 from lagseg_jax.model.encoder import Encoder, EncoderSpec
@@ -44,11 +44,10 @@ def slices(case: dict, counts: list[int]) -> list[dict]:
         repeats = -(-count // problem.volume.shape[2])
         volume = np.tile(problem.volume, (1, 1, repeats))[:, :, :count]
         segmenter.predict_volume(volume[:, :, : case.predict_batch], SPACING)
-        seconds = []
-        for _ in range(3 if count < 1000 else 1):
-            start = time.perf_counter()
-            segmenter.predict_volume(volume, SPACING)
-            seconds.append(time.perf_counter() - start)
+        seconds = [
+            timed(lambda volume=volume: segmenter.predict_volume(volume, SPACING))
+            for _ in range(3 if count < 1000 else 1)
+        ]
         per_slice = 1e3 * statistics.median(seconds) / count
         found.append(row(f"{case.variant}: time per slice of {count}", per_slice, "ms"))
     return found
@@ -58,9 +57,8 @@ def compile_time(variants: list[str], size: int, batch: int, dtype: str) -> list
     """Fused encoders compiled for weights that exist only as shapes."""
     found = []
     for variant in variants:
-        start = time.perf_counter()
-        _compile_fused(EncoderSpec(variant), size, batch, dtype)
-        seconds = time.perf_counter() - start
+        spec = EncoderSpec(variant)
+        seconds = timed(lambda spec=spec: _compile_fused(spec, size, batch, dtype))
         found.append(row(f"{variant}: fused encoder compiled", seconds, "s"))
     return found
 
@@ -78,16 +76,6 @@ def depth_memory(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
         used = code.memory_analysis().temp_size_in_bytes
         found.append(row(f"{name}: temporary memory of inference", used / 2**20, "MiB"))
     return found
-
-
-def kept_tokens(variant: str, size: int, batch: int, dtype: str) -> list[dict]:
-    """What training keeps of the encoder, all blocks."""
-    spec = EncoderSpec(variant)
-    encoder = Encoder(spec, compute_dtype("dtype", dtype))
-    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    tokens = jax.eval_shape(encoder.apply, {"params": _structs(spec, dtype)}, images).patch_tokens
-    used = tokens.size * tokens.dtype.itemsize / 2**20
-    return [row(f"{variant}: tokens kept for training, batch {batch}, {tokens.dtype}", used, "MiB")]
 
 
 def compilations(case: dict) -> list[dict]:
@@ -110,7 +98,7 @@ def compilations(case: dict) -> list[dict]:
 
 
 def write_run(case: dict, folder: str) -> None:
-    """folder/run, a workdir as training leaves it, and folder/volume.nii.gz, for first_start."""
+    """folder/run, a workdir as training leaves it, and folder/volume.nii.gz, for `two_starts`."""
     case, run = Case(**case), Path(folder) / "run"
     config = config_of(case)
     write_volume(make_volume(case.shape)[0], Path(folder))
@@ -123,10 +111,6 @@ def write_run(case: dict, folder: str) -> None:
     checkpoints.close()
 
 
-def _structs(spec: EncoderSpec, dtype: str) -> dict:
-    return unflatten_dict(param_structs(spec, dtype), sep="/")
-
-
 def _compile_fused(spec: EncoderSpec, size: int, batch: int, dtype: str):
     compute = compute_dtype("dtype", dtype)
     encoder = Encoder(spec, compute, encoder_form(compute))
@@ -137,14 +121,14 @@ def _compile_fused(spec: EncoderSpec, size: int, batch: int, dtype: str):
         return encoder.apply({"params": params}, x, w, method="fused")
 
     code = jax.jit(fused, compiler_options=encoder_compiler_options(encoder.form))
-    return code.lower(_structs(spec, dtype), images, weights).compile()
+    params = unflatten_dict(param_structs(spec, dtype), sep="/")
+    return code.lower(params, images, weights).compile()
 
 
 COMMANDS = {
     "slices": slices,
     "compile_time": compile_time,
     "depth_memory": depth_memory,
-    "kept_tokens": kept_tokens,
     "compilations": compilations,
     "write_run": write_run,
 }

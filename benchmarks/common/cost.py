@@ -1,4 +1,4 @@
-"""model and image size -> FLOPs and bytes on paper, layer by layer.
+"""Counts FLOPs and bytes of the model on paper, layer by layer.
 
 A multiplication and an addition are 2 FLOPs. Only matrix products and convolutions count:
 normalisation, GELU, softmax and resizing are left out, however they are implemented. Bytes are the
@@ -109,18 +109,30 @@ def with_backward(layers: list[Layer]) -> list[Layer]:
     return [copy for layer in layers for copy in [layer] * (1 + layer.backward)]
 
 
+class Work(NamedTuple):
+    """Layers of the encoder and of the head."""
+
+    encoder: list[Layer]
+    head: list[Layer]
+
+    def flops(self) -> int:
+        """Sum over both."""
+        return sum(layer.flops for layer in [*self.encoder, *self.head])
+
+
+def forward(spec: EncoderSpec, config: ml_collections.ConfigDict, slices: int) -> Work:
+    """Images -> logits, as in validation and prediction; fusion is the first layer of the head."""
+    size, options = config.data.image_size, config.decoder
+    shape = (tuple(options.scales), tuple(options.widths), options.image_path)
+    fused = fusion(spec, slices, size, len(options.widths))
+    return Work(encoder(spec, slices, size), [fused, *decoder(spec.width, slices, size, *shape)])
+
+
 def rows(spec: EncoderSpec, config: ml_collections.ConfigDict, slices: int) -> dict[str, dict]:
     """{row: {"flops", "bytes", "layers": [(flops, bytes), ...]}} of everything that is timed."""
-    size, batch, options = config.data.image_size, config.train.batch_size, config.decoder
-    shape = (tuple(options.scales), tuple(options.widths), options.image_path)
-
-    def parts(count: int) -> tuple[list[Layer], list[Layer]]:
-        head = decoder(spec.width, count, size, *shape)
-        return encoder(spec, count, size), [fusion(spec, count, size, len(options.widths)), *head]
-
-    frozen, head = parts(batch)
+    frozen, head = forward(spec, config, config.train.batch_size)
     trained = with_backward(head)
-    all_slices = [*parts(slices)[0], *parts(slices)[1]]
+    volume = forward(spec, config, slices)
     items = {
         "encoder": frozen,
         "fused encoder": [*frozen, head[0]],
@@ -128,15 +140,16 @@ def rows(spec: EncoderSpec, config: ml_collections.ConfigDict, slices: int) -> d
         "head forward+backward": trained,
         "train step": frozen + trained,
         "augmented train step": frozen + trained,
-        "volume": all_slices,
-        "volume from file": all_slices,
+        "volume": volume.encoder + volume.head,
+        "volume from file": volume.encoder + volume.head,
     }
-    return {row: summary(layers, config) for row, layers in items.items()}
+    return {
+        row: _summary(layers, ITEM_BYTES[config.encoder.dtype]) for row, layers in items.items()
+    }
 
 
-def summary(layers: list[Layer], config: ml_collections.ConfigDict) -> dict:
+def _summary(layers: list[Layer], item: int) -> dict:
     """Sums, and what a roofline needs."""
-    size = ITEM_BYTES[config.encoder.dtype]
-    pairs = [(layer.flops, layer.elements * size) for layer in layers]
+    pairs = [(layer.flops, layer.elements * item) for layer in layers]
     flops, moved = map(sum, zip(*pairs))
     return {"flops": flops, "bytes": moved, "layers": pairs}

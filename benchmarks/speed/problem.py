@@ -1,4 +1,4 @@
-"""case -> config, model, random weights and the inputs that every worker gets."""
+"""The model, its random weights and the inputs that all workers of a case get."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.cases import Case
+from benchmarks.speed.cases import Case
 from configs import cpu, default
 from lagseg_jax.data.phantom import make_case
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices

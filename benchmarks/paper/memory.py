@@ -1,4 +1,4 @@
-"""model and slices per device -> bytes of device memory on paper, part by part.
+"""Counts the bytes of device memory that training needs on paper, part by part.
 
 What must be there follows from shapes and dtypes. What the compiler needs besides is counted as the
 maps that the forms in `lagseg_jax` keep or hold at once; a test holds it against XLA's own
@@ -11,7 +11,7 @@ import math
 import jax
 import ml_collections
 
-from benchmarks.cost import ITEM_BYTES
+from benchmarks.common.cost import ITEM_BYTES
 from lagseg_jax.config.choices import PATCH
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.segmentation import build_model

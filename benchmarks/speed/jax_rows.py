@@ -1,10 +1,9 @@
-"""Problem -> what is timed in JAX: {row: function that prepares it}.
+"""What the speed benchmark times in JAX: {row: function that prepares it}.
 
 Preparing returns (a call that waits for its result, facts about the compiled code if it is there).
 Each row is what training or prediction really runs, or one part of it, compiled on its own.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,28 +11,26 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.problem import SPACING, Problem
+from benchmarks.speed.problem import SPACING, Problem
+from benchmarks.speed.training_step import STEPS, step_call, without_augmentation
 from configs import default
-from lagseg_jax.data.augment import Augmentation
-from lagseg_jax.data.batches import SliceSource, TrainingBatches, split_over_devices
+from lagseg_jax.config.choices import PATCH
+from lagseg_jax.data.batches import SliceSource, TrainingBatches
 from lagseg_jax.data.prepare import PreparedCase
 from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.inference.slice_search import search
 from lagseg_jax.model import backend
 from lagseg_jax.training.losses import slice_losses
 from lagseg_jax.training.optimizer import make_optimizer
-from lagseg_jax.training.step import augmentation_of, init_state, make_train_step
 
 Prepared = tuple[Callable[[], None], dict]
-NO_AUGMENTATION = Augmentation(*[0] * len(dataclasses.fields(Augmentation)))
-STEPS = 10_000  # of the learning rate schedule
 
 
-def ours_rows(problem: Problem, folder: Path) -> dict[str, Callable[[], Prepared]]:
+def jax_rows(problem: Problem, folder: Path) -> dict[str, Callable[[], Prepared]]:
     """Everything that the JAX worker can time, by the name of its row."""
     return {
         "encoder": lambda: encoder(problem),
@@ -41,10 +38,8 @@ def ours_rows(problem: Problem, folder: Path) -> dict[str, Callable[[], Prepared
         "head forward": lambda: head(problem, backward=False),
         "head forward+backward": lambda: head(problem, backward=True),
         "optimiser": lambda: optimiser(problem),
-        "train step": lambda: train_step(problem, NO_AUGMENTATION),
-        "augmented train step": lambda: train_step(
-            problem, augmentation_of(problem.config.augment)
-        ),
+        "train step": lambda: train_step(problem, without_augmentation(problem.config)),
+        "augmented train step": lambda: train_step(problem, problem.config),
         "input": lambda: input_pipeline(problem, folder),
         "volume": lambda: volume(problem),
         "searched volume": lambda: volume_searched(problem),
@@ -92,7 +87,7 @@ def head_loss(problem: Problem, head_params: dict, tokens, images, masks) -> jax
 def head(problem: Problem, backward: bool) -> Prepared:
     """Tokens of all blocks -> loss, or loss and gradients."""
     images, masks = device_batch(problem)
-    spec, patches = problem.encoder.spec, images.shape[1] // 14
+    spec, patches = problem.encoder.spec, images.shape[1] // PATCH
     shape = (spec.depth, len(images), patches, patches, spec.width)
     tokens = jax.random.normal(jax.random.key(0), shape, problem.model.encoder.dtype)
     head_params = jax.device_put(problem.head_params)
@@ -117,27 +112,11 @@ def optimiser(problem: Problem) -> Prepared:
     return compiled(update, params, optimizer.init(params), params)
 
 
-def train_step(problem: Problem, augmentation: Augmentation) -> Prepared:
+def train_step(problem: Problem, config: ml_collections.ConfigDict) -> Prepared:
     """Host batch -> next state, as training/loop.py runs it on one device."""
-    config = problem.config
-    optimizer = make_optimizer(config.train, STEPS)
     devices = jax.local_devices()[:1]
-    step = make_train_step(
-        problem.model, optimizer, config.train.loss, augmentation, config.seed, devices
-    )
-    # Placed as the loop places them; copied, because the step gives the memory of its state away.
-    mesh = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec())
-    params = jax.device_put(problem.encoder.params, mesh)
-    head_params = jax.tree.map(jnp.array, problem.head_params)
-    state = [jax.device_put(init_state(head_params, optimizer), mesh)]
-
-    batch = problem.batch | {"stop": np.zeros(config.train.batch_size, bool)}
-
-    def call():
-        state[0], *outcome = step(state[0], params, split_over_devices(batch, 1))
-        jax.block_until_ready((state[0], outcome))
-
-    return call, {}
+    step = step_call(config, problem.model, problem.encoder.params, problem.head_params, devices)
+    return (lambda: step(problem.batch)), {}
 
 
 def input_pipeline(problem: Problem, folder: Path) -> Prepared:

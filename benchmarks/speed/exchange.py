@@ -1,9 +1,9 @@
-"""Problem -> a folder that the PyTorch peer opens: encoder as on Hugging Face's hub, head, inputs.
+"""Writes the folder that the PyTorch worker opens: a case's weights, inputs and settings.
 
-encoder/{config.json, model.safetensors}   for `Dinov2Model.from_pretrained`
+encoder/{config.json, model.safetensors}   for `Dinov2Model.from_pretrained` of Hugging Face
 head.npz                                   names joined with "/", layouts as in Flax
 inputs.npz, volume.nii.gz                  image, mask, volume; the volume as a file
-case.json                                  what the peer must know of the config
+case.json                                  what else the config says
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from benchmarks.cases import Case
-from benchmarks.problem import SPACING, Problem
+from benchmarks.speed.cases import Case
+from benchmarks.speed.problem import SPACING, Problem
 from lagseg_jax.model.encoder import EncoderSpec
 
 

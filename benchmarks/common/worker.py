@@ -1,6 +1,7 @@
-"""commands as JSON lines -> answers as JSON lines: both ends of a process that stays warm.
+"""Both ends of a process that stays warm: commands as lines of JSON, answers as lines of JSON.
 
-The other end is `python -m benchmarks.worker MODULE`, where the module has a dict `COMMANDS`.
+The other end is `python -m benchmarks.common.worker MODULE`, where the module has a dict
+`COMMANDS`; each of its functions takes and returns what JSON can hold.
 """
 
 import importlib
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from lagseg_jax.runtime.host import tune
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # One device, and two frameworks on it: neither may take all of its memory.
 DEFAULTS = {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
 ALWAYS = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # compile times are of real compilations
@@ -27,10 +28,12 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """The coordinator's end: `worker.call("time", row="encoder", calls=3)`.
+    """The coordinator's end: `worker.call("measure", row="encoder", calls=3)`.
+
+    As a context, it ends the process.
 
     Args:
-        module: with the commands, such as "benchmarks.peer".
+        module: with the commands, such as "benchmarks.speed.torch_worker".
         python: the interpreter.
         log: its stderr goes to the end of this file.
         cores: it may use only these (Linux); None: all of ours.
@@ -41,7 +44,7 @@ class Worker:
         environment = DEFAULTS | os.environ | ALWAYS
         with open(log, "ab") as stderr:
             self._process = subprocess.Popen(
-                [python, "-m", "benchmarks.worker", module],
+                [python, "-m", "benchmarks.common.worker", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -53,6 +56,12 @@ class Worker:
             os.sched_setaffinity(self._process.pid, cores)
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def _read(self) -> None:
         for line in self._process.stdout:

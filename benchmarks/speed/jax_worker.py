@@ -1,30 +1,29 @@
-"""The JAX worker's commands (see worker.py)."""
+"""The JAX worker of the speed benchmark: its commands (see common/worker.py)."""
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from benchmarks import cost, machine
-from benchmarks.cases import Case
-from benchmarks.exchange import write_problem
-from benchmarks.ours_rows import device_batch, head_loss, ours_rows
-from benchmarks.problem import SPACING, make_problem
+from benchmarks.common import cost, machine
+from benchmarks.common.timing import Rows
+from benchmarks.speed.cases import Case
+from benchmarks.speed.exchange import write_problem
+from benchmarks.speed.jax_rows import device_batch, head_loss, jax_rows
+from benchmarks.speed.problem import SPACING, make_problem
 from lagseg_jax.model import backend
 
-LONG = 1.0  # seconds
 opened = {}
-prepared = {}
 
 
 def open_case(case: dict, folder: str) -> list[str]:
-    """Makes the case and writes it for the peer; returns the names of the rows."""
+    """Makes the case and writes it for PyTorch; returns the names of the rows."""
     case = Case(**case)
     problem = make_problem(case)
     write_problem(problem, case, Path(folder))
-    opened.update(problem=problem, rows=ours_rows(problem, Path(folder)))
+    opened.update(problem=problem, rows=jax_rows(problem, Path(folder)))
     return list(opened["rows"])
 
 
@@ -50,32 +49,10 @@ def outputs(path: str) -> None:
     np.savez(path, **{name: np.asarray(array) for name, array in found.items()})
 
 
-def prepare(row: str) -> dict:
-    """Compiles and warms up; the first call's time, compile time (s) and memory if known."""
+def make_call(row: str) -> tuple[Callable[[], object], dict]:
+    """The row's call, compile time (s) and memory, if known."""
     jax.clear_caches()  # so that nothing is found that another row compiled
-    call, facts = opened["rows"][row]()
-    prepared[row] = call
-    return {"first_seconds": timed(call)} | facts
-
-
-def measure(row: str, calls: int) -> list[float]:
-    """Seconds of each call; one more goes before them to wake the device and its threads."""
-    call = prepared[row]
-    first = timed(call)
-    # A call of seconds needs no waking.
-    return [first] if calls == 1 and first > LONG else [timed(call) for _ in range(calls)]
-
-
-def timed(call) -> float:
-    """Seconds of a call, which waits for its own result."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def forget(row: str) -> None:
-    """Frees what the row holds."""
-    del prepared[row]
+    return opened["rows"][row]()
 
 
 def peak_bytes() -> int:
@@ -90,12 +67,5 @@ def costs() -> dict[str, dict]:
     return cost.rows(problem.encoder.spec, problem.config, problem.volume.shape[2])
 
 
-COMMANDS = {
-    "open": open_case,
-    "outputs": outputs,
-    "prepare": prepare,
-    "measure": measure,
-    "forget": forget,
-    "peak_bytes": peak_bytes,
-    "costs": costs,
-}
+COMMANDS = {"open": open_case, "outputs": outputs, "peak_bytes": peak_bytes, "costs": costs}
+COMMANDS |= Rows(make_call).commands

@@ -1,4 +1,4 @@
-"""images (B, S, S) in 0..1 -> logits (B, S, S): the same model in PyTorch, as one would write it.
+"""The same model in PyTorch, as one would write it: images (B, H, W) in 0..1 -> logits (B, H, W).
 
 The encoder is `transformers`' Dinov2Model with its scaled_dot_product_attention; fusion and decoder
 are PyTorch's own layers in channels_last. Submodules bear the names of our parameter tree.
@@ -6,7 +6,6 @@ Letters: B batch, L blocks, S scales, D width, h x w patches; maps are (B, C, H,
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -169,29 +168,16 @@ class FrozenEncoder(nn.Module):
         return twin
 
 
-def loss_of(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """`config.train.loss`: (logits, masks) -> scalar."""
-
-    def soft_dice(logits, masks):
-        probability = torch.sigmoid(logits)
-        overlap = (probability * masks).sum((1, 2))
-        total = probability.sum((1, 2)) + masks.sum((1, 2))
-        return (1 - (2 * overlap + 1) / (total + 1)).mean()
-
-    parts = {"bce": F.binary_cross_entropy_with_logits, "dice": soft_dice}
-    return lambda logits, masks: sum(parts[part](logits, masks) for part in name.split("+"))
-
-
 def head_state(arrays: dict) -> dict[str, torch.Tensor]:
     """Our parameters (names joined with "/") -> a state dict of `Head`."""
     state = {}
     for name, array in arrays.items():
-        tensor, path = torch.from_numpy(array), name.replace("/", ".")
-        if tensor.ndim == 2 and path.endswith("kernel"):
+        tensor = torch.from_numpy(array)
+        if tensor.ndim == 2 and name.endswith("kernel"):
             tensor = tensor.T[:, :, None, None]
         elif tensor.ndim == 4:
             tensor = tensor.permute(3, 2, 0, 1)
-        state[path.replace("kernel", "weight").replace("scale", "weight")] = tensor
+        state[_path(name)] = tensor
     return state
 
 
@@ -199,11 +185,15 @@ def head_gradients(head: Head, arrays: dict) -> dict:
     """The gradients under our names, in our layouts."""
     parameters, found = dict(head.named_parameters()), {}
     for name, array in arrays.items():
-        path = name.replace("/", ".").replace("kernel", "weight").replace("scale", "weight")
-        gradient = parameters[path].grad.float().cpu()
+        gradient = parameters[_path(name)].grad.float().cpu()
         if array.ndim == 2 and name.endswith("kernel"):
             gradient = gradient[:, :, 0, 0].T
         elif array.ndim == 4:
             gradient = gradient.permute(2, 3, 1, 0)
         found[name] = gradient.numpy()
     return found
+
+
+def _path(name: str) -> str:
+    """ "decoder/logits/kernel" -> "decoder.logits.weight"."""
+    return name.replace("/", ".").replace("kernel", "weight").replace("scale", "weight")

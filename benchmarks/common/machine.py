@@ -1,24 +1,26 @@
-"""this machine -> what a reader of the numbers must know about it; peak memory of a process."""
+"""What a reader of the numbers must know about this machine, and a process's peak memory."""
 
 import importlib.metadata
 import os
 import platform
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lagseg_jax.runtime.host import git_commit, processor_flags
+
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "nnunetv2", "numpy")
+BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # instruction sets that multiply it
 
 
 def describe() -> dict:
     """Processor, cores, memory, git commit and time of this run."""
     return {
-        "cpu": _first_field("/proc/cpuinfo", "model name") or platform.processor(),
-        "features": features(),
+        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "features": sorted(processor_flags() & (BFLOAT16 | {"avx2", "avx512f"})),
         "cores": cores(),
         "memory_gib": round(_kib("/proc/meminfo", "MemTotal") / 2**20, 1),
         "system": platform.platform(),
-        "git": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
+        "git": git_commit(Path(__file__).parents[1]) or "",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -47,32 +49,15 @@ def peak_rss() -> int:
     return _kib("/proc/self/status", "VmHWM") * 1024
 
 
-def features() -> list[str]:
-    """Instruction sets of the processor that matter here."""
-    flags = _first_field("/proc/cpuinfo", "flags").split()
-    return [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags]
-
-
-def _first_field(path: str, name: str) -> str:
+def _field(path: str, name: str) -> str:
+    """The first value of a field in one of Linux' tables; "" where there is none."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
         return ""
-    return next(
-        (v.strip() for k, _, v in (x.partition(":") for x in lines) if k.strip() == name), ""
-    )
+    fields = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in fields if key.strip() == name), "")
 
 
 def _kib(path: str, name: str) -> int:
-    return int((_first_field(path, name) or "0").split()[0])
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
-
-
-COMMANDS = {"cores": cores}
+    return int((_field(path, name) or "0").split()[0])
