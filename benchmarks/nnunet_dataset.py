@@ -1,4 +1,4 @@
-r"""dataset, split -> nnU-Net's raw folder and split, so that it trains and predicts on our cases.
+r"""Writes a dataset and its split for nnU-Net, so that it trains and predicts on our cases.
 
     python -m benchmarks.nnunet_dataset --data=DATASET --split=runs/cpu/splits.json \
         --output=nnUNet_raw/Dataset501_LeftAtrium

@@ -11,6 +11,7 @@ optimiser, the exchange of gradients, compiling, reading the files, and the eval
 """
 
 import sys
+from collections.abc import Callable
 
 import ml_collections
 from absl import flags
@@ -33,21 +34,19 @@ def column(
     spec = EncoderSpec(config.encoder.variant, config.encoder.registers)
     slices, at_once = config.train.batch_size // machine.devices, config.predict.batch_size
 
-    def of(work: Work, count: int) -> list[tuple[float, float]]:
-        return hours.bounds(work, spec, config, machine, count)
+    def bounds(work: Callable[..., Work], count: int) -> list[tuple[float, float]]:
+        return hours.bounds(work(spec, config, count), spec, config, machine, count)
 
-    layers = of(hours.training_step(spec, config, slices), slices)
-    step, judged = (
-        hours.least_seconds(layers),
-        hours.least_seconds(of(forward(spec, config, slices), slices)),
-    )
+    layers = bounds(hours.training_step, slices)
+    step = hours.least_seconds(layers)
+    judged = hours.least_seconds(bounds(forward, slices))
     counts = options.training_slices, options.validation_slices
     least = hours.training_seconds(config, *counts, step, judged)
     stride = config.predict.stride if config.predict.components == 1 else 1
     computed, batches = hours.predicted_batches(
         options.volume_slices, options.atrium, stride, at_once * machine.devices
     )
-    volume = batches * hours.least_seconds(of(forward(spec, config, at_once), at_once))
+    volume = batches * hours.least_seconds(bounds(forward, at_once))
     arithmetic, moving = map(sum, zip(*layers))
     parts = memory.training(spec, config, slices, head, machine.fused_attention)
     fits = "yes" if hours.fits(parts, machine) else "no"

@@ -1,10 +1,10 @@
-r"""dataset, minutes -> accuracy of ours and of a U-Net in PyTorch that trained equally long.
+"""Compares our accuracy with that of a U-Net in PyTorch that trained equally long on equal cases.
 
     python -m benchmarks.accuracy --data=DATASET --minutes=10 --seeds=2 --workdir=runs/accuracy
 
 Every arm trains on the same cases, for the same time on the same cores (compilation, validation and
 checkpoints included), and is judged on the same held-out cases, whole volumes in their own grid, by
-lagseg_jax.metrics. Ours are runs of `--config`, and of the arms of a study file (see
+lagseg_jax.evaluation.metrics. Ours are runs of `--config`, and of the arms of a study file (see
 lagseg_jax.study) as changes of it; with their steps chosen by a measurement before. The U-Net sees
 slices prepared in the same way and augmented as `--config` says, and its masks are cleaned in the
 same way. The same command goes on where it was interrupted. WORKDIR gets table.md, table.csv,
@@ -12,35 +12,15 @@ study.json and runs.json.
 """
 
 import argparse
-import os
 import queue
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import ml_collections
-import numpy as np
-from benchmarks.accuracy_record import Record
-from benchmarks.worker import Worker, WorkerError
-
-from lagseg_jax.config.flags import parse_flags
-from lagseg_jax.data.layouts import Case
+from benchmarks.accuracy.arms import arms_of, configure, core_slots, run_job
+from benchmarks.accuracy.record import Record
+from benchmarks.common.worker import WorkerError
 from lagseg_jax.data.split import load_split
-from lagseg_jax.evaluation.metrics import case_metrics
-from lagseg_jax.evaluation.study import read_study
-from lagseg_jax.imaging.masks import clean_mask
-from lagseg_jax.imaging.slices import (
-    from_slices,
-    network_images,
-    network_masks,
-    restore_matrices,
-    to_slices,
-)
-from lagseg_jax.imaging.volume import read_image_and_label
-from lagseg_jax.reports.study_table import METRICS, read_result
-
-PEER = "U-Net"
-PEER_MULTIPLE = 16  # of its image size: four times halved
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -97,139 +77,6 @@ def main(arguments: list[str] | None = None) -> int:
         list(pool.map(run, [job for job in jobs if not record.has(*job)]))
     print(record.write())
     return 1 if record.failures else 0
-
-
-def arguments_of(options: argparse.Namespace, changes: dict) -> list[str]:
-    """The command line of one of our arms, from the name of the program on."""
-    fields = [*options.set, *(f"{name}={value}" for name, value in changes.items())]
-    fields += [f"data.root={Path(options.data).resolve()}", f"data.counts=({options.counts})"]
-    return ["accuracy", f"--config={options.config}", *(f"--config.{field}" for field in fields)]
-
-
-def configure(options: argparse.Namespace) -> ml_collections.ConfigDict:
-    """The config that our arms change."""
-    return parse_flags(arguments_of(options, {}), lambda values: None).config
-
-
-def arms_of(
-    options: argparse.Namespace, base: ml_collections.ConfigDict
-) -> tuple[dict[str, dict | None], str | None]:
-    """{name: changes of the config}, None for the U-Net; and which arm is the reference."""
-    arms: dict[str, dict | None] = {Path(options.config).stem: {}}
-    reference = None
-    if options.study:
-        study = read_study(options.study, base, [n for n in (options.arms or "").split(",") if n])
-        arms, reference = dict(study["arms"]), study["reference"]
-    if not options.no_peer:
-        arms[PEER], reference = None, PEER
-    return arms, reference
-
-
-def core_slots(count: int) -> list[list[int]]:
-    """The cores of this process in so many equal parts.
-
-    Raises:
-        SystemExit: there are fewer.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= count <= len(cores):
-        raise SystemExit(f"--side_by_side={count}, expected 1 to {len(cores)}, the cores here")
-    each = len(cores) // count
-    return [cores[i * each : (i + 1) * each] for i in range(count)]
-
-
-def run_job(
-    options: argparse.Namespace,
-    arms: dict[str, dict | None],
-    split: dict[str, list[Case]],
-    arm: str,
-    seed: int,
-    cores: list[int],
-) -> dict:
-    """Trains one arm in a process of its own on these cores; returns what `Record` keeps of it."""
-    folder = options.workdir / arm / f"seed{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    changes = arms[arm]
-    peer = changes is None
-    module, python = (
-        ("accuracy_unet", options.peer_python) if peer else ("accuracy_ours", options.python)
-    )
-    print(f"{arm}, seed {seed}, cores {cores}", file=sys.stderr, flush=True)
-    if peer:
-        cases = read_cases(options, split)
-        write_slices(folder / "slices.npz", cases)
-        augmentation = dict(configure(options).augment)
-        arguments = {"folder": str(folder.resolve()), "seed": seed, "augmentation": augmentation}
-    else:
-        line = arguments_of(options, changes | {"seed": seed})
-        arguments = {"arguments": line, "workdir": str(folder.resolve())}
-    worker = Worker(f"benchmarks.{module}", python, folder / "log", cores)
-    try:
-        limit = 180 * options.minutes + 1800
-        facts = worker.call(
-            "train", limit, minutes=options.minutes, clock=options.clock, **arguments
-        )
-    finally:
-        worker.close()
-    if peer:
-        facts["cases"] = judge(folder / "probabilities.npz", cases["test"])
-        (folder / "slices.npz").unlink()
-        (folder / "probabilities.npz").unlink()
-    else:
-        facts["cases"] = read_result(folder, arm, -1, seed).cases
-    return facts
-
-
-def read_cases(options: argparse.Namespace, split: dict[str, list[Case]]) -> dict[str, list[dict]]:
-    """Slices of the training and test cases as the U-Net gets them: images, masks, geometry."""
-    config = configure(options)
-    size = options.peer_size or -(-config.data.image_size // PEER_MULTIPLE) * PEER_MULTIPLE
-    found: dict[str, list[dict]] = {}
-    for part in ("train", "test"):
-        for case in split[part]:
-            image, label = read_image_and_label(
-                case.image,
-                case.label,
-                config.data.label_value or None,
-                int(config.data.max_gb * 1e9),
-            )
-            slices, geometry = to_slices(image.array, image.affine)
-            labels, _ = to_slices(label.array, label.affine)
-            found.setdefault(part, []).append(
-                {
-                    "name": case.name,
-                    "images": network_images(slices, size, tuple(config.data.clip_percentiles)),
-                    "masks": network_masks(labels, size),
-                    "truth": label.array,
-                    "spacing": image.spacing,
-                    "geometry": geometry,
-                    "shape": slices.shape[1:],
-                }
-            )
-    return found
-
-
-def write_slices(path: Path, cases: dict[str, list[dict]]) -> None:
-    """What the PyTorch worker reads: it needs no other library than NumPy for it."""
-    arrays = {f"test/{case['name']}": case["images"].astype(np.float16) for case in cases["test"]}
-    for name, dtype in (("images", np.float16), ("masks", np.uint8)):
-        arrays[name] = np.concatenate([case[name].astype(dtype) for case in cases["train"]])
-    np.savez(path, **arrays)
-
-
-def judge(path: Path, cases: list[dict]) -> dict[str, dict[str, float]]:
-    """Probabilities (Z, S, S) of the test cases -> the metrics, by the rules of our prediction."""
-    found = {}
-    with np.load(path) as probabilities:
-        for case in cases:
-            probability = probabilities[case["name"]].astype(np.float32)
-            rows, columns = restore_matrices(*case["shape"], probability.shape[1])
-            slices = (rows @ probability @ columns.T >= 0.5).astype(np.uint8)
-            mask = clean_mask(from_slices(slices, case["geometry"]), case["spacing"], keep=1)
-            axis = case["geometry"].volume_axis
-            scores = case_metrics(case["truth"], mask, case["spacing"], axis)
-            found[case["name"]] = {metric: float(scores[metric]) for metric in METRICS}
-    return found
 
 
 if __name__ == "__main__":

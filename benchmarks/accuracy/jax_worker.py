@@ -1,14 +1,15 @@
-"""Our arms of `accuracy` (see worker.py for how it is called): ordinary runs of a given time."""
+"""The JAX worker of the accuracy benchmark: ordinary runs (see common/worker.py)."""
 
 import math
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import ml_collections
 
-from benchmarks import machine
+from benchmarks.common import machine
+from benchmarks.common.timing import CLOCKS
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.config.validate import check_config
 from lagseg_jax.data.split import load_split
@@ -22,25 +23,24 @@ from lagseg_jax.training.loop import train as train_run
 SHORT = (4, 44)  # steps of two trainings that tell what a start and a step cost,
 ENOUGH = 0.04  # of the time; with fewer steps than that, starts that differ would hide them
 MOST_GROWTH = 16  # of the longer one, which noise may have made too short
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def train(arguments: list[str], workdir: str, minutes: float, clock: str) -> dict:
-    """Trains for so many minutes by the clock, and evaluates, in the workdir."""
-    folder, now = Path(workdir), CLOCKS[clock]
+def train(arguments: list[str], folder: str, minutes: float, clock: str) -> dict:
+    """Trains for so many minutes by the clock, and evaluates; the folder is the workdir."""
+    workdir, now = Path(folder), CLOCKS[clock]
     config = parse_flags(arguments, lambda values: None).config
     config.train.patience = 0
     check_config(config)
-    split = load_split(config, folder)
+    split = load_split(config, workdir)
     encoder = load_frozen_encoder(config)
     config.train.steps = affordable_steps(config, split, encoder, 60 * minutes, now)
     config.train.evaluate_every = config.train.steps
-    write_config(folder, config)
+    write_config(workdir, config)
     start = now()
-    train_run(config, folder, split, encoder)
+    train_run(config, workdir, split, encoder)
     seconds = now() - start
-    segmenter = restore_segmenter(config, folder, encoder)
-    evaluate(segmenter, split["test"], folder / "evaluation", config.data.label_value or None)
+    segmenter = restore_segmenter(config, workdir, encoder)
+    evaluate(segmenter, split["test"], workdir / "evaluation", config.data.label_value or None)
     volume = read_volume(split["test"][0].image)
     start = now()
     segmenter.predict_volume(volume.array, volume.spacing, volume.affine)
@@ -55,7 +55,11 @@ def train(arguments: list[str], workdir: str, minutes: float, clock: str) -> dic
 
 
 def affordable_steps(
-    config: ml_collections.ConfigDict, split: dict, encoder: FrozenEncoder, seconds: float, now
+    config: ml_collections.ConfigDict,
+    split: dict,
+    encoder: FrozenEncoder,
+    seconds: float,
+    now: Callable[[], float],
 ) -> int:
     """How many steps fit, with compilation, one validation and the checkpoint."""
     config = config.copy_and_resolve_references()

@@ -1,10 +1,11 @@
-"""runs that are done <-> runs.json, table.md, table.csv and study.json, after each of them."""
+"""Keeps the runs that are done in runs.json, table.md, table.csv and study.json."""
 
 import argparse
 import json
 import sys
 
-from benchmarks import machine
+from benchmarks.accuracy.arms import Arms
+from benchmarks.common import machine
 from lagseg_jax.reports.study_table import Result, table_rows, write_table
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
@@ -19,9 +20,7 @@ class Record:
         reference: the arm that the others are compared with, or None.
     """
 
-    def __init__(
-        self, options: argparse.Namespace, arms: dict[str, dict | None], reference: str | None
-    ):
+    def __init__(self, options: argparse.Namespace, arms: Arms, reference: str | None):
         self.options, self.arms, self.reference = options, arms, reference
         self.failures: dict[tuple[str, int], str] = {}
         self.path = options.workdir / "runs.json"

@@ -29,12 +29,11 @@ def step_call(
     encoder_params: dict,
     head_params: dict,
     devices: Sequence[jax.Device],
-    make_step: Callable = make_train_step,
 ) -> Callable[[Batch], None]:
     """A function that takes one step with a batch of all devices, and waits for it."""
     optimizer = make_optimizer(config.train, STEPS)
     parts = model, optimizer, config.train.loss, augmentation_of(config.augment), config.seed
-    step = make_step(*parts, devices)
+    step = make_train_step(*parts, devices)
     # Placed as the loop places them; copied, because the step gives the memory of its state away.
     everywhere = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec())
     params = jax.device_put(encoder_params, everywhere)

@@ -1,4 +1,4 @@
-"""The peer of `accuracy`: a plain 2D U-Net in PyTorch (see worker.py for how it is called).
+"""The PyTorch worker of the accuracy benchmark: a plain 2D U-Net (see common/worker.py).
 
 Ronneberger et al. 2015 (arXiv 1505.04597) with 16 to 256 channels, GroupNorm instead of BatchNorm,
 BCE + soft Dice, AdamW with linear warm-up and cosine decay over the given time, and the
@@ -7,7 +7,7 @@ augmentation of our config. bfloat16 where the processor multiplies it.
 
 import itertools
 import math
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks import machine
+from benchmarks.common import machine
+from benchmarks.common.pytorch import DEVICE, loss_of, use_all_cores, wait
+from benchmarks.common.timing import CLOCKS
+from lagseg_jax.runtime.host import processor_flags
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-FAST_BFLOAT16 = DEVICE.type == "cuda" or bool({"avx512_bf16", "amx_bf16"} & set(machine.features()))
+FAST_BFLOAT16 = DEVICE.type == "cuda" or bool(machine.BFLOAT16 & processor_flags())
 WIDTHS = (16, 32, 64, 128, 256)
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 8, 1e-3, 1e-4, 50
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+LOSS = loss_of("bce+dice")
 
 
 def double(inputs: int, width: int) -> nn.Sequential:
@@ -66,60 +68,62 @@ def train(
 
     `augmentation` is `config.augment` of ours.
     """
-    torch.set_num_threads(machine.cores())
+    use_all_cores()
     torch.manual_seed(seed)
     now = CLOCKS[clock]
     with np.load(Path(folder) / "slices.npz") as arrays:
         images, masks = (torch.from_numpy(arrays[name]) for name in ("images", "masks"))
         tests = {n.removeprefix("test/"): arrays[n] for n in arrays.files if n.startswith("test/")}
     network = UNet().to(DEVICE, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    start = now()  # after what torch imports late
-    step, order = 0, torch.empty(0, dtype=torch.int64)
-    while (part := (now() - start) / (60 * minutes)) < 1:
-        if len(order) < BATCH:
-            order = torch.randperm(len(images))
-        chosen, order = order[:BATCH], order[BATCH:]
-        for group in optimizer.param_groups:
-            warmup = min(1, (step + 1) / WARMUP)
-            group["lr"] = LEARNING_RATE * warmup * (1 + math.cos(math.pi * part)) / 2
-        pair = (arrays[chosen].to(DEVICE).float() for arrays in (images, masks))
-        x, y = augment(augmentation, *pair)
-        loss = loss_of(logits_of(network, x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step += 1
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    seconds, start = now() - start, now()
+    steps, seconds = fit(network, images, masks, augmentation, 60 * minutes, now)
+    start = now()
     network.eval()
     found = {name: probability(network, slices) for name, slices in tests.items()}
     volume = (now() - start) / len(tests)
     np.savez(Path(folder) / "probabilities.npz", **found)
-    parameters = sum(p.numel() for p in network.parameters())
     return {
-        "steps": step,
+        "steps": steps,
         "seconds": seconds,
-        "parameters": parameters,
+        "parameters": sum(p.numel() for p in network.parameters()),
         "volume_seconds": volume,
         "warning": "",
         "versions": machine.versions(),
     }
 
 
+def fit(
+    network: UNet,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    augmentation: dict[str, float],
+    seconds: float,
+    now: Callable[[], float],
+) -> tuple[int, float]:
+    """Trains on slices (N, S, S) for so long by the clock; returns steps and seconds."""
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    start = now()  # after what torch imports late
+    step, order = 0, torch.empty(0, dtype=torch.int64)
+    while (part := (now() - start) / seconds) < 1:
+        if len(order) < BATCH:
+            order = torch.randperm(len(images))
+        chosen, order = order[:BATCH], order[BATCH:]
+        warmup = min(1, (step + 1) / WARMUP)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * warmup * (1 + math.cos(math.pi * part)) / 2
+        pair = (arrays[chosen].to(DEVICE).float() for arrays in (images, masks))
+        x, y = augment(augmentation, *pair)
+        optimizer.zero_grad()
+        LOSS(logits_of(network, x), y).backward()
+        optimizer.step()
+        step += 1
+    wait()
+    return step, now() - start
+
+
 def logits_of(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """(B, H, W) float32."""
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=FAST_BFLOAT16):
         return network(images).float()
-
-
-def loss_of(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """BCE + soft Dice, both per slice and averaged, as `training.losses` has them."""
-    p = logits.sigmoid()
-    overlap, total = ((v).sum((1, 2)) for v in (p * masks, p + masks))
-    dice = 1 - (2 * overlap + 1) / (total + 1)
-    return F.binary_cross_entropy_with_logits(logits, masks) + dice.mean()
 
 
 def augment(
