@@ -5,7 +5,6 @@ ViT-g and ViT-B at 448 pixels with batches of 32. The exit status is 1 when outp
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from benchmarks.speed.cases import choose
 from benchmarks.speed.run_case import PREDICTION, TRAINING, run_case
 from benchmarks.speed.scaling import NO_TIME, measure_scaling
 from benchmarks.speed.table import report
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import write_json
 
 FOR_SCALING = {"cpu": 0.2, "gpu": 0.1}  # of the time
 
@@ -80,12 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
             found = run_case(case, options, share, result["ceilings"])
             result["cases"].append(found)
             result["problems"] += found["problems"]
-            write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+            write_json(options.output, result)
         if not options.no_scaling:
             tell("as work grows")
             measure_scaling(options, backend, deadline, result, Path(folder))
     print(report(result))
-    write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+    write_json(options.output, result)
     tell(f"written to {options.output}")
     wrong = [name for case in result["cases"] for name in case["wrong"]]
     return 1 if wrong or not any(case["rows"] for case in result["cases"]) else 0

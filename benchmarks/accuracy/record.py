@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import math
 import sys
 
 from benchmarks.accuracy.arms import Arms
 from benchmarks.common import machine
 from lagseg_jax.reports.study_table import Result, table_rows, write_table
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import write_json
 
 
 class Record:
@@ -31,7 +32,7 @@ class Record:
             content = json.loads(self.path.read_text())
             if content["facts"] != self.facts:
                 raise InputError(f"{self.path} is of other options, expected {content['facts']}")
-            self.runs = content["runs"]
+            self.runs = [run | {"cases": _scores(run["cases"])} for run in content["runs"]]
 
     def has(self, arm: str, seed: int) -> bool:
         """Whether this run is done."""
@@ -41,7 +42,7 @@ class Record:
         """Keeps a run."""
         self.runs.append({"arm": arm, "seed": seed} | facts)
         content = {"facts": self.facts, "machine": machine.describe(), "runs": self.runs}
-        write_atomically(self.path, json.dumps(content, indent=1) + "\n")
+        write_json(self.path, content)
         print(self.write(), file=sys.stderr, flush=True)
 
     def failed(self, arm: str, seed: int, reason: str) -> None:
@@ -79,3 +80,11 @@ class Record:
     def _state(self, arm: str, seed: int) -> str:
         failed = "failed" if (arm, seed) in self.failures else "missing"
         return "finished" if self.has(arm, seed) else failed
+
+
+def _scores(cases: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
+    """As they were before JSON, which has null for NaN."""
+    return {
+        case: {metric: math.nan if value is None else value for metric, value in scores.items()}
+        for case, scores in cases.items()
+    }

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.speed.cases import Case
 from benchmarks.speed.problem import SPACING, Problem
+from lagseg_jax.config.choices import PATCH
 from lagseg_jax.model.encoder import EncoderSpec
 
 
@@ -61,8 +62,8 @@ def hub_config(spec: EncoderSpec) -> dict:
         "hidden_size": spec.width,
         "num_hidden_layers": spec.depth,
         "num_attention_heads": spec.heads,
-        "image_size": spec.grid * 14,
-        "patch_size": 14,
+        "image_size": spec.grid * PATCH,
+        "patch_size": PATCH,
         "use_swiglu_ffn": spec.mlp == "swiglu",
         "use_mask_token": False,
     }
@@ -72,32 +73,29 @@ def hub_tensors(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
     """The encoder's tensors under the names of the published files, in PyTorch's layouts."""
     p = {n: np.asarray(t) for n, t in flatten_dict(problem.encoder.params, sep="/").items()}
     width = problem.encoder.spec.width
+
+    def layer(ours: str, theirs: str, block: int | tuple = ()) -> Iterator:
+        weight = p.get(f"{ours}/kernel", p.get(f"{ours}/scale"))
+        yield f"{theirs}.weight", weight[block].T  # of a norm it is a vector
+        yield f"{theirs}.bias", p[f"{ours}/bias"][block]
+
     yield "embeddings.cls_token", p["class_token"].reshape(1, 1, width)
-    positions = p["position_embedding"].reshape(1, -1, width)
     # Our class token contains its position.
-    positions = np.concatenate([np.zeros((1, 1, width), np.float32), positions], axis=1)
+    positions = np.pad(p["position_embedding"].reshape(1, -1, width), ((0, 0), (1, 0), (0, 0)))
     yield "embeddings.position_embeddings", positions
-    kernel = p["patch_embedding/kernel"].reshape(14, 14, 3, width).transpose(3, 2, 0, 1)
+    kernel = p["patch_embedding/kernel"].reshape(PATCH, PATCH, 3, width).transpose(3, 2, 0, 1)
     yield "embeddings.patch_embeddings.projection.weight", kernel
     yield "embeddings.patch_embeddings.projection.bias", p["patch_embedding/bias"]
-    yield "layernorm.weight", p["norm/scale"]
-    yield "layernorm.bias", p["norm/bias"]
-    gated = problem.encoder.spec.mlp == "swiglu"
-    dense = {
-        "proj": "attention.output.dense",
-        "fc1": "mlp.weights_in" if gated else "mlp.fc1",
-        "fc2": "mlp.weights_out" if gated else "mlp.fc2",
-    }
+    yield from layer("norm", "layernorm")
+    mlp = ("weights_in", "weights_out") if problem.encoder.spec.mlp == "swiglu" else ("fc1", "fc2")
+    layers = {"proj": "attention.output.dense", "fc1": f"mlp.{mlp[0]}", "fc2": f"mlp.{mlp[1]}"}
+    layers |= {"norm1": "norm1", "norm2": "norm2"}
     for block in range(problem.encoder.spec.depth):
         prefix = f"encoder.layer.{block}."
-        for norm in ("norm1", "norm2"):
-            yield f"{prefix}{norm}.weight", p[f"blocks/{norm}/scale"][block]
-            yield f"{prefix}{norm}.bias", p[f"blocks/{norm}/bias"][block]
+        for ours, theirs in layers.items():
+            yield from layer(f"blocks/{ours}", f"{prefix}{theirs}", block)
         for number in (1, 2):
             yield f"{prefix}layer_scale{number}.lambda1", p[f"blocks/scale{number}"][block]
-        for ours, theirs in dense.items():
-            yield f"{prefix}{theirs}.weight", p[f"blocks/{ours}/kernel"][block].T
-            yield f"{prefix}{theirs}.bias", p[f"blocks/{ours}/bias"][block]
         kernels = np.split(p["blocks/qkv/kernel"][block].T, 3)
         biases = np.split(p["blocks/qkv/bias"][block], 3)
         for name, kernel, bias in zip(("query", "key", "value"), kernels, biases):

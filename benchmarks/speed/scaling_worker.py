@@ -125,10 +125,4 @@ def _compile_fused(spec: EncoderSpec, size: int, batch: int, dtype: str):
     return code.lower(params, images, weights).compile()
 
 
-COMMANDS = {
-    "slices": slices,
-    "compile_time": compile_time,
-    "depth_memory": depth_memory,
-    "compilations": compilations,
-    "write_run": write_run,
-}
+COMMANDS = {f.__name__: f for f in (slices, compile_time, depth_memory, compilations, write_run)}
