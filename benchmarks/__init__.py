@@ -1,27 +1,21 @@
-"""Speed, measured beside the same model in PyTorch: `python -m benchmarks`.
+"""Speed, memory and accuracy, beside the same model in PyTorch, a U-Net and nnU-Net.
 
-The files:
+The commands, each with `--help` or a first page that says what it measures:
 
-    __main__, cases, run_case  command line -> what is measured, in which order
-    rounds, compare            timings in turn, their medians; are the outputs the same?
-    table, machine             rows + machine -> Markdown and JSON
-    worker                     a process that stays warm and takes commands
-    problem, exchange          case -> config, model, weights, inputs; the same as files
-    ours, ours_rows            the JAX worker, and what is timed in it
-    peer, peer_rows            the PyTorch worker, and what is timed in it
-    peer_model                 the same model in PyTorch
-    nnunet                     nnU-Net's own predictor as a third worker
-    cost, ceilings             FLOPs and bytes on paper; what the device can do
-    memory, recipe_cost        config -> memory on paper; hours predicted for three machines
-    scaling, first_start       cost as work grows; first and second start of a command
-    mapped_step                what jax.pmap adds to a step; a command of its own
-    feature_cache              when cached features pay; likewise
-    parts                      parts of the decoder beside their plain forms; likewise
+    python -m benchmarks                 speed beside PyTorch and nnU-Net: docs/performance.md
+    python -m benchmarks.accuracy        accuracy after equal time: docs/accuracy.md
+    python -m benchmarks.feature_cache   when `config.train.cache_features` pays
+    python -m benchmarks.parts           what each form of the model's parts is worth
+    python -m benchmarks.recipe_cost     hours and memory of a config on three machines, on paper
+    python -m benchmarks.nnunet_dataset  a dataset and its split for nnU-Net
 
-And accuracy from equal time on equal cases: `python -m benchmarks.accuracy`.
+Behind them, each imports only what stands before it:
 
-    accuracy, accuracy_record  arms, seeds -> runs and their scores; files and a table
-    accuracy_ours              the JAX worker: an ordinary run
-    accuracy_unet              the PyTorch worker: a plain 2D U-Net
-    nnunet_dataset             dataset and split -> nnU-Net's folders; a command of its own
+    common    the machine, timing, worker processes, FLOPs on paper, what PyTorch's workers share
+    paper     what the paper leaves open: hours and memory of a recipe, nnU-Net as a worker
+    speed     cases, the JAX and the PyTorch worker, the comparison of their outputs, the table
+    accuracy  arms, the JAX worker and the U-Net's, the record of the runs
+
+Results with their machine, versions and command are tables of the notes in docs/log, as JSON
+beside each note.
 """

@@ -5,22 +5,20 @@ ViT-g and ViT-B at 448 pixels with batches of 32. The exit status is 1 when outp
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import machine
-from benchmarks.cases import choose
-from benchmarks.first_start import two_starts
-from benchmarks.rounds import Deadline
-from benchmarks.run_case import PREDICTION, TRAINING, run_case
-from benchmarks.table import report
-from benchmarks.worker import Worker, WorkerError
-from lagseg_jax.runtime.files import write_atomically
+from benchmarks.common import machine
+from benchmarks.common.timing import Deadline
+from benchmarks.common.worker import Worker, WorkerError
+from benchmarks.speed.cases import choose
+from benchmarks.speed.run_case import PREDICTION, TRAINING, run_case
+from benchmarks.speed.scaling import NO_TIME, measure_scaling
+from benchmarks.speed.table import report
+from lagseg_jax.runtime.files import write_json
 
 FOR_SCALING = {"cpu": 0.2, "gpu": 0.1}  # of the time
-NO_TIME = "the time was used up (--minutes)"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -81,11 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
             found = run_case(case, options, share, result["ceilings"])
             result["cases"].append(found)
             result["problems"] += found["problems"]
-            write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+            write_json(options.output, result)
         if not options.no_scaling:
+            tell("as work grows")
             measure_scaling(options, backend, deadline, result, Path(folder))
     print(report(result))
-    write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+    write_json(options.output, result)
     tell(f"written to {options.output}")
     wrong = [name for case in result["cases"] for name in case["wrong"]]
     return 1 if wrong or not any(case["rows"] for case in result["cases"]) else 0
@@ -115,60 +114,17 @@ def measure_ceilings(options, result: dict, folder: Path) -> str:
     for side, (command, python) in sides.items():
         if side == "PyTorch" and options.peer_modes == []:
             continue
-        worker = Worker("benchmarks.ceilings", python, folder / "log")
-        try:
-            facts = worker.call(command, timeout=120, tiny=options.tiny)
-            rows = facts.pop("rows")
-            result["software"][side] = facts | {"malloc": worker.call("malloc")}
-            result["ceilings"] += [row | {"side": side} for row in rows]
-        except WorkerError as error:
-            if side == "JAX":
-                raise SystemExit(f"{python} cannot run the JAX side: {error}") from None
-            result["problems"].append(f"{side}: {error}")
-        finally:
-            worker.close()
+        with Worker("benchmarks.speed.ceilings", python, folder / "log") as worker:
+            try:
+                facts = worker.call(command, timeout=120, tiny=options.tiny)
+                rows = facts.pop("rows")
+                result["software"][side] = facts | {"malloc": worker.call("malloc")}
+                result["ceilings"] += [row | {"side": side} for row in rows]
+            except WorkerError as error:
+                if side == "JAX":
+                    raise SystemExit(f"{python} cannot run the JAX side: {error}") from None
+                result["problems"].append(f"{side}: {error}")
     return result["software"]["JAX"]["backend"]
-
-
-def measure_scaling(options, backend: str, deadline: Deadline, result: dict, folder: Path) -> None:
-    """Each part that cannot run says why, and the others go on."""
-    tell("as work grows")
-    variant, size, dtype = (
-        ("tiny", 196, "float32") if backend == "cpu" else ("base", 448, "bfloat16")
-    )
-    counts, large = [8, 88, 1000], {"size": 448, "batch": 8, "dtype": "bfloat16"}
-    variants, deep = ["small", "giant"], "small"
-    if options.tiny:
-        size, counts, variants, deep = 28, [2, 3], ["tiny"], "tiny"
-        large = {"size": 28, "batch": 2, "dtype": "float32"}
-    case = {"variant": variant, "size": size, "batch": 8, "dtype": dtype}
-    case |= {"predict_batch": options.predict_batch or 8, "shape": options.shape}
-    for command, arguments in (
-        ("slices", {"case": case, "counts": counts}),
-        ("compile_time", {"variants": variants} | large),
-        ("depth_memory", {"variant": deep} | large),
-        ("kept_tokens", {"variant": variants[-1]} | large),
-        ("compilations", {"case": case}),
-        ("write_run", {"case": case, "folder": str(folder)}),
-    ):
-        if not deadline.left():
-            result["problems"].append(f"{command}: {NO_TIME}")
-            continue
-        worker = Worker("benchmarks.scaling", options.python, folder / "log")
-        try:
-            rows = worker.call(command, timeout=30 + deadline.left(), **arguments)
-            result["scaling"] += rows or []
-        except WorkerError as error:
-            result["problems"].append(str(error))
-        finally:
-            worker.close()
-    if not deadline.left():
-        result["problems"].append(f"first start: {NO_TIME}")
-        return
-    try:
-        result["scaling"] += two_starts(options.python, folder, 30 + deadline.left())
-    except (RuntimeError, OSError) as error:
-        result["problems"].append(f"first start: {error}")
 
 
 def tell(text: str) -> None:

@@ -1,4 +1,4 @@
-"""variant, image size -> after how many epochs `train.cache_features` has paid for itself.
+"""Measures after how many epochs `train.cache_features` has paid for itself.
 
     python -m benchmarks.feature_cache --variant=small --size=448 --dtype=bfloat16 --batch=4
 
@@ -12,24 +12,23 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
 
-from configs import cpu, default
+from benchmarks.common.timing import timed
+from benchmarks.speed.cases import Case
+from benchmarks.speed.problem import config_of
+from benchmarks.speed.training_step import step_call, without_augmentation
 from lagseg_jax.config.choices import VARIANTS
-from lagseg_jax.data.batches import SliceSource, TrainingBatches, split_over_devices
+from lagseg_jax.data.batches import SliceSource, TrainingBatches
 from lagseg_jax.data.prepare import PreparedCase
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
 from lagseg_jax.model.segmentation import build_model
-from lagseg_jax.runtime.devices import replicate
 from lagseg_jax.runtime.host import tune
-from lagseg_jax.training.optimizer import make_optimizer
-from lagseg_jax.training.step import augmentation_of, init_state, make_train_step
 from lagseg_jax.training.token_cache import cached_tokens
 
 
@@ -49,37 +48,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def config_of(options: argparse.Namespace) -> ml_collections.ConfigDict:
-    """The recipe of the variant, without augmentation."""
-    config = (cpu if options.variant == "tiny" else default).get_config()
-    config.data.image_size = options.size
-    config.encoder.variant = options.variant
-    config.encoder.dtype = config.decoder.dtype = options.dtype
-    config.augment.update({name: 0.0 for name in config.augment})
-    return config
-
-
-def steps(config, encoder, source: SliceSource, batch_size: int) -> Iterator[float]:
-    """Training steps without end; yields the seconds of each."""
-    model, optimizer = build_model(config, encoder.spec), make_optimizer(config.train, 1000)
-    params = model.init_head(jax.random.key(0), config.data.image_size)
-    state = replicate(init_state(params, optimizer))
-    parts = model, optimizer, config.train.loss, augmentation_of(config.augment), config.seed
-    step = make_train_step(*parts)
-    batches = TrainingBatches(source, batch_size, config.seed, config.data.read_threads)
+def steps(
+    step: Callable, source: SliceSource, config: ml_collections.ConfigDict
+) -> Iterator[float]:
+    """Training steps without end; yields the seconds of each, reading the batch included."""
+    batches = TrainingBatches(
+        source, config.train.batch_size, config.seed, config.data.read_threads
+    )
     while True:
-        start = time.perf_counter()
-        batch = next(batches)
-        batch = split_over_devices(batch, jax.local_device_count())
-        state, *_ = jax.block_until_ready(step(state, encoder.params, batch))
-        yield time.perf_counter() - start
+        yield timed(lambda: step(next(batches)))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the seconds and the break-even."""
     options = parse_arguments(arguments)
     tune()
-    config = config_of(options)
+    case = Case(options.variant, options.size, options.batch, options.dtype)
+    config = without_augmentation(config_of(case))
     encoder = load_frozen_encoder(config)
     model = build_model(config, encoder.spec)
     images = np.random.default_rng(0).random((options.slices, options.size, options.size))
@@ -90,12 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
             place = Path(folder) / name
             return cached_tokens([case], model, encoder, options.batch, place, 1e3)
 
-        encode("compiles")
-        start = time.perf_counter()
-        tokens = encode("timed")
-        once = (time.perf_counter() - start) / options.slices
+        tokens = encode("compiles")
+        once = timed(lambda: encode("timed")) / options.slices
+        head_params, devices = model.init_head(jax.random.key(0), options.size), jax.local_devices()
+        step = step_call(config, model, encoder.params, head_params, devices)
         sources = SliceSource([case]), SliceSource([case], tokens)
-        sides = [steps(config, encoder, source, options.batch) for source in sources]
+        sides = [steps(step, source, config) for source in sources]
         timings = [[next(side) for side in sides] for _ in range(options.steps + 2)][2:]
     without, cached = (statistics.median(column) for column in zip(*timings))
     saved, size = (without - cached) / options.batch, tokens[0][0].nbytes / 1e6

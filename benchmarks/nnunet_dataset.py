@@ -1,4 +1,4 @@
-r"""dataset, split -> nnU-Net's raw folder and split, so that it trains and predicts on our cases.
+r"""Writes a dataset and its split for nnU-Net, so that it trains and predicts on our cases.
 
     python -m benchmarks.nnunet_dataset --data=DATASET --split=runs/cpu/splits.json \
         --output=nnUNet_raw/Dataset501_LeftAtrium
@@ -9,7 +9,6 @@ geometry unchanged, the atrium 1.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from lagseg_jax.data.split import read_split
 from lagseg_jax.imaging.volume import read_image_and_label, write_mask, write_voxels
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import write_json
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,14 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
                 atrium = (label.array > 0).astype(np.uint8)
                 write_mask(output / "labelsTr" / f"{name}.nii.gz", atrium, image)
     fold = {"train": split["train"], "val": split["validation"]}
-    write_atomically(output / "splits_final.json", json.dumps([fold], indent=1) + "\n")
+    write_json(output / "splits_final.json", [fold])
     description = {
         "channel_names": {"0": "LGE"},
         "labels": {"background": 0, "atrium": 1},
         "numTraining": len(split["train"]) + len(split["validation"]),
         "file_ending": ".nii.gz",
     }
-    write_atomically(output / "dataset.json", json.dumps(description, indent=1) + "\n")
+    write_json(output / "dataset.json", description)
     return 0
 
 

@@ -1,181 +1,55 @@
-"""config, numbers of slices -> hours and memory of its training, predicted for three machines.
+"""Predicts hours and memory of a config's training for three machines.
 
     python -m benchmarks.recipe_cost --config=configs/giant.py
 
-Nothing is measured: FLOPs and bytes are counted on paper (`cost`, `memory`) and divided by what the
-makers state of their devices. Each layer takes the longer of arithmetic and memory; the time so
-found, the least, is divided by `--fraction`, the part of it that software reaches. Its default is
-near the 48 % that the training step of ViT-g reached on an H200 (docs/performance.md); of other
-accelerators it is an assumption. Left out: augmentation, the optimiser, the exchange of gradients,
-compiling, reading the files, and the evaluation at the end.
+Nothing is measured: FLOPs and bytes are counted on paper (`common/cost.py`, `paper/memory.py`) and
+divided by what the makers state of their devices (`paper/hours.py`). Each layer takes the longer of
+arithmetic and memory; the time so found, the least, is divided by `--fraction`, the part of it that
+software reaches. Its default is near the 48 % that the training step of ViT-g reached on an H200
+(docs/performance.md); of other accelerators it is an assumption. Left out: augmentation, the
+optimiser, the exchange of gradients, compiling, reading the files, and the evaluation at the end.
 """
 
-import math
 import sys
-from typing import NamedTuple
+from collections.abc import Callable
 
 import ml_collections
-import numpy as np
 from absl import flags
 
-from benchmarks import cost, memory
-from lagseg_jax.config.choices import PATCH
+from benchmarks.common.cost import Work, forward
+from benchmarks.paper import hours, memory
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.config.validate import check_batch_size, check_config
-from lagseg_jax.inference.slice_search import search
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.training.plan import make_plan
 
-USABLE = 0.75  # of a device's memory: what JAX takes of a GPU by default; elsewhere a margin
-
-
-class Machine(NamedTuple):
-    """`devices` equal ones, as their maker describes one: dense FLOP/s, byte/s, bytes.
-
-    `fused_attention`: whether the scores stay on the chip (cuDNN, see `encoder_form`).
-    """
-
-    name: str
-    devices: int
-    flops: dict[str, float]
-    bandwidth: float
-    memory: float
-    fused_attention: bool
-
-
-# A TPU multiplies float32 ("highest") in six passes of bfloat16.
-MACHINES = (
-    Machine("1 x H200", 1, {"bfloat16": 989e12, "float32": 67e12}, 4.8e12, 141e9, True),
-    Machine("8 x A100 80 GB", 8, {"bfloat16": 312e12, "float32": 19.5e12}, 2.0e12, 80e9, True),
-    Machine("TPU v5e-8", 8, {"bfloat16": 197e12, "float32": 197e12 / 6}, 0.819e12, 16e9, False),
-)
-
-
-class Work(NamedTuple):
-    """Layers of the encoder and of the head, for one device."""
-
-    encoder: list[cost.Layer]
-    head: list[cost.Layer]
-
-    def flops(self) -> int:
-        """Sum over both."""
-        return sum(layer.flops for layer in [*self.encoder, *self.head])
-
-
-def forward(spec: EncoderSpec, config: ml_collections.ConfigDict, slices: int) -> Work:
-    """Images -> logits, as in validation and prediction."""
-    size, options = config.data.image_size, config.decoder
-    shape = (tuple(options.scales), tuple(options.widths), options.image_path)
-    fusion = cost.fusion(spec, slices, size, len(options.widths))
-    head = [fusion, *cost.decoder(spec.width, slices, size, *shape)]
-    return Work(cost.encoder(spec, slices, size), head)
-
-
-def training_step(spec: EncoderSpec, config: ml_collections.ConfigDict, slices: int) -> Work:
-    """The same with the gradients of the head, and the tokens of all blocks written."""
-    encoder, head = forward(spec, config, slices)
-    patches = slices * (config.data.image_size // PATCH) ** 2
-    kept = cost.Layer("kept tokens", 0, spec.depth * patches * spec.width)
-    return Work([*encoder, kept], cost.with_backward(head))
-
-
-def bounds(
-    work: Work, spec: EncoderSpec, config: ml_collections.ConfigDict, machine: Machine, slices: int
-) -> list[tuple[float, float]]:
-    """Of every layer: seconds of arithmetic at the peak, and of memory at the bandwidth."""
-    found, item = [], cost.ITEM_BYTES
-    tokens = 1 + spec.registers + (config.data.image_size // PATCH) ** 2
-    # Where attention is not fused: float32 scores and rounded weights, written and read.
-    scores = 0 if machine.fused_attention else slices * spec.heads * tokens**2
-    parts = ((work.encoder, config.encoder.dtype), (work.head, config.decoder.dtype))
-    for layers, dtype in parts:
-        for layer in layers:
-            moved = layer.elements * item[dtype]
-            if layer.name == "attention":
-                moved += 2 * scores * (4 + item[dtype])
-            found.append((layer.flops / machine.flops[dtype], moved / machine.bandwidth))
-    return found
-
-
-def least_seconds(layers: list[tuple[float, float]]) -> float:
-    """Every layer takes the longer of its two bounds."""
-    return sum(map(max, layers))
-
-
-def training_seconds(
-    config: ml_collections.ConfigDict, training: int, validation: int, step: float, judged: float
-) -> float:
-    """All steps and validations that `config.train` plans; it may stop earlier (`patience`).
-
-    Args:
-        config: the experiment.
-        training: training slices.
-        validation: validation slices.
-        step: seconds of a training step.
-        judged: seconds of a batch of the validation.
-    """
-    plan = make_plan(config.train, training)
-    validations = math.ceil(plan.steps / plan.evaluate_every)
-    return (
-        plan.steps * step + validations * math.ceil(validation / config.train.batch_size) * judged
-    )
-
-
-def predicted_batches(count: int, atrium: float, stride: int, batch: int) -> tuple[int, int]:
-    """Slices of a volume that prediction computes, and batches; the last of each round is filled.
-
-    Args:
-        count: slices of the volume.
-        atrium: fraction of them, in the middle, that show atrium.
-        stride: `config.predict.stride`.
-        batch: slices at a time, on all devices.
-    """
-    truth = np.abs(np.arange(count) - (count - 1) / 2) < atrium * count / 2
-    shows, slices, batches = np.zeros(count, bool), 0, 0
-    for numbers in search(shows, stride, batch):
-        shows[numbers] = truth[numbers]
-        slices, batches = slices + len(numbers), batches + math.ceil(len(numbers) / batch)
-    return slices, batches
-
-
-def most_slices(
-    spec: EncoderSpec, config: ml_collections.ConfigDict, head: int, machine: Machine
-) -> int:
-    """Slices per device with which training still fits; 0: not even one."""
-    low, high = 0, 1 << 16
-    while high - low > 1:
-        middle = (low + high) // 2
-        parts = memory.training(spec, config, middle, head, machine.fused_attention)
-        fits = parts["all together"] <= USABLE * machine.memory
-        low, high = (middle, high) if fits else (low, middle)
-    return low
-
 
 def column(
-    config: ml_collections.ConfigDict, machine: Machine, head: int, options: flags.FlagValues
+    config: ml_collections.ConfigDict, machine: hours.Machine, head: int, options: flags.FlagValues
 ) -> dict[str, str]:
     """{row: cell} of one machine."""
     check_batch_size("config.train.batch_size", config.train.batch_size, machine.devices)
     spec = EncoderSpec(config.encoder.variant, config.encoder.registers)
     slices, at_once = config.train.batch_size // machine.devices, config.predict.batch_size
 
-    def of(work: Work, count: int) -> list[tuple[float, float]]:
-        return bounds(work, spec, config, machine, count)
+    def bounds(work: Callable[..., Work], count: int) -> list[tuple[float, float]]:
+        return hours.bounds(work(spec, config, count), spec, config, machine, count)
 
-    layers = of(training_step(spec, config, slices), slices)
-    step, judged = least_seconds(layers), least_seconds(of(forward(spec, config, slices), slices))
+    layers = bounds(hours.training_step, slices)
+    step = hours.least_seconds(layers)
+    judged = hours.least_seconds(bounds(forward, slices))
     counts = options.training_slices, options.validation_slices
-    least = training_seconds(config, *counts, step, judged)
+    least = hours.training_seconds(config, *counts, step, judged)
     stride = config.predict.stride if config.predict.components == 1 else 1
-    computed, batches = predicted_batches(
+    computed, batches = hours.predicted_batches(
         options.volume_slices, options.atrium, stride, at_once * machine.devices
     )
-    volume = batches * least_seconds(of(forward(spec, config, at_once), at_once))
+    volume = batches * hours.least_seconds(bounds(forward, at_once))
     arithmetic, moving = map(sum, zip(*layers))
     parts = memory.training(spec, config, slices, head, machine.fused_attention)
-    fits = parts["all together"] <= USABLE * machine.memory
+    fits = "yes" if hours.fits(parts, machine) else "no"
     return {
         "slices per device and step": f"{slices}",
         "arithmetic of a step at the peak": f"{1e3 * arithmetic:.1f} ms",
@@ -187,10 +61,10 @@ def column(
         f"slices computed of a volume of {options.volume_slices}": f"{computed}",
         f"this volume at {options.fraction:.0%}": f"{volume / options.fraction:.2f} s",
         **{f"memory: {name}": f"{size / 1e9:.2f} GB" for name, size in parts.items()},
-        f"fits into {USABLE:.0%} of the memory": (
-            f"{'yes' if fits else 'no'} ({USABLE * machine.memory / 1e9:.1f} GB)"
+        f"fits into {hours.USABLE:.0%} of the memory": (
+            f"{fits} ({hours.USABLE * machine.memory / 1e9:.1f} GB)"
         ),
-        "most slices per device that fit": f"{most_slices(spec, config, head, machine)}",
+        "most slices per device that fit": f"{hours.most_slices(spec, config, head, machine)}",
     }
 
 
@@ -200,10 +74,10 @@ def report(config: ml_collections.ConfigDict, options: flags.FlagValues) -> str:
     head = memory.head_parameters(spec, config)
     plan = make_plan(config.train, options.training_slices)
     encoder, decoder = forward(spec, config, 1)
-    trained = training_step(spec, config, 1)
+    trained = hours.training_step(spec, config, 1)
     frozen = memory.encoder_weights(spec, config.encoder.dtype)[0]
     giga = [sum(layer.flops for layer in part) / 1e9 for part in (encoder, decoder, trained.head)]
-    columns = [column(config, machine, head, options) for machine in MACHINES]
+    columns = [column(config, machine, head, options) for machine in hours.MACHINES]
     lines = [
         f"Predicted, not measured: {config.encoder.variant} encoder, {config.data.image_size} "
         f"pixels, {config.encoder.dtype}, batch {config.train.batch_size}.",
@@ -215,8 +89,8 @@ def report(config: ml_collections.ConfigDict, options: flags.FlagValues) -> str:
         f"steps, validation every {plan.evaluate_every}",
         f"- slices: {options.training_slices} to train, {options.validation_slices} to validate",
         "",
-        f"| memory is of one device | {' | '.join(m.name for m in MACHINES)} |",
-        f"|---|{'---|' * len(MACHINES)}",
+        f"| memory is of one device | {' | '.join(m.name for m in hours.MACHINES)} |",
+        f"|---|{'---|' * len(hours.MACHINES)}",
     ]
     lines += [f"| {row} | {' | '.join(c[row] for c in columns)} |" for row in columns[0]]
     return "\n".join(lines)

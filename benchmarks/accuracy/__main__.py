@@ -1,0 +1,83 @@
+"""Compares our accuracy with that of a U-Net in PyTorch that trained equally long on equal cases.
+
+    python -m benchmarks.accuracy --data=DATASET --minutes=10 --seeds=2 --workdir=runs/accuracy
+
+Every arm trains on the same cases, for the same time on the same cores (compilation, validation and
+checkpoints included), and is judged on the same held-out cases, whole volumes in their own grid, by
+lagseg_jax.evaluation.metrics. Ours are runs of `--config`, and of the arms of a study file (see
+lagseg_jax.study) as changes of it; with their steps chosen by a measurement before. The U-Net sees
+slices prepared in the same way and augmented as `--config` says, and its masks are cleaned in the
+same way. The same command goes on where it was interrupted. WORKDIR gets table.md, table.csv,
+study.json and runs.json.
+"""
+
+import argparse
+import queue
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.accuracy.arms import arms_of, configure, core_slots, run_job
+from benchmarks.accuracy.record import Record
+from benchmarks.common.worker import WorkerError
+from lagseg_jax.data.split import load_split
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy", description=__doc__.split("\n\n")[0]
+    )
+    add = parser.add_argument
+    add("--data", required=True, help="dataset folder")
+    add("--workdir", type=Path, required=True, help="of all runs and the table")
+    add("--config", default="configs/cpu.py", help="ours")
+    add("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="changes of it")
+    add("--study", help="its arms take the place of the config as it is")
+    add("--arms", help="only these arms, separated by commas")
+    add("--no_peer", action="store_true", help="leave the U-Net out")
+    add("--minutes", type=float, default=10.0, help="of training, of every arm")
+    add("--seeds", type=int, default=2, help="runs of every arm")
+    add("--counts", default="14,2,8", help="training, validation and test patients")
+    add("--peer_size", type=int, help="of the U-Net's images (default: ours or the next above)")
+    add("--side_by_side", type=int, default=1, help="arms at a time, each on its share of cores")
+    about = "wall: minutes go by; cpu: only those in which the arm computes, on one core each"
+    add("--clock", choices=("wall", "cpu"), default="wall", help=about)
+    add("--python", default=sys.executable, help="interpreter that has jax")
+    add("--peer_python", default=sys.executable, help="interpreter that has torch")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains and judges what is not there yet; returns 1 if a run failed."""
+    options = parse_arguments(arguments)
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    base = configure(options)
+    arms, reference = arms_of(options, base)
+    split = load_split(base, options.workdir)
+    slots = core_slots(options.side_by_side)
+    if options.clock == "cpu" and len(slots[0]) > 1:
+        raise SystemExit("--clock=cpu is for arms on one core each: give --side_by_side=CORES")
+    jobs = [(arm, seed) for seed in range(options.seeds) for arm in arms]
+    record = Record(options, arms, reference)
+    free: queue.Queue[list[int]] = queue.Queue()
+    for slot in slots:
+        free.put(slot)
+
+    def run(job: tuple[str, int]) -> None:
+        cores = free.get()
+        try:
+            record.add(*job, run_job(options, arms, split, *job, cores))
+        except WorkerError as error:
+            record.failed(*job, str(error))
+        finally:
+            free.put(cores)
+
+    with ThreadPoolExecutor(len(slots)) as pool:
+        list(pool.map(run, [job for job in jobs if not record.has(*job)]))
+    print(record.write())
+    return 1 if record.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

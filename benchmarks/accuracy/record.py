@@ -1,0 +1,90 @@
+"""Keeps the runs that are done in runs.json, table.md, table.csv and study.json."""
+
+import argparse
+import json
+import math
+import sys
+
+from benchmarks.accuracy.arms import Arms
+from benchmarks.common import machine
+from lagseg_jax.reports.study_table import Result, table_rows, write_table
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import write_json
+
+
+class Record:
+    """The runs that are done, on disk after each of them.
+
+    Args:
+        options: of the command; a workdir is of one set of them.
+        arms: that are to be run.
+        reference: the arm that the others are compared with, or None.
+    """
+
+    def __init__(self, options: argparse.Namespace, arms: Arms, reference: str | None):
+        self.options, self.arms, self.reference = options, arms, reference
+        self.failures: dict[tuple[str, int], str] = {}
+        self.path = options.workdir / "runs.json"
+        told = ("data", "config", "set", "minutes", "counts", "side_by_side", "clock")
+        self.facts = {name: getattr(options, name) for name in told}
+        self.runs: list[dict] = []
+        if self.path.exists():
+            content = json.loads(self.path.read_text())
+            if content["facts"] != self.facts:
+                raise InputError(f"{self.path} is of other options, expected {content['facts']}")
+            self.runs = [run | {"cases": _scores(run["cases"])} for run in content["runs"]]
+
+    def has(self, arm: str, seed: int) -> bool:
+        """Whether this run is done."""
+        return any((run["arm"], run["seed"]) == (arm, seed) for run in self.runs)
+
+    def add(self, arm: str, seed: int, facts: dict) -> None:
+        """Keeps a run."""
+        self.runs.append({"arm": arm, "seed": seed} | facts)
+        content = {"facts": self.facts, "machine": machine.describe(), "runs": self.runs}
+        write_json(self.path, content)
+        print(self.write(), file=sys.stderr, flush=True)
+
+    def failed(self, arm: str, seed: int, reason: str) -> None:
+        """Says so; the others go on."""
+        self.failures[arm, seed] = reason
+        print(f"{arm}, seed {seed}: {reason}", file=sys.stderr, flush=True)
+
+    def write(self) -> str:
+        """Writes the table of what is there, and returns it."""
+        counts = int(self.options.counts.split(",")[0])
+        results = [
+            Result(run["arm"], -1, run["seed"], run["cases"], counts, run["warning"])
+            for run in self.runs
+        ]
+        study = {"title": f"{self.options.minutes:g} minutes of training", "arms": self.arms}
+        study["reference"] = self.reference
+        runs = [
+            {"run": f"{arm} seed{seed}", "state": self._state(arm, seed), "command": ""}
+            | {"reason": self.failures.get((arm, seed), "")}
+            for seed in range(self.options.seeds)
+            for arm in self.arms
+        ]
+        rows = table_rows(results, list(self.arms), self.reference)
+        text = write_table(self.options.workdir, study, rows, runs, results)
+        lines = [text, "| run | steps | minutes of training | parameters | s per volume |"]
+        lines.append("|---|---|---|---|---|")
+        for run in self.runs:
+            minutes, volume = run["seconds"] / 60, run["volume_seconds"]
+            lines.append(
+                f"| {run['arm']}, seed {run['seed']} | {run['steps']} | {minutes:.1f} | "
+                f"{run['parameters'] / 1e6:.2f} M | {volume:.1f} |"
+            )
+        return "\n".join(lines)
+
+    def _state(self, arm: str, seed: int) -> str:
+        failed = "failed" if (arm, seed) in self.failures else "missing"
+        return "finished" if self.has(arm, seed) else failed
+
+
+def _scores(cases: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
+    """As they were before JSON, which has null for NaN."""
+    return {
+        case: {metric: math.nan if value is None else value for metric, value in scores.items()}
+        for case, scores in cases.items()
+    }
