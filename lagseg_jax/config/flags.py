@@ -28,7 +28,7 @@ def parse_flags(
     try:
         values = _flags(plain, define)
         if values.config is not None:
-            check_overrides(arguments, values.config.to_dict())
+            check_overrides(arguments, values.config)
             values = _flags(arguments, define)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(str(error)) from None

@@ -12,6 +12,7 @@ from pathlib import Path
 import ml_collections
 
 from lagseg_jax.config.shipped import find_config
+from lagseg_jax.config.validate import flat_fields
 from lagseg_jax.runs.workdir import has_checkpoints, read_config
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.errors import InputError
@@ -97,23 +98,13 @@ def check_unchanged(run: Run) -> None:
     """Raises InputError if the folder holds a run with another config: no table may mix them."""
     if not (run.finished or has_checkpoints(run.workdir)):
         return
-    before, now = _fields(read_config(run.workdir)), _fields(run.config)
-    for field in sorted((before.keys() & now.keys()) - MAY_CHANGE):
+    before, now = flat_fields(read_config(run.workdir)), flat_fields(run.config)
+    for field in sorted(now.keys() - MAY_CHANGE):
         if before[field] != now[field]:
             raise InputError(
                 f"config.{field} is {now[field]!r}, but {run.workdir} was trained with "
                 f"{before[field]!r}, expected the same value or another --workdir"
             )
-
-
-def _fields(config: ml_collections.ConfigDict) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for section, content in config.to_dict().items():
-        if isinstance(content, dict):
-            flat |= {f"{section}.{name}": value for name, value in content.items()}
-        else:
-            flat[section] = content
-    return flat
 
 
 def start_run(run: Run, stopped: list[int]) -> tuple[int, str]:

@@ -1,10 +1,12 @@
-"""config <-> workdir/config.json, and what may change when a run is continued."""
+"""The record of a run's config in its workdir, and what may change when the run is continued."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
+from lagseg_jax.config.validate import check_config, flat_fields
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_json
 
@@ -23,8 +25,6 @@ FIXED = (
     "decoder.image_injection",
     "decoder.image_path",
 )
-# Of these, what the records of older runs lack, and what these runs did.
-ADDED = {"encoder.lora_rank": 0, "encoder.lora_blocks": 0}
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -40,9 +40,9 @@ def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """
     path = workdir / "config.json"
     if has_checkpoints(workdir):
-        before, now = read_config(workdir), ml_collections.FrozenConfigDict(config)
+        before, now = flat_fields(read_config(workdir)), flat_fields(config)
         for field in FIXED:
-            old, new = _get(before, field), _get(now, field)
+            old, new = before[field], now[field]
             if old != new:
                 raise InputError(
                     f"config.{field} is {new!r}, but {path} says that this run was trained with "
@@ -56,30 +56,22 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """The config of the run in this folder.
 
     Raises:
-        InputError: the folder is not a run.
+        InputError: the folder is not a run, or its config was edited to what cannot work.
     """
     path = Path(workdir) / "config.json"
     try:
-        content = json.loads(path.read_text())
-        for field in FIXED:  # other programs write a config.json, too
-            if field in ADDED:
-                section, name = field.split(".")
-                content[section].setdefault(name, ADDED[field])
-            _get(content, field)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = json.loads(path.read_text("utf-8"), object_hook=_with_tuples)
+        config = ml_collections.ConfigDict(content)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}), expected the record of a training run"
         ) from None
-    tuples = {
-        section: {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        if isinstance(fields, dict)
-        else fields
-        for section, fields in content.items()
-    }
-    return ml_collections.ConfigDict(tuples)
-
-
-def _get(config, field: str):
-    for name in field.split("."):
-        config = config[name]
+    try:
+        check_config(config)
+    except InputError as error:
+        raise InputError(f"{path} is not the record of a training run: {error}") from None
     return config
+
+
+def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}

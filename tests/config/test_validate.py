@@ -12,11 +12,12 @@ import tiny_run
 from configs import default
 from lagseg_jax import main
 from lagseg_jax.config.choices import DTYPE_NAMES, LOSS_NAMES
+from lagseg_jax.config.rules import RULES
 from lagseg_jax.config.validate import (
     check_batch_size,
     check_config,
-    check_image_size,
     check_overrides,
+    flat_fields,
     parse_blocks,
 )
 from lagseg_jax.data.layouts import check_processes
@@ -46,9 +47,9 @@ ROOT = Path(default.__file__).parent.parent
         ("encoder.registers", 2, "0 or 4"),
         ("encoder.seed", -1, "0 or more"),
         ("encoder.dtype", "float16", "did you mean bfloat16?"),
-        ("encoder.lora_rank", -1, "0 to 768"),
+        ("encoder.lora_rank", -1, "0 or more"),
         ("encoder.lora_rank", 769, "0 to 768"),
-        ("encoder.lora_blocks", -1, "0 to 12"),
+        ("encoder.lora_blocks", -1, "0 or more"),
         ("encoder.lora_blocks", 13, "0 to 12"),
         ("decoder.scales", (8, 4, 1), "halves"),
         ("decoder.scales", (8.0, 4.0), "whole numbers"),
@@ -67,9 +68,10 @@ ROOT = Path(default.__file__).parent.parent
         ("train.feature_cache_gb", 0.0, "above 0"),
         ("augment.noise", -0.1, "0 or more"),
         ("data.clip_percentiles", (99.0, 1.0), "low < high"),
-        ("predict.threshold", 1.5, "0..1"),
+        ("predict.threshold", 1.5, "above 0 and below 1"),
         ("predict.smooth_mm", -0.5, "0 or more"),
         ("predict.smooth_mm", float("nan"), "0 or more"),
+        ("seed", -1, "0 or more"),
         ("predict.smooth_mm", 1e9, "at most 100 mm"),
         ("data.root", "", "--config.data.root"),
     ],
@@ -77,8 +79,7 @@ ROOT = Path(default.__file__).parent.parent
 def test_impossible_values_are_one_sentence(field, value, expected):
     config = default.get_config()
     config.data.root = "somewhere"
-    section, name = field.split(".")
-    config[section][name] = value
+    config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError) as error:
         check_config(config)
     assert f"config.{field} is" in str(error.value) and expected in str(error.value)
@@ -134,14 +135,59 @@ def test_names_are_those_of_the_functions_that_need_jax():
 )
 def test_overrides(argument, expected):
     with pytest.raises(InputError) as error:
-        check_overrides(["main", argument], default.get_config().to_dict())
+        check_overrides(["main", argument], default.get_config())
     assert expected in str(error.value) and "\n" not in str(error.value)
 
 
 def test_overrides_of_the_right_type_pass():
     arguments = ["--config.train.epochs=3", "--config.fusion.learned", "--config.seed=0x10"]
     arguments += ["--config.data.counts=(4,1,1)", "--workdir=x", "--config.fusion.learned=false"]
-    check_overrides(arguments, default.get_config().to_dict())
+    check_overrides(arguments, default.get_config())
+
+
+def test_every_field_has_a_rule_that_its_default_keeps():
+    values = flat_fields(default.get_config()) | {"data.root": "somewhere"}
+    assert set(RULES) == set(values)
+    for field, rule in RULES.items():
+        rule(field, values[field])
+
+
+@pytest.mark.parametrize("field", RULES)
+def test_a_value_of_another_type_is_refused(field):
+    """As it could stand in a config.json that somebody edited."""
+    for wrong in (None, {"a": 1}, [["a"]], object()):
+        with pytest.raises(InputError, match=rf"^{field} is .*, expected "):
+            RULES[field](field, wrong)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("train.batch_size", True, "whole number above 0"),
+        ("train.batch_size", 8.0, "whole number above 0"),
+        ("train.epochs", "50", "number above 0"),
+        ("train.epochs", 10**400, "number above 0"),
+        ("train.cache_features", 0, "True or False"),
+        ("encoder.registers", False, "0 or 4"),
+        ("data.fold", -1.0, "0 to 4"),
+        ("data.allow", "empty_label", "codes such as"),
+        ("fusion.blocks", 3, "text"),
+    ],
+)
+def test_types_are_not_mistaken_for_each_other(field, value, expected):
+    with pytest.raises(InputError, match=expected):
+        RULES[field](field, value)
+
+
+def test_fields_that_a_config_has_too_many_or_lacks_are_named():
+    config = default.get_config()
+    config.data.root = "somewhere"
+    config.encoder.varient = "giant"
+    with pytest.raises(InputError, match=r"varient is not.* mean config\.encoder\.variant\?"):
+        check_config(config)
+    del config.encoder.varient, config.predict.stride
+    with pytest.raises(InputError, match=r"config\.predict\.stride is missing"):
+        check_config(config)
 
 
 @pytest.mark.parametrize(
@@ -150,12 +196,12 @@ def test_overrides_of_the_right_type_pass():
 def test_an_image_size_that_patches_do_not_fill_is_refused(size, suggestions):
     expected = rf"config\.data\.image_size is {size}, expected a multiple of 14.*{suggestions}"
     with pytest.raises(InputError, match=expected):
-        check_image_size(size)
+        RULES["data.image_size"]("config.data.image_size", size)
 
 
 def test_multiples_of_the_patch_are_accepted():
     for size in (14, 196, 448, 518):
-        check_image_size(size)
+        RULES["data.image_size"]("config.data.image_size", size)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.lora import Adapter, adapted
 from lagseg_jax.model.segmentation import build_model, to_rgb
 from lagseg_jax.model.weights import random_params
-from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
 from lagseg_jax.training.step import make_validation_step
 from network import probability
@@ -339,16 +338,9 @@ def test_resume_equals_no_interruption_bit_for_bit(run, phantom, tmp_path, monke
     assert_same_run(tmp_path / "run", run)
 
 
-def test_runs_of_earlier_versions_have_a_frozen_encoder(finished_run, phantom, tmp_path, caplog):
-    """Their record knows neither field; they are evaluated, continued, and not to be adapted."""
+def test_a_frozen_run_is_continued_and_not_to_be_adapted(finished_run, phantom, tmp_path, caplog):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
-    record = json.loads((workdir / "config.json").read_text())
-    for name in ("lora_rank", "lora_blocks"):
-        del record["encoder"][name]
-    del record["train"]["encoder_learning_rate"]
-    (workdir / "config.json").write_text(json.dumps(record))
-    assert read_config(workdir).encoder.lora_rank == 0
     segmenter = load_segmenter(workdir)
     assert segmenter.model.adapter is None and not segmenter.encoder.adapted
     with pytest.raises(ValueError, match=r"config\.encoder\.lora_rank is 2.*trained with 0"):

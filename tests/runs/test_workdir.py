@@ -28,12 +28,12 @@ CHANGES = {
 
 def changed(**fields):
     config = default.get_config()
-    config.update_from_flattened_dict(fields)
+    config.update_from_flattened_dict({"data.root": "/data/la"} | fields)
     return config
 
 
 def test_round_trip(tmp_path):
-    config = changed(**{"data.root": "/data/la", "data.counts": (16, 4, 4), "train.epochs": 0.5})
+    config = changed(**{"data.counts": (16, 4, 4), "train.epochs": 0.5})
     write_config(tmp_path / "runs" / "new", config)
     restored = read_config(tmp_path / "runs" / "new")
     assert restored.to_dict() == config.to_dict()
@@ -45,8 +45,8 @@ def test_round_trip(tmp_path):
 
 
 def test_the_same_config_again_is_accepted(tmp_path):
-    write_config(tmp_path, default.get_config())
-    write_config(tmp_path, default.get_config())
+    write_config(tmp_path, changed())
+    write_config(tmp_path, changed())
     write_config(tmp_path, read_config(tmp_path))
 
 
@@ -56,7 +56,7 @@ def test_every_fixed_field_is_tested_here():
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_what_the_checkpoints_depend_on_may_not_change(tmp_path, field):
-    write_config(tmp_path, default.get_config())
+    write_config(tmp_path, changed())
     (tmp_path / "checkpoints" / "20").mkdir(parents=True)
     record = (tmp_path / "config.json").read_text()
     with pytest.raises(InputError) as error:
@@ -69,7 +69,7 @@ def test_what_the_checkpoints_depend_on_may_not_change(tmp_path, field):
 
 
 def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
-    write_config(tmp_path, default.get_config())
+    write_config(tmp_path, changed())
     (tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp").mkdir(parents=True)
     config = changed(**{"encoder.variant": "small"})
     write_config(tmp_path, config)
@@ -81,13 +81,13 @@ def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
     [("train.epochs", 70.0), ("train.learning_rate", 1e-4), ("data.root", "/moved"), ("seed", 1)],
 )
 def test_other_fields_may_change_and_are_recorded(tmp_path, field, value):
-    write_config(tmp_path, default.get_config())
+    write_config(tmp_path, changed())
     config = changed(**{field: value})
     write_config(tmp_path, config)
     assert read_config(tmp_path).to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize("content", [None, "", '{"data": ', "[]", '{"model_type": "dinov2"}'])
+@pytest.mark.parametrize("content", [None, "", '{"data": ', "[]", "[" * 100_000, '{"a.b": 1}'])
 def test_a_folder_that_is_no_run_is_named(tmp_path, content):
     path = tmp_path / "run" / "config.json"
     if content is not None:
@@ -95,6 +95,48 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(InputError, match=rf"{path} .*, expected the record of a training run"):
         read_config(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("predict.threshold", 5.0, "config.predict.threshold is 5.0, expected a number above 0"),
+        ("predict.stride", 0, "config.predict.stride is 0, expected"),
+        ("predict.smooth_mm", None, "config.predict.smooth_mm is None, expected"),
+        ("predict.stirde", 2, "predict.stirde is not a field of the config, did you mean config.p"),
+        ("decoder.widths", [8, 8], "config.decoder.widths is (8, 8), expected"),
+    ],
+)
+def test_the_rules_of_the_config_hold_for_a_record_that_was_edited(
+    tmp_path, field, value, expected
+):
+    write_config(tmp_path, changed())
+    path, (section, name) = tmp_path / "config.json", field.split(".")
+    record = json.loads(path.read_text())
+    record[section][name] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError) as error:
+        read_config(tmp_path)
+    assert str(error.value).startswith(f"{path} is not the record of a training run: ")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "dinov2"}', "{}", "null"])
+def test_the_config_of_another_program_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json is not the record of a training run: c"):
+        read_config(tmp_path)
+
+
+def test_a_record_that_lacks_a_field_is_refused(tmp_path):
+    """What the run did in its place cannot be known."""
+    write_config(tmp_path, changed())
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    del record["encoder"]["lora_rank"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"config\.encoder\.lora_rank is missing"):
+        read_config(tmp_path)
 
 
 def test_a_kill_while_writing_keeps_the_old_file(tmp_path, monkeypatch):
