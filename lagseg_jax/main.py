@@ -1,56 +1,94 @@
-"""command line -> a trained and evaluated run: python -m lagseg_jax.main --config=... --workdir=...
+"""Trains a model and evaluates it: python -m lagseg_jax.main --config=... --workdir=...
 
-The same workdir resumes. `--mode=evaluate` judges the best checkpoint again.
+The same workdir resumes, with the stored config where --config is left out. `--mode=evaluate`
+judges the best checkpoint again; of the config it changes `predict.*` and where things lie.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import ml_collections
 from absl import flags
 
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.config.validate import check_batch_size, check_config
-from lagseg_jax.data.layouts import check_processes
-from lagseg_jax.runs.workdir import read_config, write_config
+from lagseg_jax.data.layouts import Case, check_processes
+from lagseg_jax.runs.lock import locked
+from lagseg_jax.runs.workdir import (
+    check_continues,
+    evaluation_config,
+    has_checkpoints,
+    read_config,
+    write_config,
+)
 from lagseg_jax.runtime.console import exit_status, log_to_console
 from lagseg_jax.runtime.errors import InputError, TrainingError
 from lagseg_jax.runtime.host import tune
 from lagseg_jax.runtime.processes import joined, once, process
 from lagseg_jax.runtime.signals import handled
 
+if TYPE_CHECKING:
+    from lagseg_jax.inference.segmenter import Segmenter
 
-def run(config, workdir: Path, mode: str) -> dict:
-    """Trains if asked to, evaluates the test split, and returns its summary."""
-    if mode == "evaluate":
-        read_config(workdir)  # says so when there is no run
+
+def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
+    """Trains if asked to, evaluates the test split, and returns its summary.
+
+    Nothing is written before config, encoder and data are accepted.
+    """
+    config = evaluation_config(workdir, config) if mode == "evaluate" else config
     check_config(config)
+    check_continues(workdir, config)
     # Imported late: a mistake in the config is answered before jax is loaded.
     import jax
 
     from lagseg_jax.data.split import load_split
-    from lagseg_jax.evaluation.evaluate import describe, evaluate
     from lagseg_jax.inference.segmenter import restore_segmenter
     from lagseg_jax.model.frozen_encoder import load_frozen_encoder
-    from lagseg_jax.reports.page import write_report
-    from lagseg_jax.runtime.console import log
+    from lagseg_jax.runs.checkpoint import Checkpoints
     from lagseg_jax.runtime.devices import use_compilation_cache
     from lagseg_jax.training.loop import train
 
     check_processes(config, process()[1])
     use_compilation_cache()
-    if mode == "train":
-        check_batch_size("config.train.batch_size", config.train.batch_size, jax.device_count())
-    once(write_config, workdir, config)
-    split = load_split(config, workdir)
-    encoder = load_frozen_encoder(config)
-    unsaved = train(config, workdir, split, encoder) if mode == "train" else []
-    segmenter = restore_segmenter(config, workdir, encoder)
+    if mode == "evaluate":
+        encoder = load_frozen_encoder(config)
+        segmenter = restore_segmenter(config, workdir, encoder)
+        return judge(segmenter, load_split(config, workdir)["test"], workdir)
+    check_batch_size("config.train.batch_size", config.train.batch_size, jax.device_count())
+    with locked(workdir):
+        encoder = load_frozen_encoder(config)
+        if has_checkpoints(workdir):
+            with Checkpoints(workdir, encoder.sha256, read_only=True) as checkpoints:
+                checkpoints.check_encoder()
+        split = load_split(config, workdir)
+        once(write_config, workdir, config)
+        unsaved = train(config, workdir, split, encoder)
+        summary = judge(restore_segmenter(config, workdir, encoder), split["test"], workdir)
+    if unsaved:
+        raise TrainingError(
+            f"the checkpoints of steps {', '.join(map(str, unsaved))} could not be saved (see "
+            f"above); the newest one in {workdir / 'checkpoints'} is whole"
+        )
+    return summary
+
+
+def judge(segmenter: "Segmenter", cases: Sequence[Case], workdir: Path) -> dict:
+    """Evaluates the cases into the workdir, says what came out, and returns the summary."""
+    from lagseg_jax.evaluation.evaluate import describe, evaluate
+    from lagseg_jax.reports.page import write_report
+    from lagseg_jax.runtime.console import log
+
     folder = workdir / "evaluation"
-    summary = evaluate(segmenter, split["test"], folder, config.data.label_value or None)
-    once(write_report, folder)
+    with locked(folder):
+        label_value = segmenter.config.data.label_value or None
+        summary = evaluate(segmenter, cases, folder, label_value)
+        once(write_report, folder)
     log.info("test: %s", describe(summary))
-    if encoder.warning:
-        log.warning("WARNING: %s", encoder.warning)
+    if segmenter.encoder.warning:
+        log.warning("WARNING: %s", segmenter.encoder.warning)
     for what, path in (
         ("report", "evaluation/report.html"),
         ("metrics", "evaluation/summary.json, evaluation/per_case.csv, metrics.jsonl"),
@@ -59,11 +97,6 @@ def run(config, workdir: Path, mode: str) -> dict:
         ("checkpoints", f"checkpoints/ (best: step {segmenter.step})"),
     ):
         log.info("  %-17s %s", what, workdir / path)
-    if unsaved:
-        raise TrainingError(
-            f"the checkpoints of steps {', '.join(map(str, unsaved))} could not be saved (see "
-            f"above); the newest one in {workdir / 'checkpoints'} is whole"
-        )
     return summary
 
 
@@ -79,21 +112,28 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the flags and runs; returns the exit status."""
-    values = parse_flags(sys.argv if arguments is None else ["main", *arguments], define_flags)
+    arguments = sys.argv if arguments is None else ["main", *arguments]
+    values = parse_flags(arguments, define_flags, stored=read_config)
     if values.help:
         print(f"{__doc__}\n{values.main_module_help() or values.get_help()}")
         return 0
     if values.config is None or values.workdir is None:
-        raise InputError("--config and --workdir are needed, e.g. --config=configs/base.py")
+        raise InputError(
+            "--config and --workdir are needed, e.g. --config=configs/base.py --workdir=runs/base; "
+            "a workdir that holds a run needs no --config"
+        )
     log_to_console()
     if values.mode == "train":
         tune()
+    workdir, config = Path(values.workdir), values.config
+    if values.mode == "evaluate":
+        config = evaluation_config(workdir, config)
     # Before the others are waited for; `run` does it again for those that are detected.
-    check_config(values.config)
-    check_processes(values.config, values.num_processes or 1)
+    check_config(config)
+    check_processes(config, values.num_processes or 1)
     # Signals after jax.distributed, which has a handler of its own.
     with joined(values.coordinator_address, values.num_processes, values.process_id), handled():
-        run(values.config, Path(values.workdir), values.mode)
+        run(config, workdir, values.mode)
     return 0
 
 

@@ -1,7 +1,9 @@
-"""command line -> checked flags and config, for the commands that take a config."""
+"""The flags of the commands that take a config, checked before anything is done."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -11,13 +13,17 @@ from lagseg_jax.runtime.errors import InputError
 
 
 def parse_flags(
-    arguments: list[str], define: Callable[[flags.FlagValues], None]
+    arguments: list[str],
+    define: Callable[[flags.FlagValues], None],
+    stored: Callable[[Path], ml_collections.ConfigDict] | None = None,
 ) -> flags.FlagValues:
     """The command line, with `config`, `workdir`, `help` and the command's own flags.
 
     Args:
         arguments: the name of the program, then its arguments.
         define: adds the command's own flags.
+        stored: reads the config of the run in a workdir, which counts where `--config` is left
+            out; its fields, too, can be changed.
 
     Raises:
         InputError: an unknown flag or field (with the nearest name), or a value of a wrong type.
@@ -27,9 +33,14 @@ def parse_flags(
     plain = [a for a in arguments if not a.startswith("--config.")]
     try:
         values = _flags(plain, define)
-        if values.config is not None:
-            check_overrides(arguments, values.config)
-            values = _flags(arguments, define)
+        config = values.config
+        if config is None and stored is not None and values.workdir and not values.help:
+            config = stored(Path(values.workdir))
+        if config is not None:
+            check_overrides(arguments, config)
+            values = _flags(arguments, define, None if values.config is not None else config)
+    except InputError:
+        raise
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(str(error)) from None
     return values
@@ -49,14 +60,21 @@ def _with_shipped_config(arguments: list[str]) -> list[str]:
     return found
 
 
-def _flags(arguments: list[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
+def _flags(
+    arguments: list[str],
+    define: Callable[[flags.FlagValues], None],
+    stored: ml_collections.ConfigDict | None = None,
+) -> flags.FlagValues:
     values = flags.FlagValues()
     about = (
         "Experiment config, e.g. configs/giant.py; --config.SECTION.FIELD=VALUE changes a field."
     )
-    config_flags.DEFINE_config_file(
-        "config", None, about, values, lock_config=True, sys_argv=arguments
-    )
+    if stored is None:
+        config_flags.DEFINE_config_file(
+            "config", None, about, values, lock_config=True, sys_argv=arguments
+        )
+    else:
+        config_flags.DEFINE_config_dict("config", stored, about, values, sys_argv=arguments)
     flags.DEFINE_string("workdir", None, "Folder of the results; the same one resumes.", values)
     flags.DEFINE_boolean("help", False, "Print this.", values, short_name="h")
     define(values)

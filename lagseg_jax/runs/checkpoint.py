@@ -239,12 +239,7 @@ class Checkpoints:
 
     def _restore_state(self, step: int, like, **options):
         """A tree with the shapes, dtypes and sharding of `like`, with checked parameters."""
-        saved_with = self._records[step]["encoder_sha256"]
-        if saved_with != self._encoder_hash:
-            raise InputError(
-                f"{self.folder / str(step)} was trained on an encoder with SHA-256 {saved_with}, "
-                f"but the one given has {self._encoder_hash}"
-            )
+        self._check_encoder(step)
         restore_args = ocp.checkpoint_utils.construct_restore_args(like)
         args = ocp.args.PyTreeRestore(like, restore_args=restore_args, **options)
         try:
@@ -256,6 +251,19 @@ class Checkpoints:
         params = state["params"] if isinstance(state, dict) else state.params
         self._check_hash(step, "params", params)
         return state
+
+    def check_encoder(self) -> None:
+        """Raises InputError if the newest checkpoint belongs to another encoder."""
+        if (step := self.newest()) is not None:
+            self._check_encoder(step)
+
+    def _check_encoder(self, step: int) -> None:
+        saved_with = self._records[step]["encoder_sha256"]
+        if saved_with != self._encoder_hash:
+            raise InputError(
+                f"{self.folder / str(step)} was trained on an encoder with SHA-256 {saved_with}, "
+                f"but the one given has {self._encoder_hash}"
+            )
 
     def _check_hash(self, step: int, part: str, tree) -> None:
         if tree_hash(tree) != self._records[step]["sha256"][part]:

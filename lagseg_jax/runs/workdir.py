@@ -1,6 +1,7 @@
 """The record of a run's config in its workdir, and what may change when the run is continued."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import ml_collections
 from lagseg_jax.config.validate import check_config, flat_fields
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_json
+
+log = logging.getLogger(__name__)
 
 # What the parameters in a checkpoint depend on; everything else may change between restarts.
 FIXED = (
@@ -25,6 +28,16 @@ FIXED = (
     "decoder.image_injection",
     "decoder.image_path",
 )
+# Where things lie, and how fast they are read: an evaluation may name others.
+PLACES: tuple[str, ...] = (
+    "data.root",
+    "data.max_gb",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.read_threads",
+)
+PLACES += ("encoder.weights",)
+CONFIG = "config.json"
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -32,24 +45,57 @@ def has_checkpoints(workdir: Path) -> bool:
     return any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*"))
 
 
-def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Records the config of a run; a run with checkpoints must not contradict them.
+def check_continues(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Refuses a config that the run in this folder, if it has checkpoints, cannot go on with.
 
     Raises:
         InputError: a field that the checkpoints depend on has changed.
     """
-    path = workdir / "config.json"
-    if has_checkpoints(workdir):
-        before, now = flat_fields(read_config(workdir)), flat_fields(config)
-        for field in FIXED:
-            old, new = before[field], now[field]
-            if old != new:
-                raise InputError(
-                    f"config.{field} is {new!r}, but {path} says that this run was trained with "
-                    f"{old!r}, expected the same value or another --workdir"
-                )
+    if not has_checkpoints(workdir):
+        return
+    before, now = flat_fields(read_config(workdir)), flat_fields(config)
+    for field in FIXED:
+        if before[field] != now[field]:
+            raise InputError(
+                f"config.{field} is {now[field]!r}, but {workdir / CONFIG} says that this run was "
+                f"trained with {before[field]!r}, expected the same value or another --workdir"
+            )
+
+
+def evaluation_config(
+    workdir: Path, config: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """The config of an evaluation: that of the training, with what an evaluation may change.
+
+    Args:
+        workdir: of the run.
+        config: as given; of it `predict.*` counts, and where things lie, unless that is empty.
+
+    Raises:
+        InputError: the folder is not a run, or `config` is that of another model.
+    """
+    trained = read_config(workdir)
+    check_continues(workdir, config)
+    before, now = flat_fields(trained), flat_fields(config)
+    unused = []
+    for field, value in now.items():
+        section, _, name = field.rpartition(".")
+        if section == "predict" or (field in PLACES and value not in ("", before[field])):
+            trained[section][name] = value
+        elif field not in PLACES and value != before[field]:
+            unused.append(field)
+    if unused:
+        log.warning(
+            "an evaluation takes the training's values of %s, not those given now",
+            ", ".join(f"config.{field}" for field in unused),
+        )
+    return trained
+
+
+def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Records the config of a training, once it is accepted: see `check_continues`."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, config.to_dict())
+    write_json(workdir / CONFIG, config.to_dict())
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -58,7 +104,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     Raises:
         InputError: the folder is not a run, or its config was edited to what cannot work.
     """
-    path = Path(workdir) / "config.json"
+    path = Path(workdir) / CONFIG
     try:
         content = json.loads(path.read_text("utf-8"), object_hook=_with_tuples)
         config = ml_collections.ConfigDict(content)

@@ -1,6 +1,7 @@
 """The command line: one sentence and status 2 for whatever is wrong, before anything is written."""
 
 import gzip
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from lagseg_jax import main
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.split import split_by_patient
 from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.errors import InputError
 
 ROOT = Path(default.__file__).parent.parent
 
@@ -217,3 +219,83 @@ def test_typo_exits_without_a_traceback_and_before_jax(tmp_path):
     )
     assert done.returncode == 2 and done.stdout.strip() == "False"
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def contents(folder):
+    """All files but the one that says who works here."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "expected"),
+    [
+        ("train", {"encoder.seed": 1}, "trained on an encoder with SHA-256"),
+        ("train", {"encoder.weights": "nowhere"}, "nowhere"),
+        ("train", {"data.root": "nowhere"}, "nowhere"),
+        ("evaluate", {"encoder.weights": "nowhere"}, "nowhere"),
+        ("evaluate", {"data.root": "nowhere"}, "nowhere"),
+        ("evaluate", {"data.image_size": 56}, "config.data.image_size is 56"),
+        ("evaluate", {"predict.threshold": 5.0}, "config.predict.threshold is 5.0"),
+    ],
+)
+def test_a_refused_command_writes_nothing(finished_run, phantom, tmp_path, mode, changes, expected):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    before = contents(workdir)
+    config = tiny_run.config(phantom)
+    for field, value in changes.items():
+        section, name = field.split(".")
+        config[section][name] = value
+    with pytest.raises(InputError, match=expected):
+        main.run(config, workdir, mode)
+    assert contents(workdir) == before
+
+
+def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, tmp_path):
+    """Given another seed, rate and loss, it says what was trained, and how it predicted."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    record = (workdir / "config.json").read_bytes()
+    config = tiny_run.config(phantom, loss="dice", learning_rate=0.5)
+    config.seed, config.encoder.seed, config.predict.threshold = 9, 9, 0.25
+    main.run(config, workdir, "evaluate")
+    assert (workdir / "config.json").read_bytes() == record
+    manifest = json.loads((workdir / "evaluation" / "manifest.json").read_text())
+    trained = json.loads(record)
+    assert manifest["config"]["train"] == trained["train"] and manifest["seed"] == trained["seed"]
+    assert manifest["config"]["predict"] == trained["predict"] | {"threshold": 0.25}
+
+
+def test_a_workdir_that_holds_a_run_needs_no_config(finished_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    before = json.loads((workdir / "evaluation" / "summary.json").read_text())
+    arguments = [f"--workdir={workdir}", "--mode=evaluate", "--config.predict.batch_size=3"]
+    assert main.main(arguments) == 0
+    assert json.loads((workdir / "evaluation" / "summary.json").read_text()) == before
+    with pytest.raises(InputError, match=r"config\.predict\.batch_size"):
+        main.main([f"--workdir={workdir}", "--config.predict.batch_sizes=3"])
+    with pytest.raises(InputError, match="expected the record of a training run"):
+        main.main([f"--workdir={tmp_path / 'other'}"])
+
+
+def test_one_training_at_a_time(finished_run, phantom, tmp_path):
+    """A second one is refused and changes nothing; an evaluation meanwhile is not."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    code = (
+        "import sys, time; from pathlib import Path; from lagseg_jax.runs.lock import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(100)"
+    )
+    command = [sys.executable, "-c", code, str(workdir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            before = contents(workdir)
+            with pytest.raises(InputError, match=rf"is in use by process {holder.pid} on"):
+                tiny_run.run(workdir, phantom)
+            assert contents(workdir) == before
+            assert tiny_run.run(workdir, phantom, "evaluate")["n_cases"] == 2
+        finally:
+            holder.kill()
+    assert tiny_run.run(workdir, phantom)["n_cases"] == 2

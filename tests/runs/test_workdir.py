@@ -5,7 +5,13 @@ import json
 import pytest
 
 from configs import default
-from lagseg_jax.runs.workdir import FIXED, read_config, write_config
+from lagseg_jax.runs.workdir import (
+    FIXED,
+    check_continues,
+    evaluation_config,
+    read_config,
+    write_config,
+)
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
 
@@ -46,8 +52,9 @@ def test_round_trip(tmp_path):
 
 def test_the_same_config_again_is_accepted(tmp_path):
     write_config(tmp_path, changed())
-    write_config(tmp_path, changed())
-    write_config(tmp_path, read_config(tmp_path))
+    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
+    check_continues(tmp_path, changed())
+    check_continues(tmp_path, read_config(tmp_path))
 
 
 def test_every_fixed_field_is_tested_here():
@@ -60,7 +67,7 @@ def test_what_the_checkpoints_depend_on_may_not_change(tmp_path, field):
     (tmp_path / "checkpoints" / "20").mkdir(parents=True)
     record = (tmp_path / "config.json").read_text()
     with pytest.raises(InputError) as error:
-        write_config(tmp_path, changed(**{field: CHANGES[field]}))
+        check_continues(tmp_path, changed(**{field: CHANGES[field]}))
     section, name = field.split(".")
     before = default.get_config()[section][name]
     for part in (f"config.{field} is {CHANGES[field]!r}", repr(before), "config.json", "--workdir"):
@@ -71,9 +78,7 @@ def test_what_the_checkpoints_depend_on_may_not_change(tmp_path, field):
 def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
     write_config(tmp_path, changed())
     (tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp").mkdir(parents=True)
-    config = changed(**{"encoder.variant": "small"})
-    write_config(tmp_path, config)
-    assert read_config(tmp_path).to_dict() == config.to_dict()
+    check_continues(tmp_path, changed(**{"encoder.variant": "small"}))
 
 
 @pytest.mark.parametrize(
@@ -82,9 +87,24 @@ def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
 )
 def test_other_fields_may_change_and_are_recorded(tmp_path, field, value):
     write_config(tmp_path, changed())
+    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
     config = changed(**{field: value})
+    check_continues(tmp_path, config)
     write_config(tmp_path, config)
     assert read_config(tmp_path).to_dict() == config.to_dict()
+
+
+def test_an_evaluation_is_of_the_training_with_its_own_predict_and_places(tmp_path, caplog):
+    trained = changed(**{"encoder.weights": "weights/base", "train.learning_rate": 1e-4, "seed": 3})
+    write_config(tmp_path, trained)
+    given = changed(**{"predict.threshold": 0.3, "data.root": "/moved", "train.epochs": 1.0})
+    found = evaluation_config(tmp_path, given)
+    expected = trained.copy_and_resolve_references()
+    expected.predict.threshold, expected.data.root = 0.3, "/moved"
+    assert found.to_dict() == expected.to_dict()
+    (said,) = caplog.messages
+    assert "config.seed, config.train.epochs, config.train.learning_rate, not those" in said
+    assert read_config(tmp_path).to_dict() == trained.to_dict()
 
 
 @pytest.mark.parametrize("content", [None, "", '{"data": ', "[]", "[" * 100_000, '{"a.b": 1}'])
