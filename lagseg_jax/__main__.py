@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def console_script() -> int:
     """The entry point of `lagseg`."""
-    return exit_status(main)
+    continues = sys.argv[1:2] in (["main"], ["study"]) or "--resume" in sys.argv
+    return exit_status(main, continues)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from lagseg_jax.reports.dataset_check import (
     problem_lines,
     verdict,
 )
-from lagseg_jax.runtime.console import exit_status, log_to_console
-from lagseg_jax.runtime.errors import Interrupted, one_of
+from lagseg_jax.runtime.console import exit_status, log_to_console, say
+from lagseg_jax.runtime.errors import one_of
 from lagseg_jax.runtime.files import write_json
 
 
@@ -70,17 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_console()
     start = time.monotonic()
     datasets = [detect(root) for root in options.dataset]
-    try:
-        inspections, problems = check_datasets(
-            datasets, options.label_value, int(options.max_gb * 1e9)
-        )
-    except KeyboardInterrupt:
-        raise Interrupted("stopped by Ctrl-C, before all files were read") from None
+    inspections, problems = check_datasets(datasets, options.label_value, int(options.max_gb * 1e9))
     sentence, status = verdict(problems, options.allow, options.strict)
-    print(
-        *dataset_summary(datasets, inspections), *problem_lines(problems, options.allow), sep="\n"
-    )
-    print(f"{sentence} ({len(inspections)} cases in {time.monotonic() - start:.1f} s)")
+    say(*dataset_summary(datasets, inspections), *problem_lines(problems, options.allow))
+    say(f"{sentence} ({len(inspections)} cases in {time.monotonic() - start:.1f} s)")
     if options.json:
         content = check_record(datasets, inspections, problems, options.allow) | {"status": status}
         write_json(Path(options.json), content)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lagseg_jax.reports.installation import installation, installation_text
-from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.console import exit_status, say
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     info = installation(options.weights)
-    print(json.dumps(info, indent=2) if options.json else installation_text(info))
+    say(json.dumps(info, indent=2) if options.json else installation_text(info))
     return 0
 
 

@@ -132,10 +132,10 @@ def main(arguments: list[str] | None = None) -> int:
     check_config(config)
     check_processes(config, values.num_processes or 1)
     # Signals after jax.distributed, which has a handler of its own.
-    with joined(values.coordinator_address, values.num_processes, values.process_id), handled():
+    with joined(values.coordinator_address, values.num_processes, values.process_id), handled(True):
         run(config, workdir, values.mode)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(exit_status(main, continues=True))

@@ -85,10 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_console()
     study = read_study(values.study, values.config, values.arms)
     runs = plan_runs(values, study)
-    with handled():
+    with handled(True):
         publish = functools.partial(write_results, Path(values.workdir), study, runs)
         return run_study(Path(values.workdir), runs, publish)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(exit_status(main, continues=True))

@@ -1,4 +1,4 @@
-"""function + items -> its results in order, worked out in threads, with progress."""
+"""What commands say on the terminal, how they end, and work in threads with progress."""
 
 import concurrent.futures
 import contextlib
@@ -14,11 +14,30 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from lagseg_jax.runtime.errors import InputError, Interrupted, TrainingError
+from lagseg_jax.runtime.signals import handled
 
 log = logging.getLogger("lagseg_jax")
 
 SILENT_SECONDS = 60.0  # nothing is silent for longer
-EXIT_STATUS = {InputError: 2, TrainingError: 1, Interrupted: 75}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # no fault of what the user gave
+# Control characters would move the cursor, or more; what is not UTF-8 cannot be printed.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def printable(text: str) -> str:
+    """Text from files and their names as a terminal can take it, escapes written out."""
+    return text.encode("utf-8", "backslashreplace").decode().translate(_CONTROLS)
+
+
+def say(*lines: str) -> None:
+    """Prints the result of a command on standard output, a line each."""
+    print(*map(printable, lines), sep="\n")
+
+
+def _say_error(sentence: str) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # it may go to a disk that is full, or nowhere
+            print(printable(" ".join(sentence.split())), file=sys.stderr, flush=True)
 
 
 class _Console(logging.Handler):
@@ -27,9 +46,10 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             # In one piece: several processes may write to the same terminal or file.
-            tqdm.write(f"{self.format(record)}\n", file=sys.stderr, end="")
-        except OSError:  # standard error may go to a disk that is full
-            self.handleError(record)
+            if sys.stderr is not None:
+                tqdm.write(f"{printable(self.format(record))}\n", file=sys.stderr, end="")
+        except OSError:  # standard error may go to a disk that is full, or nowhere
+            pass
 
 
 def log_to_console(process: int = 0) -> None:
@@ -47,29 +67,42 @@ def log_to_console(process: int = 0) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-def exit_status(main) -> int:
-    """Runs a command line: what went wrong becomes one sentence on standard error.
+def exit_status(main: Callable[[], int | None], continues: bool = False) -> int:
+    """Runs a command: what goes wrong becomes one sentence on standard error.
 
-    Returns the exit status: that of `main`, 2 for bad input, 1 for a training that cannot go on or
-    a full disk, 75 after SIGTERM or Ctrl-C, when the same command continues.
+    Args:
+        main: the command.
+        continues: whether the same command continues after a signal.
+
+    Returns:
+        The exit status: that of `main`; 2 for what the user gave, files and folders included; 1 for
+        a training that cannot go on or a full disk; after a signal see `Interrupted`.
     """
     try:
-        status = main() or 0
-        sys.stdout.flush()
-        return status
-    except tuple(EXIT_STATUS) as error:
-        sentence = " ".join(str(error).split())
-        prefix = "" if isinstance(error, Interrupted) else "error: "
-        print(f"{prefix}{sentence}", file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
+        with handled(continues):
+            status = main() or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+    except InputError as error:
+        _say_error(f"error: {error}")
+        return 2
+    except TrainingError as error:
+        _say_error(f"error: {error}")
+        return 1
+    except Interrupted as error:
+        _say_error(str(error))
+        return error.status
     except BrokenPipeError:  # what reads our output (`| head`) has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        names = [
+            os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None
+        ]
+        where = f"{' -> '.join(names)}: " if names else ""
+        _say_error(f"error: {where}{error.strerror or error}")
+        return 1 if error.errno in FULL else 2
 
 
 class Watchdog:

@@ -1,4 +1,4 @@
-"""what went wrong -> one sentence for the user, and a non-zero exit."""
+"""The exceptions that become one sentence for the user and a non-zero exit status."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -18,10 +18,15 @@ class TrainingError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stopped by SIGTERM or Ctrl-C, with all finished work saved; exit status 75.
+    """Stopped by SIGTERM, SIGHUP or Ctrl-C, with all finished work saved.
 
-    75 is EX_TEMPFAIL of sysexits.h ("try again later"): the same command continues.
+    Where the same command continues, the exit status is 75, EX_TEMPFAIL of sysexits.h ("try again
+    later"); otherwise 128 and the number of the signal, as shells have it.
     """
+
+    def __init__(self, sentence: str, status: int = 75):
+        super().__init__(sentence + "; the same command continues" * (status == 75))
+        self.status = status
 
 
 def one_of(field: str, value: object, names: Sequence) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM or Ctrl-C -> `Interrupted`, at once or at the end of a training step.
+"""Turns SIGTERM, SIGHUP and Ctrl-C into `Interrupted`, at once or at the end of a training step.
 
 Only Python's own signal handlers are used. `jax.distributed` installs one for SIGTERM, too, so
 `handled` is entered after it; Orbax then knows of no preemption, and saves nothing on its own.
@@ -12,17 +12,23 @@ from collections.abc import Callable, Iterator
 
 from lagseg_jax.runtime.errors import Interrupted
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
 _asked: list[str] = []  # the name of the signal that came, if one has
 _deferred: list[bool] = []  # not empty within `deferred`
+_continues: list[bool] = []  # of each `handled` that is entered
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
-    """Within this block, the first SIGTERM or Ctrl-C raises `Interrupted`.
+def handled(continues: bool) -> Iterator[None]:
+    """Within this block, the first SIGTERM, SIGHUP or Ctrl-C raises `Interrupted`.
 
     A second Ctrl-C ends the process at once; a SIGTERM after another signal changes nothing, as
     launchers send one along with Ctrl-C, or two. In another thread than the main one, the signals
     stay as they are.
+
+    Args:
+        continues: whether the same command continues what it was at.
 
     Raises:
         Interrupted: in the main thread, wherever it is.
@@ -30,10 +36,12 @@ def handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, _handle) for number in SIGNALS}
+    _continues.append(continues)
     try:
         yield
     finally:
+        _continues.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
         _asked.clear()
@@ -46,10 +54,12 @@ def _handle(number: int, _) -> None:
         return
     _asked.append(signal.Signals(number).name)
     if not _deferred:
-        raise Interrupted(f"stopped by {_asked[0]}; the same command continues")
+        status = 75 if _continues[-1] else 128 + number
+        raise Interrupted(f"stopped by {_asked[0]}", status)
     # Not through logging: the main thread may hold its locks, or be inside a write.
     text = f"\n{_asked[0]}: saving the current step; Ctrl-C (again) stops at once\n"
-    os.write(2, text.encode())
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
 
 
 @contextlib.contextmanager
@@ -65,4 +75,4 @@ def deferred() -> Iterator[Callable[[], bool]]:
     finally:
         _deferred.pop()
     if _asked:
-        raise Interrupted(f"stopped by {_asked[0]}; the same command continues")
+        raise Interrupted(f"stopped by {_asked[0]}")

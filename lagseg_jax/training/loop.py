@@ -154,7 +154,7 @@ def _judge_and_save(
         dice = None if scores is None else scores["validation_dice"]
         training.checkpoints.save(state, training.batches.state(), dice)
     if stop:
-        raise Interrupted(f"stopped by a signal after step {step}; the same command continues")
+        raise Interrupted(f"stopped by a signal after step {step}")
     return sound
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import resource
 import struct
 import subprocess
@@ -225,7 +226,7 @@ def test_a_full_disk_is_one_sentence(capsys):
         raise OSError(errno.ENOSPC, "No space left on device", "mask.nii.gz")
 
     assert exit_status(main) == 1
-    assert "No space left on device: 'mask.nii.gz'" in capsys.readouterr().err
+    assert "error: mask.nii.gz: No space left on device" in capsys.readouterr().err
 
     def broken():
         raise PermissionError(errno.EACCES, "denied")
@@ -251,3 +252,46 @@ def test_other_outcomes_pass_through():
     assert exit_status(lambda: 1) == 1
     with pytest.raises(ZeroDivisionError):
         exit_status(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain ü 🫀\tand\nlines", "plain ü 🫀\tand\nlines"),
+        ("\x1b[2Jcase", "\\x1b[2Jcase"),
+        ("a\rb\x07\x9bc", "a\\x0db\\x07\\x9bc"),
+        (os.fsdecode(b"caf\xe9.nii.gz"), "caf\\udce9.nii.gz"),
+    ],
+)
+def test_what_a_terminal_gets_moves_no_cursor(capsys, text, expected):
+    console.say(text)
+    assert capsys.readouterr().out == expected + "\n"
+    console._say_error(f"error: {text}")
+    assert "\x1b" not in (said := capsys.readouterr().err) and "\x07" not in said
+    assert said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/runs/x"), 2),
+        (OSError(errno.EROFS, "Read-only file system", "/runs/x"), 2),
+        (OSError(errno.ENOSPC, "No space left on device", "/runs/x"), 1),
+    ],
+)
+def test_errors_of_the_system_are_a_sentence_with_the_path(capsys, error, status):
+    def main():
+        raise error
+
+    assert console.exit_status(main) == status
+    assert capsys.readouterr().err == f"error: /runs/x: {error.strerror}\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "</dev/null >/dev/full"])
+def test_closed_or_full_streams_are_no_traceback(closed, tmp_path):
+    command = f"{sys.executable} -m lagseg_jax.check {tmp_path}/none {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    command = f"{sys.executable} -m lagseg_jax.info {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode in (0, 1) and "Traceback" not in done.stderr

@@ -98,7 +98,7 @@ def test_a_signal_loses_no_step(finished_run, phantom, tmp_path, monkeypatch, wh
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"step {saved}"):
         patch.setattr(owner, name, signalled)
-        with handled():
+        with handled(True):
             tiny_run.run(workdir, phantom)
     assert time.monotonic() - sent[0] < 10
     with Checkpoints(workdir, encoder_hash="") as checkpoints:
