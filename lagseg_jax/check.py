@@ -12,6 +12,8 @@ from pathlib import Path
 from lagseg_jax.config.choices import ALLOWED
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.quality import check_datasets
+from lagseg_jax.imaging.orientation import check_orientation
+from lagseg_jax.imaging.slices import check_plane
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.reports.dataset_check import (
     check_record,
@@ -28,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options.
 
     Raises:
-        InputError: a code after --allow that does not exist.
+        InputError: a code after --allow, an orientation or a plane that does not exist.
     """
     parser = argparse.ArgumentParser(
         prog="python -m lagseg_jax.check",
@@ -51,6 +53,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"problems that do not count: {', '.join(ALLOWED)}",
     )
     parser.add_argument(
+        "--orientation", default="", help="of files that do not say it: such as LPS, sform or qform"
+    )
+    parser.add_argument("--plane", default="", help="of the slices: axial, coronal or sagittal")
+    parser.add_argument(
         "--max_gb",
         type=float,
         default=MAX_BYTES / 1e9,
@@ -61,6 +67,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options.allow = tuple(code for code in options.allow.split(",") if code)
     for code in options.allow:
         one_of("--allow", code, ALLOWED)
+    check_orientation("--orientation", options.orientation)
+    check_plane("--plane", options.plane)
     return options
 
 
@@ -70,7 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_console()
     start = time.monotonic()
     datasets = [detect(root) for root in options.dataset]
-    inspections, problems = check_datasets(datasets, options.label_value, int(options.max_gb * 1e9))
+    inspections, problems = check_datasets(
+        *(datasets, options.label_value, int(options.max_gb * 1e9)),
+        *(options.orientation, options.plane),
+    )
     sentence, status = verdict(problems, options.allow, options.strict)
     say(*dataset_summary(datasets, inspections), *problem_lines(problems, options.allow))
     say(f"{sentence} ({len(inspections)} cases in {time.monotonic() - start:.1f} s)")

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 from lagseg_jax.evaluation.compare import find_truth, score, table, write
+from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.console import exit_status, log_to_console
+from lagseg_jax.runtime.errors import one_of
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +39,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=MAX_BYTES / 1e9,
         help="largest decoded size of one file (default: %(default)g)",
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--orientation", default="", help="of files that do not say it: such as LPS, sform or qform"
+    )
+    parser.add_argument(
+        "--allow", default="", metavar="geometry", help="masks lie on the truth by index"
+    )
+    options = parser.parse_args(arguments)
+    check_orientation("--orientation", options.orientation)
+    one_of("--allow", options.allow, ("", "geometry"))
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,10 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
     truth = find_truth(Path(options.truth), options.split)
     values = options.label_value, options.prediction_value
     folders = [Path(folder) for folder in options.predictions]
-    scores = score(truth, folders, values, int(options.max_gb * 1e9))
+    scores = score(
+        *(truth, folders, values, int(options.max_gb * 1e9)),
+        *(options.orientation, (options.allow,)),
+    )
     print(*table(scores), sep="\n")
     if options.output:
-        write(Path(options.output), options.truth, scores)
+        told = {"orientation": options.orientation, "allow": options.allow}
+        write(Path(options.output), options.truth, scores, told)
     problems = [sentence for one in scores for sentence in one.problems.values()]
     for sentence in problems:
         print(f"error: {sentence}", file=sys.stderr)

@@ -14,7 +14,12 @@ nothing is unpickled:
         weights = {name: file.get_tensor(name) for name in file.keys()}
     function = jax.export.deserialize(bytearray(weights.pop("stablehlo")))
     weights, predict = jax.device_put(weights), jax.jit(function.call)
-    grey = np.percentile(volume, card["input"]["clip_percentiles"]).astype(np.float32)
+    # Without padding: the values that fill an edge of the volume (Z, H, W), of 8 voxels and more.
+    edges = [edge for a in range(3) for edge in
+             np.moveaxis(volume, a, -1)[[0, 0, -1, -1], [0, -1, 0, -1]]]
+    padding = [edge[0] for edge in edges if len(edge) >= 8 and edge.min() == edge.max()]
+    measured = volume[~np.isin(volume, padding)]
+    grey = np.percentile(measured, card["input"]["clip_percentiles"]).astype(np.float32)
     probability = predict(weights, slices, grey)  # (b, h, w) float32, any b, h and w
 """
 

@@ -15,13 +15,16 @@ from typing import NoReturn
 
 import numpy as np
 
+from lagseg_jax.imaging.dicom_geometry import ALLOWED
 from lagseg_jax.imaging.mesh import check_mesh_support
-from lagseg_jax.imaging.volume import MAX_BYTES, case_name, read_volume
+from lagseg_jax.imaging.orientation import check_orientation
+from lagseg_jax.imaging.slices import check_plane, to_slices
+from lagseg_jax.imaging.volume import MAX_BYTES, case_name, read_volume, remarks
 from lagseg_jax.inference.files import Input, Outputs, find_inputs, outputs_of
 from lagseg_jax.inference.mask_statistics import describe, mask_statistics, write_statistics
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import exit_status, log, log_to_console, still
-from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.errors import InputError, one_of
 from lagseg_jax.runtime.processes import allgather, joined, process, share
 
 
@@ -66,6 +69,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=MAX_BYTES / 1e9,
         help="refuse inputs of more GB when decoded (default: %(default)g)",
     )
+    add(
+        "--orientation",
+        default="",
+        help="of files that do not say it: sides the axes grow to, such as LPS; or sform, qform",
+    )
+    add("--plane", default="", help="cut volumes into axial, coronal or sagittal slices")
+    add(
+        "--allow",
+        default="",
+        metavar="NAME[,NAME]",
+        help=f"what DICOM series may have: {', '.join(ALLOWED)}",
+    )
     add("--resume", action="store_true", help="skip cases whose files are all there already")
     add("--coordinator_address", metavar="HOST:PORT", help="of the first of several processes")
     add("--num_processes", type=int, help="that share the cases, where it is not detected")
@@ -74,6 +89,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("keep_components", "min_mm3", "max_gb"):
         if (value := getattr(options, name)) is not None and not value >= 0:
             raise InputError(f"--{name} is {value}, expected 0 or more")
+    check_orientation("--orientation", options.orientation)
+    check_plane("--plane", options.plane)
+    options.allow = tuple(name for name in options.allow.split(",") if name)
+    for name in options.allow:
+        one_of("--allow", name, ALLOWED)
     return options
 
 
@@ -134,7 +154,11 @@ def predict_cases(
 def _compute(segmenter, one: Input, options: argparse.Namespace) -> tuple:
     """What `_write` needs of one case."""
     with still(f"predicting {one.name}"):
-        volume = one.read(int(options.max_gb * 1e9))
+        volume = one.read(int(options.max_gb * 1e9), options.orientation, options.allow)
+        for remark in remarks(volume):
+            log.warning("WARNING: %s: %s", one.source, remark)
+        cut = to_slices(volume.array, volume.affine, segmenter.plane)[1]
+        segmenter.check_plane(cut, str(one.source))
         geometry = volume.spacing, volume.affine
         threshold, probability = segmenter.config.predict.threshold, None
         if options.save_probabilities or options.mesh:
@@ -146,16 +170,18 @@ def _compute(segmenter, one: Input, options: argparse.Namespace) -> tuple:
             )
         if not options.preview:  # the grey values, the largest array, go; the shape stays
             volume = replace(volume, array=np.broadcast_to(mask.dtype.type(0), mask.shape))
-        mask = segmenter.clean(mask, volume.spacing, options.keep_components, options.min_mm3)
+        mask = segmenter.clean(mask, volume.affine, options.keep_components, options.min_mm3)
     note = " - random encoder" if segmenter.encoder.warning else ""
-    return volume, mask, probability, threshold, note
+    return volume, mask, probability, threshold, note, segmenter.plane
 
 
-def _write(outputs: Outputs, volume, mask, probability, threshold: float, note: str) -> dict:
+def _write(
+    outputs: Outputs, volume, mask, probability, threshold: float, note: str, plane: str
+) -> dict:
     """Writes the files of one case; returns its statistics."""
-    row = mask_statistics(mask, volume.affine)
+    row = mask_statistics(mask, volume.affine) | {"remarks": "; ".join(remarks(volume))}
     title = f"{case_name(outputs.mask)}: {row['volume_ml']:.1f} mL{note}"
-    outputs.write(volume, mask, probability, threshold, title)
+    outputs.write(volume, mask, probability, threshold, title, plane)
     return row
 
 
@@ -186,6 +212,9 @@ def run(jobs: dict[Input, Outputs], options: argparse.Namespace) -> int:
         from lagseg_jax.inference.segmenter import load_segmenter
 
         segmenter = load_segmenter(options.workdir, options.weights)
+        if options.plane:
+            segmenter = replace(segmenter, plane=options.plane)
+            log.warning("WARNING: --plane cuts all volumes into %s slices", options.plane)
         models, mirrorings = len(options.workdir), 4 if options.tta else 1
         if models * mirrorings > 1:
             log.info(
@@ -202,13 +231,15 @@ def run(jobs: dict[Input, Outputs], options: argparse.Namespace) -> int:
     failed = len(todo) - len(rows)
     if options.statistics:
         for one in mine.keys() - todo.keys():
-            mask = read_volume(mine[one].mask)
-            rows[one] = mask_statistics(mask.array, mask.affine)
+            mask = read_volume(mine[one].mask, orientation=options.orientation)
+            said = {"remarks": "; ".join(remarks(mask))}
+            rows[one] = mask_statistics(mask.array, mask.affine) | said
     parts = allgather([failed, {one.name: row for one, row in rows.items()}])
     table = {name: row for _, part in parts for name, row in part.items()}
     if options.statistics and table and process()[0] == 0:
         ordered = [{"case": one.name, **table[one.name]} for one in jobs if one.name in table]
         about = {"workdirs": options.workdir, "encoder_weights": encoder_weights(options)}
+        about |= {name: getattr(options, name) for name in ("orientation", "plane", "allow")}
         write_statistics(Path(options.output), ordered, about)
     return sum(count for count, _ in parts)
 

@@ -30,14 +30,20 @@ LOSS_NAMES = ("bce", "dice", "bce+dice")
 DTYPE_NAMES = ("float32", "bfloat16")
 DECODER_DTYPE_NAMES = (*DTYPE_NAMES, "auto")
 
-# Every code with its severity. The first six leave nothing that could be used.
+PLANES = ("sagittal", "coronal", "axial")  # as in imaging.slices, which needs nibabel
+
+# Every code with its severity. The first seven leave nothing that could be used.
 SEVERITY = {
     "missing_label": "error",
     "unreadable_image": "error",
     "unreadable_label": "error",
     "not_finite": "error",
     "label_values": "error",
+    "orientation": "error",
+    "shape": "error",
     "geometry": "error",
+    "shear": "error",
+    "plane": "error",
     "empty_label": "error",
     "no_contrast": "error",
     "duplicate": "error",
@@ -46,4 +52,4 @@ SEVERITY = {
     "slab": "warning",
     "volume": "warning",
 }
-ALLOWED = tuple(SEVERITY)[6:]  # what `config.data.allow` and `--allow` may name
+ALLOWED = tuple(SEVERITY)[7:]  # what `config.data.allow` and `--allow` may name

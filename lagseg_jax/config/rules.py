@@ -15,6 +15,7 @@ from lagseg_jax.config.choices import (
     DTYPE_NAMES,
     LOSS_NAMES,
     PATCH,
+    PLANES,
     VARIANTS,
 )
 from lagseg_jax.runtime.errors import InputError, one_of
@@ -82,6 +83,15 @@ def problem_codes(field: str, value: Any) -> None:
         one_of(field, code, ALLOWED)
 
 
+def orientation(field: str, value: Any) -> None:
+    """Nothing, three letters, or the name of a form."""
+    TEXT(field, value)
+    if value:  # only then are the volumes' libraries needed
+        from lagseg_jax.imaging.orientation import check_orientation
+
+        check_orientation(field, value)
+
+
 TEXT = expect("text", is_text)
 FLAG = expect("True or False", lambda value: isinstance(value, bool))
 POSITIVE = expect("a number above 0", lambda value: is_number(value) and value > 0)
@@ -95,6 +105,8 @@ RULES: dict[str, Rule] = {
         lambda value: is_text(value) and value != "",
     ),
     "data.label_value": whole(0),
+    "data.orientation": orientation,
+    "data.plane": choice(("", *PLANES)),
     "data.image_size": multiple_of_patch,
     "data.clip_percentiles": expect(
         "two numbers with 0 <= low < high <= 100",

@@ -17,7 +17,14 @@ import numpy as np
 
 from lagseg_jax.data.disk_cache import evict, key_of, mark_used, open_array, writing
 from lagseg_jax.data.layouts import Case
-from lagseg_jax.data.quality import Inspection, Problem, errors_of, find_duplicates, inspect_case
+from lagseg_jax.data.quality import (
+    Inspection,
+    Problem,
+    errors_of,
+    find_duplicates,
+    find_other_planes,
+    inspect_case,
+)
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.console import in_parallel, still
@@ -27,7 +34,7 @@ from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raise when the content of an entry changes for the same key
+FORMAT = 3  # raise when the content of an entry changes for the same key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Preparation:
     label_value: int
     max_bytes: int = MAX_BYTES
     allow: tuple[str, ...] = ()
+    orientation: str = ""
+    plane: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +58,7 @@ class PreparedCase:
         name: of the case.
         images: (Z, S, S) float16 in 0..1.
         masks: (Z, S, S) uint8.
+        plane: of the slices, one of `slices.PLANES`.
         key: of its entry in the cache, which stands for everything that decides the images.
     """
 
@@ -56,6 +66,7 @@ class PreparedCase:
     images: np.ndarray
     masks: np.ndarray
     key: str = ""
+    plane: str = ""
 
 
 def cache_folder(configured: str) -> Path:
@@ -100,15 +111,18 @@ def prepare_cases(
     _refuse(inspections, preparation.allow)
     in_use = {entry.name for entry in entries}
     evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
-    return [_open_entry(entry, case.name) for entry, case in zip(entries, cases)]
+    return [
+        dataclasses.replace(_open_entry(entry, case.name), plane=inspection.facts["plane"])
+        for entry, case, inspection in zip(entries, cases, inspections)
+    ]
 
 
 def _refuse(inspections: list[Inspection], allow: Sequence[str]) -> None:
     """A dataset with errors is refused; of warnings only the number is said."""
-    duplicates = find_duplicates(inspections)
-    _log_errors(duplicates, allow)
+    of_all = find_duplicates(inspections) + find_other_planes(inspections)
+    _log_errors(of_all, allow)
     problems = [problem for inspection in inspections for problem in inspection.problems]
-    problems += duplicates
+    problems += of_all
     errors = errors_of(problems, allow)
     if len(errors) == 1:
         raise InputError(errors[0].sentence)
@@ -118,6 +132,14 @@ def _refuse(inspections: list[Inspection], allow: Sequence[str]) -> None:
             f"{bad} of {len(inspections)} cases cannot be used, all of them are named above, the "
             f"first: {errors[0].sentence}"
         )
+    told = Counter(inspection.facts.get("orientation") for inspection in inspections)
+    for note, count in told.items():
+        if note:
+            log.warning("WARNING: data: orientation of %d cases: %s", count, note)
+    allowed = Counter(p.code for p in problems if p.severity == "error")
+    if allowed:
+        counts = ", ".join(f"{code} {count}" for code, count in allowed.items())
+        log.warning("WARNING: data: allowed by config.data.allow (%s)", counts)
     warnings = Counter(problem.code for problem in problems if problem.code not in allow)
     if warnings:
         counts = ", ".join(f"{code} {count}" for code, count in warnings.items())
@@ -137,7 +159,7 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
         except OSError:  # no such file: never cached, and refused
             continue
         files.append((str(path.resolve()), state.st_size, state.st_mtime_ns))
-    settings: tuple = (preparation.label_value,)
+    settings: tuple = (preparation.label_value, preparation.orientation, preparation.plane)
     if use == "decoded":
         settings += (preparation.image_size, preparation.clip_percentiles)
     return key_of([FORMAT, use, files, settings])
@@ -147,15 +169,19 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
     """Inspects a case, and keeps the outcome if its files can be used."""
     with still(f"reading {case.image} and its label"):
         inspection, image, mask = inspect_case(
-            case, preparation.label_value or None, preparation.max_bytes
+            case,
+            preparation.label_value or None,
+            preparation.max_bytes,
+            preparation.orientation,
+            preparation.plane,
         )
     _log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
     if image is None or mask is None or not inspection.usable:
         return inspection
     with writing(entry) as temporary:
         if use == "decoded":
-            slices, _ = to_slices(image.array, image.affine)
-            labels, _ = to_slices(mask.array, mask.affine)
+            slices, _ = to_slices(image.array, image.affine, preparation.plane)
+            labels, _ = to_slices(mask.array, image.affine, preparation.plane)
             size = preparation.image_size
             images = network_images(slices, size, preparation.clip_percentiles)
             np.save(temporary / "images.npy", images.astype(np.float16, order="C"))

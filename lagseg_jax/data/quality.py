@@ -6,6 +6,7 @@ dataset with errors. Each check is a function of image and mask that returns a s
 
 import filecmp
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,17 @@ from lagseg_jax.config.choices import ALLOWED, SEVERITY
 from lagseg_jax.data.layouts import Case, Dataset
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import volume_ml
+from lagseg_jax.imaging.orientation import OrientationError
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import (
     MAX_BYTES,
     atrium_mask,
     check_finite,
     check_same_geometry,
+    check_same_shape,
+    on_grid_of,
     parse_volume,
+    shear,
     to_canonical,
 )
 from lagseg_jax.runtime.console import in_parallel
@@ -59,7 +64,11 @@ class Inspection:
 
 
 def inspect_case(
-    case: Case, label_value: int | None = None, max_bytes: int = MAX_BYTES
+    case: Case,
+    label_value: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    orientation: str = "",
+    plane: str = "",
 ) -> tuple[Inspection, Volume | None, Volume | None]:
     """Reads both files of a case once and applies every check.
 
@@ -67,9 +76,12 @@ def inspect_case(
         case: with the label that it ought to have.
         label_value: of the atrium; None for the only non-zero value.
         max_bytes: of voxels in one file.
+        orientation: of files that do not say it, as in `parse_volume`.
+        plane: of the slices, as in `to_slices`.
 
     Returns:
-        The inspection, the image and its uint8 mask; None for what could not be read.
+        The inspection, the image and its uint8 mask with the image's affine; None for what could
+        not be read.
     """
     problems: list[Problem] = []
 
@@ -80,27 +92,39 @@ def inspect_case(
     def attempt(code: str, function: Callable, *arguments):
         try:
             return function(*arguments)
+        except OrientationError as error:
+            add("orientation", str(error))
         except InputError as error:
             add(code, str(error))
-            return None
+        return None
 
-    image = attempt("unreadable_image", parse_volume, case.image, max_bytes)
+    image = attempt("unreadable_image", parse_volume, case.image, max_bytes, orientation)
     label = mask = None
     if case.label is None or not case.label.is_file():
         add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
     else:
-        label = attempt("unreadable_label", parse_volume, case.label, max_bytes)
+        label = attempt("unreadable_label", parse_volume, case.label, max_bytes, orientation)
     for volume in (image, label):
         if volume is not None:
             attempt("not_finite", check_finite, volume)
     if label is not None:
         mask = attempt("label_values", atrium_mask, label, label_value)
     if image is not None and label is not None:
-        attempt("geometry", check_same_geometry, image, label)
-    if image is not None and mask is not None and not problems:
+        attempt("shape", check_same_shape, image, label)
+        if image.array.shape == label.array.shape:
+            attempt("geometry", check_same_geometry, image, label)
+    if image is not None and mask is not None and all(p.code in ALLOWED for p in problems):
+        mask = on_grid_of(image, mask, ("geometry",))  # whether it may be is said above
         for code, check in CHECKS.items():
             add(code, check(image, mask))
-    return Inspection(case, _facts(image, mask), problems), image, mask
+    return Inspection(case, _facts(image, mask, plane), problems), image, mask
+
+
+def sheared(image: Volume, mask: Volume) -> str | None:
+    """The voxel axes are not at right angles to each other."""
+    found = shear(image)
+    expected = "expected axes at right angles (unless 'shear' is allowed)"
+    return f"{image.path}: {found}, {expected}." if found else None
 
 
 def empty_label(image: Volume, mask: Volume) -> str | None:
@@ -155,7 +179,7 @@ def thin_slab(image: Volume, mask: Volume) -> str | None:
 
 def implausible_volume(image: Volume, mask: Volume) -> str | None:
     """The labelled atrium is smaller or larger than atria are."""
-    millilitres = volume_ml(mask.array, image.spacing)
+    millilitres = volume_ml(mask.array, image.affine)
     if not mask.array.any() or ATRIUM_ML[0] <= millilitres <= ATRIUM_ML[1]:
         return None
     return (
@@ -165,6 +189,7 @@ def implausible_volume(image: Volume, mask: Volume) -> str | None:
 
 
 CHECKS: dict[str, Callable[[Volume, Volume], str | None]] = {
+    "shear": sheared,
     "empty_label": empty_label,
     "no_contrast": no_contrast,
     "spacing": suspicious_spacing,
@@ -173,17 +198,19 @@ CHECKS: dict[str, Callable[[Volume, Volume], str | None]] = {
 }
 
 
-def _facts(image: Volume | None, mask: Volume | None) -> dict[str, Any]:
+def _facts(image: Volume | None, mask: Volume | None, plane: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if image is not None:
         facts |= {
             "shape": list(image.array.shape),
             "spacing_mm": [round(step, 6) for step in image.spacing],
+            "plane": to_slices(image.array, image.affine, plane)[1].plane,
+            "orientation": image.note,
             "dtype": str(image.array.dtype),
             "voxels_sha256": voxels_sha256(image),
         }
     if image is not None and mask is not None:
-        facts["atrium_ml"] = volume_ml(mask.array, image.spacing)
+        facts["atrium_ml"] = volume_ml(mask.array, image.affine)
     return facts
 
 
@@ -219,13 +246,36 @@ def find_duplicates(inspections: Sequence[Inspection]) -> list[Problem]:
     return problems
 
 
+def find_other_planes(inspections: Sequence[Inspection]) -> list[Problem]:
+    """Cases whose slices would be cut in another plane than those of most cases."""
+    planes = Counter(i.facts["plane"] for i in inspections if "plane" in i.facts)
+    if len(planes) < 2:
+        return []
+    counts = ", ".join(f"{plane} {count}" for plane, count in planes.most_common())
+    most = planes.most_common(1)[0][0]
+    return [
+        Problem(
+            *(SEVERITY["plane"], "plane", i.case.name),
+            f"{i.case.image}: cut across another axis than most cases, into {i.facts['plane']} "
+            f"slices, of planes {counts} found in this dataset, expected one; --plane={most} "
+            "(config.data.plane) cuts all cases so, and 'plane' can be allowed.",
+        )
+        for i in inspections
+        if i.facts.get("plane", most) != most
+    ]
+
+
 def errors_of(problems: Iterable[Problem], allow: Sequence[str] = ()) -> list[Problem]:
     """The problems that forbid training; `allow` names codes of `ALLOWED` that do not."""
     return [p for p in problems if p.severity == "error" and p.code not in allow]
 
 
 def check_datasets(
-    datasets: Sequence[Dataset], label_value: int | None = None, max_bytes: int = MAX_BYTES
+    datasets: Sequence[Dataset],
+    label_value: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    orientation: str = "",
+    plane: str = "",
 ) -> tuple[list[Inspection], list[Problem]]:
     """Inspects every labelled case, and looks for duplicates among all of them.
 
@@ -233,14 +283,15 @@ def check_datasets(
         datasets: from `dataset.detect`.
         label_value: of the atrium; None for the only non-zero value.
         max_bytes: of voxels in one file.
+        orientation: of files that do not say it, as in `parse_volume`.
+        plane: of the slices, as in `to_slices`.
 
     Returns:
         The inspections in the order of the cases, and all problems, errors first.
     """
     cases = [case for dataset in datasets for case in dataset.cases]
-    inspections = in_parallel(
-        "checking volumes", lambda case: inspect_case(case, label_value, max_bytes)[0], cases
-    )
+    how = label_value, max_bytes, orientation, plane
+    inspections = in_parallel("checking volumes", lambda case: inspect_case(case, *how)[0], cases)
     problems = [problem for inspection in inspections for problem in inspection.problems]
-    problems += find_duplicates(inspections)
+    problems += find_duplicates(inspections) + find_other_planes(inspections)
     return inspections, sorted(problems, key=lambda problem: problem.severity)

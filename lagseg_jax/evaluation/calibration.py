@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lagseg_jax.imaging.grid import plane_distances, voxel_mm3
 from lagseg_jax.imaging.masks import bounding_box
 
 BINS = 10  # of equal width
@@ -19,7 +20,7 @@ MARGIN_MM = 10.0  # around the atrium: the voxels that a calibration is about
 
 
 def near_atrium(
-    truth: np.ndarray, spacing: Sequence[float], margin_mm: float = MARGIN_MM
+    truth: np.ndarray, grid: np.ndarray | Sequence[float], margin_mm: float = MARGIN_MM
 ) -> tuple[slice, ...]:
     """The bounding box of the true atrium, larger by a margin on all sides.
 
@@ -29,15 +30,16 @@ def near_atrium(
 
     Args:
         truth: (x, y, z), non-zero inside.
-        spacing: mm per axis, in the order of the axes.
-        margin_mm: rounded up to whole voxels; the box ends where the volume does.
+        grid: affine (4, 4), or spacing in mm per axis.
+        margin_mm: between planes of voxels, rounded up to whole voxels; the box ends where the
+            volume does.
 
     Returns:
         A slice per axis; empty ones where the truth is empty.
     """
     wider = []
-    for inside, step, size in zip(bounding_box(truth), spacing, truth.shape):
-        voxels = math.ceil(margin_mm / step) if inside.stop > inside.start else 0
+    for inside, step, size in zip(bounding_box(truth), plane_distances(grid), truth.shape):
+        voxels = math.ceil(margin_mm / step - 1e-9) if inside.stop > inside.start else 0
         wider.append(slice(max(0, inside.start - voxels), min(size, inside.stop + voxels)))
     return tuple(wider)
 
@@ -111,7 +113,7 @@ def brier_score(sums: np.ndarray) -> float:
     return float(sums[:, 3].sum() / voxels) if voxels else math.nan
 
 
-def expected_ml(probability: np.ndarray, spacing: Sequence[float]) -> float:
+def expected_ml(probability: np.ndarray, grid: np.ndarray | Sequence[float]) -> float:
     """The expected volume in mL, the sum of all probabilities times the volume of a voxel.
 
     It needs no threshold, and is right on average if the probabilities are calibrated; where they
@@ -119,6 +121,6 @@ def expected_ml(probability: np.ndarray, spacing: Sequence[float]) -> float:
 
     Args:
         probability: (x, y, z).
-        spacing: mm per axis.
+        grid: affine (4, 4), or spacing in mm per axis.
     """
-    return float(probability.sum(dtype=np.float64)) * math.prod(map(float, spacing)) / 1000
+    return float(probability.sum(dtype=np.float64)) * voxel_mm3(grid) / 1000

@@ -21,8 +21,8 @@ from lagseg_jax.imaging.volume import (
     MAX_BYTES,
     SUFFIXES,
     case_name,
-    check_same_geometry,
     is_volume_file,
+    on_grid_of,
     read_label,
 )
 from lagseg_jax.runtime.console import in_parallel
@@ -89,6 +89,8 @@ def score(
     folders: Sequence[Path],
     values: tuple[int | None, int | None] = (None, None),
     max_bytes: int = MAX_BYTES,
+    orientation: str = "",
+    allow: Sequence[str] = (),
 ) -> list[Scores]:
     """Scores every folder of masks; each file is read once, in parallel.
 
@@ -97,6 +99,8 @@ def score(
         folders: of masks named by case; files of other cases do not count.
         values: of the atrium in truth and predictions; None for the only non-zero value.
         max_bytes: of voxels in one file.
+        orientation: of files that do not say it, as in `parse_volume`.
+        allow: "geometry" lays masks of the truth's shape over it by index.
 
     Returns:
         The scores in the order of the folders.
@@ -114,7 +118,7 @@ def score(
 
     def score_case(name: str) -> list[dict | str]:
         try:
-            label = read_label(truth[name], values[0], max_bytes)
+            label = read_label(truth[name], values[0], max_bytes, orientation)
         except InputError as error:
             return [str(error)] * len(masks)
         axis = to_slices(label.array, label.affine)[1].volume_axis
@@ -123,12 +127,12 @@ def score(
             try:
                 if name not in found:
                     raise InputError(f"{folder}: no mask of {name} found, expected one.")
-                mask = read_label(found[name], values[1], max_bytes)
-                check_same_geometry(label, mask)
+                mask = read_label(found[name], values[1], max_bytes, orientation)
+                mask = on_grid_of(label, mask, allow)
             except InputError as error:
                 outcomes.append(str(error))
                 continue
-            outcomes.append(case_metrics(label.array, mask.array, label.spacing, axis))
+            outcomes.append(case_metrics(label.array, mask.array, label.affine, axis))
         return outcomes
 
     outcomes = zip(*in_parallel("scoring cases", score_case, list(truth)))
@@ -207,8 +211,10 @@ def _mean_sd(value: Mapping) -> str:
     return f"{value['mean']:.4f}" + ("" if value["sd"] is None else f" +- {value['sd']:.4f}")
 
 
-def write(folder: Path, truth: str, scores: Sequence[Scores]) -> None:
-    """Writes `per_case.csv` and `comparison.json`."""
+def write(
+    folder: Path, truth: str, scores: Sequence[Scores], told: Mapping[str, str] | None = None
+) -> None:
+    """Writes `per_case.csv` and `comparison.json`; `told` is what was said about the geometry."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"predictions": one.name, "case": c, **r} for one in scores for c, r in one.rows.items()
@@ -216,6 +222,7 @@ def write(folder: Path, truth: str, scores: Sequence[Scores]) -> None:
     write_csv(folder / "per_case.csv", ["predictions", "case", *METRICS], rows)
     content = {
         "truth": truth,
+        "told": dict(told or {}),
         "predictions": {
             one.name: {**summarise(list(one.rows.values())), "problems": one.problems}
             for one in scores

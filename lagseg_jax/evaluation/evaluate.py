@@ -3,10 +3,13 @@
 Every case is judged as a whole volume in its original grid, by lagseg_jax.metrics.
 """
 
+import dataclasses
 import hashlib
+import logging
 import platform
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +20,18 @@ import numpy as np
 from lagseg_jax.data.layouts import Case
 from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.overlay import write_overlay
-from lagseg_jax.imaging.slices import grey_range, normalise, to_slices
-from lagseg_jax.imaging.volume import read_image_and_label, read_volume, write_mask
+from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.volume import read_image_and_label, read_volume, remarks, write_mask
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.segmentation import decoder_dtype
 from lagseg_jax.runtime.console import Progress, still
 from lagseg_jax.runtime.files import file_sha256, write_csv, write_json
 from lagseg_jax.runtime.host import git_commit, library_versions
 from lagseg_jax.runtime.processes import allgather, process, share
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -50,20 +56,24 @@ def evaluate(
         InputError: a file cannot be used.
     """
     folder = Path(folder)
+    if "plane" in segmenter.config.data.allow:
+        segmenter = dataclasses.replace(segmenter, planes=())
     (folder / "masks").mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[dict] = []
+    said: Counter[str] = Counter()
     mine = share(cases)
     progress = Progress("evaluating", len(mine))
     for case in mine:
         with still(f"evaluating {case.image}"):
             image, label = _read(segmenter, case, label_value)
-            mask = segmenter.predict_volume(image.array, image.spacing, image.affine)
+            said.update(remarks(image))
+            mask, scores = _score(segmenter, image, label)
             write_mask(folder / "masks" / f"{case.name}.nii.gz", mask, image)
-            _, geometry = to_slices(image.array, image.affine)
-            scores = case_metrics(label.array, mask, image.spacing, geometry.volume_axis)
         rows.append({"case": case.name, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
     progress.close()
+    for remark, count in said.items():
+        log.warning("WARNING: %d cases: %s", count, remark)
     by_name = {row["case"]: row for part in allgather(rows) for row in part}
     rows = [by_name[case.name] for case in cases]
     encoder = segmenter.encoder.report()
@@ -80,10 +90,21 @@ def evaluate(
     return summary
 
 
+def _score(
+    segmenter: Segmenter, image: Volume, label: Volume
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The mask (x, y, z) of an image and its `case_metrics`."""
+    _, geometry = to_slices(image.array, image.affine, segmenter.plane)
+    segmenter.check_plane(geometry, str(image.path))
+    mask = segmenter.predict_volume(image.array, image.spacing, image.affine)
+    return mask, case_metrics(label.array, mask, image.affine, geometry.volume_axis)
+
+
 def _read(segmenter: Segmenter, case: Case, label_value: int | None) -> tuple[Volume, Volume]:
     assert case.label is not None  # a split is of labelled cases
-    max_bytes = int(segmenter.config.data.max_gb * 1e9)
-    return read_image_and_label(case.image, case.label, label_value, max_bytes)
+    data = segmenter.config.data
+    how = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
+    return read_image_and_label(case.image, case.label, label_value, *how)
 
 
 def _write_fusion_weights(path: Path, segmenter: Segmenter) -> None:
@@ -108,20 +129,23 @@ def _write_overlays(segmenter, cases, rows, folder: Path, label_value: int | Non
     for number, rank in chosen.items():
         row, case = rows[number], cases[number]
         image, label = _read(segmenter, case, label_value)
-        mask = read_volume(folder / "masks" / f"{case.name}.nii.gz")
+        told = segmenter.config.data.orientation
+        mask = read_volume(folder / "masks" / f"{case.name}.nii.gz", orientation=told)
         title = f"{case.name} ({rank} of {len(rows)}): Dice {row['dice']:.3f}"
         if np.isfinite(row["hd95_mm"]):
             title += f", HD95 {row['hd95_mm']:.1f} mm, ASSD {row['assd_mm']:.2f} mm"
         if segmenter.encoder.warning:
             title += " - random encoder"
         path = overlays / f"{rank}_{case.name}.png"
-        shown, truth, prediction = (picture_slices(v) for v in (image, label, mask))
+        shown, truth, prediction = (
+            picture_slices(v, segmenter.plane) for v in (image, label, mask)
+        )
         write_overlay(path, shown, truth, prediction, title)
 
 
-def picture_slices(volume: Volume) -> np.ndarray:
+def picture_slices(volume: Volume, plane: str = "") -> np.ndarray:
     """A volume or mask as slices (Z, H, W) in radiological view, greys scaled to 0..1."""
-    slices, _ = to_slices(volume.array, volume.affine)
+    slices, _ = to_slices(volume.array, volume.affine, plane)
     if slices.max() <= 1 and slices.dtype == np.uint8:
         return slices
     return normalise(slices, grey_range(slices, (0.5, 99.5)))

@@ -1,4 +1,4 @@
-"""masks (x, y, z) of truth and prediction + spacing -> Dice, IoU, distances in mm, volumes in mL.
+"""masks (x, y, z) of truth and prediction + affine -> Dice, IoU, distances in mm, volumes in mL.
 
 The empty cases, the same everywhere: both masks empty, Dice = IoU = 1; one empty, Dice = IoU = 0;
 distances are NaN in both cases, which `summarise` counts and never averages as 0.
@@ -13,6 +13,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from lagseg_jax.evaluation.statistics import mean_and_sd
+from lagseg_jax.imaging.grid import directions
 from lagseg_jax.imaging.masks import bounding_box, volume_ml
 from lagseg_jax.runtime.files import without_nan
 
@@ -44,7 +45,7 @@ def iou(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def surface_distances(
-    truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]
+    truth: np.ndarray, prediction: np.ndarray, grid: np.ndarray | Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances in mm from every surface voxel of one mask to the nearest one of the other.
 
@@ -58,24 +59,23 @@ def surface_distances(
     Args:
       truth: (x, y, z), non-zero inside.
       prediction: (x, y, z), non-zero inside.
-      spacing: mm per axis, in the order of the axes.
+      grid: affine (4, 4) voxel index -> mm, whose axes may be sheared; or spacing in mm per axis.
 
     Returns:
       float64 (surface voxels of truth,) from truth to prediction, and (surface voxels of
       prediction,) from prediction to truth; both have length 0 if either mask is empty.
 
     Raises:
-      ValueError: the shapes differ, are not 3-D, or the spacing is not three positive numbers.
+      ValueError: the shapes differ, are not 3-D, or the grid is no geometry.
     """
     truth, prediction = _masks(truth, prediction)
-    if len(spacing) != 3 or not all(math.isfinite(step) and step > 0 for step in spacing):
-        raise ValueError(f"spacing is {tuple(spacing)}, expected three positive numbers in mm")
+    axes = directions(grid)
     if not truth.any() or not prediction.any():
         return np.empty(0), np.empty(0)
     # A k-d tree is exact like a distance transform, and stays fast when one stray voxel at the far
     # end of the volume makes the box that the transform would have to fill as large as the volume.
-    truth_points = _surface_voxels(truth) * np.asarray(spacing)
-    prediction_points = _surface_voxels(prediction) * np.asarray(spacing)
+    truth_points = _surface_voxels(truth) @ axes.T
+    prediction_points = _surface_voxels(prediction) @ axes.T
     to_prediction, _ = KDTree(prediction_points).query(truth_points)
     to_truth, _ = KDTree(truth_points).query(prediction_points)
     return to_prediction, to_truth
@@ -132,14 +132,17 @@ def slice_metrics(truth: np.ndarray, prediction: np.ndarray, axis: int = 2) -> d
 
 
 def case_metrics(
-    truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], axis: int = 2
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    grid: np.ndarray | Sequence[float],
+    axis: int = 2,
 ) -> dict[str, float]:
     """Every number of `METRICS` for one case, in the grid of the arrays.
 
     Args:
       truth: (x, y, z), non-zero inside.
       prediction: (x, y, z), non-zero inside.
-      spacing: mm per axis, in the order of the axes.
+      grid: affine (4, 4) voxel index -> mm, whose axes may be sheared; or spacing in mm per axis.
       axis: the through-plane axis, for the per-slice numbers.
 
     Returns:
@@ -147,10 +150,10 @@ def case_metrics(
       (prediction - truth), `slice_dice`, `slice_iou`.
 
     Raises:
-      ValueError: the shapes differ, are not 3-D, or the spacing is not three positive numbers.
+      ValueError: the shapes differ, are not 3-D, or the grid is no geometry.
     """
-    distances = surface_distances(truth, prediction, spacing)
-    truth_ml, prediction_ml = volume_ml(truth, spacing), volume_ml(prediction, spacing)
+    distances = surface_distances(truth, prediction, grid)
+    truth_ml, prediction_ml = volume_ml(truth, grid), volume_ml(prediction, grid)
     return {
         "dice": dice(truth, prediction),
         "iou": iou(truth, prediction),

@@ -76,7 +76,7 @@ def calibrate(segmenter, split: Mapping[str, Sequence]) -> dict:
 
 def validate(segmenter, cases: Sequence) -> dict[Setting, list[float]]:
     """3D Dice of every validation case with every setting of the grid."""
-    settings = grid(_geometry(_read(segmenter, case)[0]).spacing[0] for case in cases)
+    settings = grid(_geometry(segmenter, _read(segmenter, case)[0]).spacing[0] for case in cases)
     found = []
     progress = Progress("choosing on validation cases", len(cases))
     for case in cases:
@@ -84,7 +84,9 @@ def validate(segmenter, cases: Sequence) -> dict[Setting, list[float]]:
             image, label = _read(segmenter, case)
             place = image.spacing, image.affine
             probability = segmenter.predict_probability(image.array, *place)
-            found.append(dice_of_settings(probability, label.array, image.affine, settings))
+            found.append(
+                dice_of_settings(probability, label.array, image.affine, settings, segmenter.plane)
+            )
         progress.advance({"dice": f"{found[-1][DEFAULT]:.3f}"})
     progress.close()
     return {setting: [one[setting] for one in found] for setting in settings}
@@ -107,13 +109,15 @@ def score(
             image, label = _read(segmenter, case)
             place = image.spacing, image.affine
             probability = segmenter.predict_probability(image.array, *place)
-            axis = _geometry(image).volume_axis
-            near = near_atrium(label.array, image.spacing)
+            axis = _geometry(segmenter, image).volume_axis
+            near = near_atrium(label.array, image.affine)
             for name, setting in zip(SETTINGS, settings):
-                smoothed = smooth_across_slices(probability, image.affine, setting.smooth_mm)
+                smoothed = smooth_across_slices(
+                    probability, image.affine, setting.smooth_mm, segmenter.plane
+                )
                 mask = setting.mask(smoothed)
-                row = case_metrics(label.array, mask, image.spacing, axis)
-                expected = expected_ml(smoothed, image.spacing)
+                row = case_metrics(label.array, mask, image.affine, axis)
+                expected = expected_ml(smoothed, image.affine)
                 rows[name].append({"case": case.name, **row, "expected_ml": expected})
                 for where, box in (("near_atrium", near), ("all_voxels", (...,))):
                     found = bin_sums(smoothed[box], label.array[box])
@@ -142,7 +146,7 @@ def volume_errors(rows: Sequence[Mapping], kind: str) -> dict[str, float]:
 def seconds_per_volume(segmenter, case) -> dict[str, float]:
     """Wall time of `predict_volume` for one case: plain, with mirroring, with smoothing."""
     image, _ = _read(segmenter, case)
-    geometry = _geometry(image)
+    geometry = _geometry(segmenter, image)
     smoothing = _with(segmenter, Setting(smooth_mm=geometry.spacing[0]))
     one_slice = np.take(image.array, [0], axis=geometry.volume_axis)
     seconds = {}
@@ -170,11 +174,12 @@ def _with(segmenter, setting: Setting):
 def _read(segmenter, case) -> tuple[Volume, Volume]:
     data = segmenter.config.data
     limits = data.label_value or None, int(data.max_gb * 1e9)
-    return read_image_and_label(case.image, case.label, *limits)
+    told = data.orientation, tuple(data.allow)
+    return read_image_and_label(case.image, case.label, *limits, *told)
 
 
-def _geometry(image: Volume) -> SliceGeometry:
-    return to_slices(image.array, image.affine)[1]
+def _geometry(segmenter, image: Volume) -> SliceGeometry:
+    return to_slices(image.array, image.affine, segmenter.plane)[1]
 
 
 def _calibration(sums: np.ndarray) -> dict:
@@ -203,7 +208,11 @@ def grid(spacings_mm: Iterable[float]) -> list[Setting]:
 
 
 def dice_of_settings(
-    probability: np.ndarray, truth: np.ndarray, affine: np.ndarray, settings: Iterable[Setting]
+    probability: np.ndarray,
+    truth: np.ndarray,
+    affine: np.ndarray,
+    settings: Iterable[Setting],
+    plane: str = "",
 ) -> dict[Setting, float]:
     """The 3D Dice of one case with every setting.
 
@@ -212,12 +221,13 @@ def dice_of_settings(
         truth: (x, y, z), non-zero inside.
         affine: (4, 4), voxel index -> mm.
         settings: to try.
+        plane: of the slices, as in `slices.to_slices`.
     """
     settings = list(settings)
     scores: dict[Setting, float] = {}
     for smooth_mm in {setting.smooth_mm for setting in settings}:
         some = [setting for setting in settings if setting.smooth_mm == smooth_mm]
-        smoothed = smooth_across_slices(probability, affine, smooth_mm)
+        smoothed = smooth_across_slices(probability, affine, smooth_mm, plane)
         # Outside of this box nothing is in any mask: most of the volume.
         lowest = min(setting.threshold for setting in some)
         box = bounding_box((smoothed >= lowest) | (truth != 0))

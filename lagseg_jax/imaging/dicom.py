@@ -1,48 +1,74 @@
-"""folder with one DICOM series of single-frame MR images -> volume (x, y, z) + affine -> RAS mm.
+"""Folder with one DICOM series of single-frame MR images -> volume (x, y, z) + affine -> RAS mm.
 
 Axes are those of dcm2niix: x along the image's rows, y up its columns (the stored order reversed),
 z along the normal of the image (DICOM PS3.3 C.7.6.2), whatever the names and numbers of the files.
 """
 
 import importlib.util
+import io
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from lagseg_jax.imaging.dicom_geometry import check_image, series_affine, sort_slices
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
 
+_PLAIN = {False: "1.2.840.10008.1.2.1", True: "1.2.840.10008.1.2"}  # explicit, implicit types
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # and below it: a picture of a screen
 _NEEDED = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SeriesInstanceUID")
-_TOLERANCE = 0.01  # of the slice spacing
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether the file has the mark of DICOM files, `DICM` at byte 128."""
+    """Whether the file has the mark of DICOM files, `DICM` at byte 128, or begins without it."""
     try:
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            start = stream.read(132)
     except OSError:
         return False
+    if start[128:] == b"DICM":
+        return True
+    # Without the preamble of 128 bytes: the first element of group 2 or 8, little endian.
+    group, element = (int.from_bytes(start[at : at + 2], "little") for at in (0, 2))
+    if len(start) < 132 or group not in (2, 8) or element > 0x20:
+        return False
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    return explicit or int.from_bytes(start[4:8], "little") <= 64
 
 
 def series_folders(root: Path) -> list[Path]:
-    """`root` and the folders below it, as far as DICOM files lie right in them, in name order."""
-    found = []
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+    """`root` and the folders below it, as far as DICOM files lie right in them, in name order.
+
+    Links are followed, but none to a folder that was there before: they may run in circles.
+    """
+    found, seen = [], set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        below[:] = sorted(
+            name
+            for name in below
+            if not name.startswith(".") and not _came_before(Path(folder, name), seen)
+        )
         if any(is_dicom_file(Path(folder, name)) for name in _listed(names)):
             found.append(Path(folder))
-    return found
+    return sorted(found)
+
+
+def _came_before(folder: Path, seen: set[str]) -> bool:
+    if not folder.is_symlink() or os.path.realpath(folder) not in seen:
+        return False
+    log.info("%s: links to a folder that is searched already, skipped", folder)
+    return True
 
 
 def check_dicom_support() -> None:
@@ -54,51 +80,44 @@ def check_dicom_support() -> None:
         )
 
 
-def read_series(folder: Path, max_bytes: int = MAX_BYTES) -> Volume:
+def read_series(folder: Path, max_bytes: int = MAX_BYTES, allow: Sequence[str] = ()) -> Volume:
     """Reads the one series in a folder, slices sorted by position.
 
     Args:
-        folder: with DICOM files, not those of its subfolders; other files are ignored.
+        folder: with DICOM files, not those of its subfolders; what is no image is skipped.
         max_bytes: of decoded voxels; more is refused before they are allocated.
+        allow: "instances" accepts numbers of images with gaps, "spacing" a SpacingBetweenSlices
+            that contradicts the positions, which then count.
 
     Returns:
         The volume, in the stored dtype, or float32 where slope and intercept scale it. What is
-        written like it is NIfTI.
+        written like it is NIfTI. Slices that are shifted against each other evenly (gantry tilt)
+        make a sheared affine.
 
     Raises:
         InputError: not exactly one series, colour or multi-frame images, missing slices, several
-            images at one position, uneven spacing, slices that are shifted against each other
-            (gantry tilt) or turned, a damaged file, or no pydicom.
+            images at one position, uneven spacing, turned slices, a damaged file, or no pydicom.
     """
     check_dicom_support()
     try:
-        return _read_series(folder, max_bytes)
+        return _read_series(folder, max_bytes, allow)
     except InputError:
         raise
     except Exception as error:  # pydicom parses a value when it is asked for
         raise _damaged(folder, error) from error
 
 
-def _read_series(folder: Path, max_bytes: int) -> Volume:
-    headers = list(_read_headers(folder))
+def _read_series(folder: Path, max_bytes: int, allow: Sequence[str]) -> Volume:
+    headers = _images(folder, _read_headers(folder))
     _check_one_series(folder, headers)
     for path, header in headers:
-        _check_image(path, header, headers[0])
+        check_image(path, header, headers[0])
     modality = headers[0][1].get("Modality", "")
     if modality != "MR":
         log.warning("WARNING: %s: modality %r found, expected MR", folder, modality)
-    headers, step = _sort(folder, headers)
+    headers, step = sort_slices(folder, headers, allow)
     array = _read_pixels(folder, headers, max_bytes)
-    first = headers[0][1]
-    along_row, along_column = np.reshape(_floats(first.ImageOrientationPatient), (2, 3))
-    between_rows, between_columns = _floats(first.PixelSpacing)
-    affine = np.eye(4)
-    # DICOM's first row is the last one of the array.
-    affine[:3, 0] = along_row * between_columns
-    affine[:3, 1] = -along_column * between_rows
-    affine[:3, 2] = step
-    affine[:3, 3] = _floats(first.ImagePositionPatient) - affine[:3, 1] * (first.Rows - 1)
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # DICOM's LPS -> RAS
+    affine = series_affine(headers[0][1], step)
     image = nib.Nifti1Image(np.zeros(array.shape, np.uint8, order="F"), affine)
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)
@@ -110,29 +129,64 @@ def _listed(names: list[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and name != "DICOMDIR")
 
 
-def _read_headers(folder: Path) -> Iterator[tuple[Path, Any]]:
-    """File and data set, without pixels, of every image in the folder."""
+def _read_headers(folder: Path) -> list[tuple[Path, Any]]:
+    """File and data set, without pixels, of every DICOM file in the folder."""
     import pydicom
 
+    headers = []
     for name in _listed(os.listdir(folder)):
         path = folder / name
-        if not is_dicom_file(path):
+        if not path.is_file() or not is_dicom_file(path):
             continue
         try:
-            meta = pydicom.filereader.read_file_meta_info(path)
             # It would be inflated as a whole, however large, before anything can be checked.
-            if meta.TransferSyntaxUID == _DEFLATED:
+            if _transfer_syntax(path) == _DEFLATED:
                 raise InputError(f"{path}: a deflated DICOM file, expected plain transfer syntax")
-            if "Image" not in meta.MediaStorageSOPClassUID.name:
-                continue  # a report, a presentation state
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-            if "Rows" not in header:
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+            if _kind(header) is None:
                 raise ValueError("the header ends early")
         except InputError:
             raise
         except Exception as error:
             raise _damaged(path, error) from error
-        yield path, header
+        headers.append((path, header))
+    return headers
+
+
+def _transfer_syntax(path: Path) -> str:
+    """From the file's meta information, which some files lack."""
+    import pydicom
+
+    with path.open("rb") as stream:
+        start = io.BytesIO(stream.read(2**16))
+    pydicom.filereader.read_preamble(start, force=True)
+    meta = pydicom.filereader.read_dataset(
+        start, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta
+    )
+    return str(meta.get("TransferSyntaxUID", ""))
+
+
+def _after_meta(tag, vr, length) -> bool:
+    return tag >> 16 != 2
+
+
+def _images(folder: Path, headers: list) -> list:
+    """Without reports, presentation states and, beside others, pictures of a screen."""
+
+    images = [one for one in headers if "Image" in _kind(one[1]).name]
+    originals = [one for one in images if not _kind(one[1]).startswith(_SECONDARY)]
+    kept = originals or images
+    for path, header in headers:
+        if all(path != other for other, _ in kept):
+            log.info("%s: skipped, it is no image of a series (%s)", path, _kind(header).name)
+        elif "Rows" not in header:
+            raise _damaged(path, ValueError("the header ends early"))
+    return kept
+
+
+def _kind(header):
+    """The SOP class, which says what the object is; None in a file that does not know."""
+    return header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
 
 
 def _check_one_series(folder: Path, headers: list) -> None:
@@ -159,73 +213,10 @@ def _check_one_series(folder: Path, headers: list) -> None:
         )
 
 
-def _check_image(path: Path, header, first) -> None:
-    """One grey image, of the same size, spacing and orientation as the first of its series."""
-    samples, meaning = header.get("SamplesPerPixel", 1), header.get("PhotometricInterpretation")
-    if samples != 1 or meaning != "MONOCHROME2":
-        raise InputError(
-            f"{path}: {samples} samples per pixel, {meaning} found, expected grey images "
-            "(MONOCHROME2)"
-        )
-    turn = np.reshape(_floats(header.ImageOrientationPatient), (2, 3))
-    if not np.allclose(turn @ turn.T, np.eye(2), atol=1e-3):
-        raise InputError(f"{path}: orientation {turn.tolist()}, expected two unit vectors at 90°")
-    spacing = _floats(header.PixelSpacing)
-    if len(spacing) != 2 or not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise InputError(f"{path}: PixelSpacing {spacing.tolist()}, expected two lengths in mm")
-    for name, tolerance in (
-        ("Rows", 0),
-        ("Columns", 0),
-        ("PixelSpacing", 1e-4),
-        ("ImageOrientationPatient", 1e-3),
-    ):
-        found, expected = header[name].value, first[1][name].value
-        if not np.allclose(_floats(found), _floats(expected), rtol=0, atol=tolerance):
-            raise InputError(
-                f"{path}: {name} is {found}, expected {expected} as in {first[0].name}, "
-                "of the same series"
-            )
-
-
-def _sort(folder: Path, headers: list) -> tuple[list, np.ndarray]:
-    """Images along the normal, and the step (3,) in mm LPS from one to the next."""
-    turn = np.reshape(_floats(headers[0][1].ImageOrientationPatient), (2, 3))
-    normal = np.cross(*turn)
-    headers = sorted(headers, key=lambda h: float(_floats(h[1].ImagePositionPatient) @ normal))
-    positions = np.stack([_floats(h.ImagePositionPatient) for _, h in headers])
-    if len(headers) == 1:
-        thickness = headers[0][1].get("SpacingBetweenSlices") or headers[0][1].get("SliceThickness")
-        if not thickness or float(thickness) <= 0:
-            raise InputError(f"{folder} holds one DICOM image of no thickness, expected several")
-        return headers, normal * float(thickness)
-    gaps = np.diff(positions @ normal)
-    step = float(np.median(gaps))
-    if not np.isfinite(positions).all() or gaps.min() <= _TOLERANCE * step:
-        same = int(np.argmin(gaps))
-        raise InputError(
-            f"{folder}: {headers[same][0].name} and {headers[same + 1][0].name} lie at the same "
-            "position, expected one image for each (one phase, one echo, one kind)"
-        )
-    if (wrong := np.abs(gaps - step) > _TOLERANCE * step).any():
-        where = int(np.argmax(wrong))
-        raise InputError(
-            f"{folder}: {gaps[where]:.3f} mm between {headers[where][0].name} and "
-            f"{headers[where + 1][0].name}, {step:.3f} mm between others, expected even spacing "
-            "without missing slices"
-        )
-    move = (positions[-1] - positions[0]) / len(gaps)
-    if np.linalg.norm(move - normal * (move @ normal)) > _TOLERANCE * step:
-        raise InputError(
-            f"{folder}: slices are shifted against each other (gantry tilt), by "
-            f"{np.round(move, 3).tolist()} mm where {np.round(normal * step, 3).tolist()} is "
-            "expected"
-        )
-    return headers, normal * (move @ normal)
-
-
 def _read_pixels(folder: Path, headers: list, max_bytes: int) -> np.ndarray:
     """The voxels (x, y, z) in dcm2niix's order."""
     import pydicom
+    from pydicom.uid import UID
 
     first = headers[0][1]
     scales = [
@@ -246,7 +237,11 @@ def _read_pixels(folder: Path, headers: list, max_bytes: int) -> np.ndarray:
     array = np.empty(shape, dtype, order="F")
     for number, ((path, _), (slope, intercept)) in enumerate(zip(headers, scales)):
         try:
-            pixels = pydicom.dcmread(path).pixel_array
+            image = pydicom.dcmread(path, force=True)
+            if "TransferSyntaxUID" not in image.file_meta:  # lost with the preamble: not compressed
+                implicit, _ = image.original_encoding
+                image.file_meta.TransferSyntaxUID = UID(_PLAIN[bool(implicit)])
+            pixels = image.pixel_array
         except Exception as error:
             raise _damaged(path, error) from error
         if pixels.shape != (shape[1], shape[0]):
@@ -256,10 +251,6 @@ def _read_pixels(folder: Path, headers: list, max_bytes: int) -> np.ndarray:
             pixels * np.float32(slope) + np.float32(intercept) if scaled else (pixels)
         )
     return array
-
-
-def _floats(values) -> np.ndarray:
-    return np.atleast_1d(np.asarray(values, np.float64))
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

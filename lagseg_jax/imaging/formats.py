@@ -1,4 +1,4 @@
-"""bytes of one NIfTI or NRRD file <-> voxels (x, y, z), affine voxel -> RAS mm, and header.
+"""Bytes of one NIfTI file <-> voxels (x, y, z), affine voxel -> RAS mm, and header.
 
 What a file may make us do is bounded: nothing larger than its header declares, and the caller
 allows, is allocated or unpacked, and no other file is opened.
@@ -12,28 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
-import nrrd
 import numpy as np
 
+from lagseg_jax.imaging.grid import column_lengths
+from lagseg_jax.imaging.orientation import nifti_affine
 from lagseg_jax.runtime.errors import InputError
 
-# The sign of each world axis in RAS. Without the field, ITK and 3D Slicer take LPS, and so do we.
-_NRRD_SPACES = {
-    "left-posterior-superior": (-1.0, -1.0, 1.0),
-    "lps": (-1.0, -1.0, 1.0),
-    "right-anterior-superior": (1.0, 1.0, 1.0),
-    "ras": (1.0, 1.0, 1.0),
-    "left-anterior-superior": (-1.0, 1.0, 1.0),
-    "las": (-1.0, 1.0, 1.0),
-}
-# What a mask inherits from its image; the rest of an NRRD header is about intensities or people.
-_NRRD_GEOMETRY = (
-    *("space", "space dimension", "space directions", "space origin", "space units"),
-    *("spacings", "thicknesses", "units", "kinds", "centerings"),
-)
-_METRES = {1: 1000.0, 3: 0.001}  # NIfTI xyzt_units & 7: metre, micrometre; all else counts as mm
+# NIfTI xyzt_units & 7 -> mm. Most writers leave 0, "unknown", and mean mm.
+_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _MAX_HEADER_BYTES = 2**24
-_MAX_NRRD_HEADER_BYTES = 2**20  # pynrrd needs seconds for more; real ones are a few kB
+_MAX_PADDING_BYTES = 2**16
 _SILENT = logging.getLogger(f"{__name__}.nibabel")  # the refusal says it already
 _SILENT.disabled = True
 
@@ -46,6 +34,7 @@ class Volume:
     affine: (4, 4) float64, voxel index -> RAS position in mm.
     stored_shape: the shape in the file, with the trailing singleton axes that `array` lacks.
     header: nibabel header (NIfTI) or dict (NRRD), for writing masks back.
+    note: which orientation was told from outside, and why; "" where the file itself says it.
     """
 
     array: np.ndarray
@@ -53,15 +42,16 @@ class Volume:
     stored_shape: tuple[int, ...]
     header: nib.Nifti1Header | dict
     path: Path
+    note: str = ""
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm along the three axes of `array`."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        """Distances in mm to the next voxel along the three axes of `array`."""
+        x, y, z = column_lengths(self.affine)
         return float(x), float(y), float(z)
 
 
-def read_nifti(path: Path, max_bytes: int) -> Volume:
+def read_nifti(path: Path, max_bytes: int, orientation: str = "") -> Volume:
     """Reads .nii or .nii.gz, NIfTI-1 or NIfTI-2; raises InputError or what the parser raises."""
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
         start = stream.read(4)
@@ -78,85 +68,42 @@ def read_nifti(path: Path, max_bytes: int) -> Volume:
                 "header and data in one file."
             )
         # nibabel has put 1 mm where the file says 0.
-        sizes = kind(block, check=False)["pixdim"][1:4]
+        sizes = kind(block, check=False)["pixdim"][1:4].astype(np.float64)
         if header["sform_code"] == 0 and not sizes.all():
             raise InputError(f"{path}: voxel size {sizes} mm found, expected three above 0.")
         slope, intercept = header.get_slope_inter()
         scaled = (slope or 1.0, intercept or 0.0) != (1.0, 0.0)
         dtype = header.get_data_dtype()
         stored_shape = tuple(int(size) for size in header.get_data_shape())
-        shape = _check_size(path, stored_shape, dtype, 4 if scaled else 1, max_bytes)
+        shape = check_size(path, stored_shape, dtype, 4 if scaled else 1, max_bytes)
+        affine, note = _affine(path, header, sizes, shape, orientation)
         stream.read(offset - len(block))
-        array = _read_voxels(path, stream, shape, dtype)
+        array = read_voxels(path, stream, shape, dtype)
     if scaled:
         array = array.astype(np.float32)
         array *= np.float32(slope)
         array += np.float32(intercept)
-    affine = header.get_best_affine()
-    affine[:3] *= _METRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    return Volume(array, affine, stored_shape, header, path)
+    return Volume(array, affine, stored_shape, header, path, note)
 
 
-def read_nrrd(path: Path, max_bytes: int) -> Volume:
-    """Reads .nrrd with its data inside, raw or gzip; raises as `read_nifti` does."""
-    with path.open("rb") as stream:
-        # Parsed from a bounded piece: a line of the header can be as long as the file.
-        beginning = io.BytesIO(stream.read(_MAX_NRRD_HEADER_BYTES))
-        header = dict(nrrd.read_header(beginning))
-        for field in ("data file", "datafile"):
-            if field in header:
-                raise InputError(
-                    f"{path}: the data lie in another file ({field}: {header[field]}), "
-                    "expected header and data in one file."
-                )
-        for field in ("type", "dimension", "sizes", "encoding"):
-            if field not in header:
-                raise InputError(f"{path}: no field '{field}' in the NRRD header, expected one.")
-        encoding = header["encoding"].lower()
-        skips = any(header.get(f"{unit}skip") for unit in ("line", "line ", "byte", "byte "))
-        if encoding not in ("raw", "gzip", "gz") or skips:
-            raise InputError(
-                f"{path}: NRRD encoding {encoding}{' with skipped bytes' * skips} found, "
-                "expected raw or gzip without line skip or byte skip."
-            )
-        stored_shape = tuple(int(size) for size in header["sizes"])
-        if len(stored_shape) != header["dimension"]:
-            raise InputError(
-                f"{path}: dimension {header['dimension']} and sizes {stored_shape} in the NRRD "
-                "header, expected as many sizes as dimensions."
-            )
-        # pynrrd knows the thirty spellings of the types and the endian rule: ask it for one voxel.
-        voxel = {**header, "dimension": 1, "sizes": np.array([1]), "encoding": "raw"}
-        dtype = nrrd.read_data(voxel, io.BytesIO(bytes(8))).dtype
-        shape = _check_size(path, stored_shape, dtype, 1, max_bytes)
-        stream.seek(beginning.tell())
-        data = stream if encoding == "raw" else gzip.GzipFile(fileobj=stream)
-        array = _read_voxels(path, data, shape, dtype)
-    return Volume(array, _nrrd_affine(path, header), stored_shape, header, path)
-
-
-def _nrrd_affine(path: Path, header: dict) -> np.ndarray:
-    space = str(header.get("space", "left-posterior-superior"))
-    if space.lower() not in _NRRD_SPACES:
+def _affine(path: Path, header, sizes, shape, orientation: str) -> tuple[np.ndarray, str]:
+    """`nifti_affine` in mm, whatever the header's unit of length."""
+    code = int(header["xyzt_units"]) & 7
+    if code not in _UNITS_MM:
         raise InputError(
-            f"{path}: NRRD space '{space}' found, expected one of {', '.join(_NRRD_SPACES)}."
+            f"{path}: unit of length {code} in xyzt_units found, expected 1 (m), 2 (mm), 3 (um) or "
+            "0 (not stated, which counts as mm)."
         )
-    if "space directions" in header:
-        directions = np.asarray(header["space directions"], np.float64)[:3]  # one row per axis
-    elif "spacings" in header:
-        directions = np.diag(np.asarray(header["spacings"], np.float64)[:3])
-    else:
-        raise InputError(
-            f"{path}: neither 'space directions' nor 'spacings' in the NRRD header, "
-            "expected the voxel size in mm."
-        )
-    affine = np.eye(4)
-    affine[:3, :3] = directions.T
-    affine[:3, 3] = header.get("space origin", 0.0)
-    return np.diag([*_NRRD_SPACES[space.lower()], 1.0]) @ affine
+    factor = _UNITS_MM[code]
+    if factor != 1:
+        header = header.copy()
+        header["pixdim"][1:4] *= factor
+        for field in ("srow_x", "srow_y", "srow_z", "qoffset_x", "qoffset_y", "qoffset_z"):
+            header[field] = header[field] * factor
+    return nifti_affine(path, header, sizes * factor, shape, orientation)
 
 
-def _check_size(
+def check_size(
     path: Path, stored_shape: tuple[int, ...], dtype: np.dtype, itemsize: int, max_bytes: int
 ) -> tuple[int, ...]:
     """Stored shape -> (x, y, z); `itemsize` is that of the decoded array if it is the larger."""
@@ -178,7 +125,7 @@ def _check_size(
     return shape
 
 
-def _read_voxels(
+def read_voxels(
     path: Path, stream: io.BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
     """Exactly the declared bytes, in pieces: a bomb is never unpacked further than its header."""
@@ -191,16 +138,20 @@ def _read_voxels(
         raise InputError(
             f"{path}: truncated, {filled} bytes of voxels found, expected {data.size}."
         )
-    # Gzip compares the checksum only when its end is reached, and damaged streams often run on.
-    if stream.read(1):
-        raise InputError(
-            f"{path}: damaged, more than the {data.size} bytes of voxels found that its header "
-            "declares."
-        )
+    # Gzip compares the checksum only when its end is reached, and damaged streams often run on. A
+    # few zeros behind the voxels are the padding of some writers and archives.
+    rest = stream.read(_MAX_PADDING_BYTES + 1)
+    if len(rest) > _MAX_PADDING_BYTES or rest.strip(b"\0"):
+        raise damaged(path, f"more than the {data.size} bytes of voxels that its header declares")
     array = data.view(dtype).reshape(shape, order="F")
     if not dtype.isnative:
         array.byteswap(inplace=True)
     return array.view(dtype.newbyteorder("="))
+
+
+def damaged(path: Path, found: str) -> InputError:
+    """The refusal of a file whose content is not what its header says."""
+    return InputError(f"{path}: damaged, {found} found, expected exactly its voxels.")
 
 
 def nifti_bytes(voxels: np.ndarray, like: Volume) -> bytes:
@@ -214,25 +165,7 @@ def nifti_bytes(voxels: np.ndarray, like: Volume) -> bytes:
     header.set_intent("none")
     for field in ("cal_min", "cal_max", "descrip", "aux_file"):
         header[field] = np.zeros_like(header[field])
+    header["descrip"] = like.note[:79]
     kind = nib.Nifti2Image if isinstance(header, nib.nifti2.Nifti2Header) else nib.Nifti1Image
     # Affine None: qform, sform and their codes stay as they are in the header.
     return kind(voxels, None, header).to_bytes()
-
-
-def nrrd_bytes(voxels: np.ndarray, like: Volume) -> bytes:
-    """The content of a .nrrd file: as `nifti_bytes`."""
-    if isinstance(like.header, dict):
-        header = {key: like.header[key] for key in _NRRD_GEOMETRY if key in like.header}
-    else:
-        lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ like.affine
-        directions = np.full((voxels.ndim, 3), np.nan)  # NaN is written as `none`
-        directions[:3] = lps[:3, :3].T
-        header = {
-            "space": "left-posterior-superior",
-            "space directions": directions,
-            "space origin": lps[:3, 3],
-            "kinds": ["domain"] * 3 + ["list"] * (voxels.ndim - 3),
-        }
-    stream = io.BytesIO()
-    nrrd.write(stream, voxels, header | {"encoding": "gzip"}, compression_level=6)
-    return stream.getvalue()

@@ -1,14 +1,15 @@
 """mask (x, y, z) -> its connected components (26-neighbourhood): kept, dropped, counted."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from lagseg_jax.imaging.grid import voxel_mm3
+
 
 def clean_mask(
-    mask: np.ndarray, spacing: Sequence[float], keep: int = 1, min_mm3: float = 0.0
+    mask: np.ndarray, grid: np.ndarray | Sequence[float], keep: int = 1, min_mm3: float = 0.0
 ) -> np.ndarray:
     """Only the `keep` largest components, and of these only those of `min_mm3` and more.
 
@@ -16,7 +17,7 @@ def clean_mask(
 
     Args:
         mask: (x, y, z), non-zero inside.
-        spacing: mm per axis, in the order of the axes.
+        grid: affine (4, 4), or spacing in mm per axis.
         keep: number of components; 0 keeps them all.
         min_mm3: volume in mm3; a component of exactly this volume stays.
 
@@ -37,7 +38,7 @@ def clean_mask(
     labels, sizes = label_components(mask[box])
     kept = np.argsort(-sizes, kind="stable")[: keep or None]
     # A product of spacings is not exact.
-    kept = kept[sizes[kept] * math.prod(spacing) >= min_mm3 * (1 - 1e-6)]
+    kept = kept[sizes[kept] * voxel_mm3(grid) >= min_mm3 * (1 - 1e-6)]
     if len(kept) == len(sizes):
         return mask
     stays = np.zeros(len(sizes) + 1, mask.dtype)
@@ -64,6 +65,6 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(i[0], i[-1] + 1) if i.size else slice(0, 0) for i in occupied)
 
 
-def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
-    """Volume in mL of the non-zero voxels; `spacing` in mm, one number per axis."""
-    return np.count_nonzero(mask) * math.prod(float(step) for step in spacing) / 1000
+def volume_ml(mask: np.ndarray, grid: np.ndarray | Sequence[float]) -> float:
+    """Volume in mL of the non-zero voxels; `grid` is the affine (4, 4), or spacing in mm."""
+    return np.count_nonzero(mask) * voxel_mm3(grid) / 1000

@@ -2,17 +2,32 @@
 
 The canonical volume has LPS+ axes, so that a slice shows the patient as radiologists look at him:
 rows run from anterior to posterior, columns from the patient's right to his left. Slices are cut
-across the coarsest axis (through-plane), padded to a square around their centre and resized to S
-pixels. Padding and resizing are one pair of matrices, `rows (S, H)` and `columns (S, W)`: the
-network's image is `rows @ slice @ columns.T`, and a probability goes back through a second pair.
+across the through-plane axis (see `through_plane`), padded to a square around their centre and
+resized to S pixels. Padding and resizing are one pair of matrices, `rows (S, H)` and `columns
+(S, W)`: the network's image is `rows @ slice @ columns.T`, and a probability goes back through a
+second pair.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from lagseg_jax.imaging.grey_values import grey_range, normalise
+from lagseg_jax.imaging.grid import column_lengths, plane_distances
 from lagseg_jax.imaging.interpolation import linear_matrix
 from lagseg_jax.imaging.volume import from_canonical, to_canonical
+from lagseg_jax.runtime.errors import InputError, one_of
+
+# By the axis across which the slices are cut: left, posterior, superior.
+PLANES = ("sagittal", "coronal", "axial")
+# The patient's superior-inferior axis is the through-plane one unless another axis is this much
+# coarser than both of the others. Atria are scanned axially in 3-D, and those voxels are not always
+# tallest: 1.3 x 1.3 x 1.25, 1.3 x 1.34, 1.5 x 1.5 x 1.4 mm, overlapping slices of 1.5 x 1.5 x 1.2
+# (a ratio of 1.25) occur. What is cut otherwise is coarser by far: coronal angiography of
+# 1 x 1.5 x 1 mm, coronal and sagittal LGE of 1.4 x 8 x 1.4 mm. And pixels are square: where two
+# axes are equally coarse, these two lie in the plane.
+MARGIN = 4 / 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,35 +37,80 @@ class SliceGeometry:
     orientation: np.ndarray  # (3, 2), of lagseg_jax.volume.to_canonical
     axis: int  # canonical axis across which the slices were cut
     volume_axis: int  # the same axis in the volume's own order
-    spacing: tuple[float, ...]  # mm, of the axes (slice, row, column)
+    spacing: tuple[float, ...]  # mm, from slice to slice, from row to row, from column to column
+
+    @property
+    def plane(self) -> str:
+        """Of the slices: a name of `PLANES`."""
+        return PLANES[self.axis]
 
 
-def to_slices(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, SliceGeometry]:
+def to_slices(
+    array: np.ndarray, affine: np.ndarray, plane: str = ""
+) -> tuple[np.ndarray, SliceGeometry]:
     """Cuts a volume into slices.
 
     Args:
         array: (x, y, z), any dtype.
         affine: (4, 4), voxel index -> scanner position in mm, RAS.
+        plane: of the slices, one of `PLANES`; "" for that of `through_plane`.
 
     Returns:
-        Slices (Z, H, W) in the dtype of the array, and their geometry. The through-plane axis is
-        the one with the largest voxel spacing; where it is not 1 % larger than the
-        superior-inferior axis', that one.
+        Slices (Z, H, W) in the dtype of the array, and their geometry.
     """
     canonical, orientation = to_canonical(array, affine)
     canonical_axes = orientation[:, 0].astype(int)
-    spacing = np.empty(3)
-    spacing[canonical_axes] = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
-    axis = int(np.argmax(spacing))
-    if spacing[axis] <= 1.01 * spacing[2]:
-        axis = 2
+    spacing, between = np.empty(3), np.empty(3)
+    spacing[canonical_axes] = column_lengths(affine)
+    between[canonical_axes] = plane_distances(affine)
+    axis = PLANES.index(plane) if plane else through_plane(spacing)
     order = _slice_order(axis)
     return canonical.transpose(order), SliceGeometry(
         orientation=orientation,
         axis=axis,
         volume_axis=int(np.flatnonzero(canonical_axes == axis)[0]),
-        spacing=tuple(float(spacing[a]) for a in order),
+        spacing=(float(between[axis]), *(float(spacing[a]) for a in order[1:])),
     )
+
+
+def through_plane(spacing: np.ndarray) -> int:
+    """The canonical axis that slices are cut across.
+
+    Args:
+        spacing: (3,) in mm along left, posterior, superior.
+
+    Returns:
+        2, superior, unless another axis is `MARGIN` times coarser than both of the others.
+    """
+    finer, coarse = np.partition(spacing, 1)[1:]
+    # Spacings in float32 are not exact.
+    return int(np.argmax(spacing)) if coarse >= MARGIN * finer * (1 - 1e-6) else 2
+
+
+def check_plane(name: str, plane: str) -> None:
+    """Raises InputError unless the plane is "" or one of `PLANES`."""
+    if plane:
+        one_of(name, plane, PLANES)
+
+
+def check_trained_plane(geometry: SliceGeometry, trained: Sequence[str], what: str) -> None:
+    """Refuses slices in a plane that a model has never seen.
+
+    Args:
+        geometry: of the slices.
+        trained: planes of the training slices; none: not known, and not checked.
+        what: the volume, for the message.
+
+    Raises:
+        InputError: the plane is none of them.
+    """
+    if trained and geometry.plane not in trained:
+        slices, row, column = geometry.spacing
+        raise InputError(
+            f"{what}: {geometry.plane} slices of {slices:.4g} mm with pixels of {column:.4g} x "
+            f"{row:.4g} mm found, expected {' or '.join(trained)} ones, as the model was trained "
+            f"on; --plane={trained[0]} cuts the volume so, --plane={geometry.plane} as it is."
+        )
 
 
 def from_slices(slices: np.ndarray, geometry: SliceGeometry) -> np.ndarray:
@@ -63,39 +123,6 @@ def _slice_order(axis: int) -> tuple[int, int, int]:
     """Canonical axes as (slice, row, column): rows are the later in-plane axis."""
     column, row = (a for a in range(3) if a != axis)
     return axis, row, column
-
-
-def grey_range(slices: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
-    """The grey values of a volume that become 0 and 1: its percentiles, never equal in float32."""
-    low, high = (float(np.float32(_percentile(slices, percent))) for percent in percentiles)
-    return low, high if high > low else low + max(1.0, abs(low))
-
-
-def _percentile(slices: np.ndarray, percent: float) -> float:
-    """np.percentile of slices (Z, H, W), slice by slice: that one copies and sorts the volume."""
-    place = percent / 100 * (slices.size - 1)
-    below = int(place)  # the value lies between the ones of this rank and the next
-    last = percent > 50  # counted from the nearer end
-    count = slices.size - below if last else min(below + 2, slices.size)
-    kept = np.empty(0, slices.dtype)
-    for plane in slices:
-        values = plane.ravel()
-        if kept.size == count:
-            values = values[values > kept[0] if last else values < kept[-1]]
-        kept = np.concatenate([kept, values])
-        if kept.size >= count:
-            parts = np.partition(kept, -count if last else count - 1)
-            kept = parts[-count:] if last else parts[:count]
-    kept.sort()
-    two = kept[:2] if last else kept[below:]
-    return float(np.percentile(two, 100 * (place - below)))
-
-
-def normalise(slices: np.ndarray, grey: tuple[float, float]) -> np.ndarray:
-    """Clips to `grey_range` and maps it to 0..1; float32, same shape."""
-    low, high = grey
-    scaled = (slices.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def resize_matrices(height: int, width: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,16 @@
 """volume file -> array (x, y, z) + affine voxel -> RAS mm, and masks back in the same geometry."""
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from lagseg_jax.imaging.formats import Volume, nifti_bytes, nrrd_bytes, read_nifti, read_nrrd
+from lagseg_jax.imaging.formats import Volume, nifti_bytes, read_nifti
+from lagseg_jax.imaging.grid import RIGHT_ANGLE_DEGREES, TOLERANCE, corner_shift, shear_degrees
+from lagseg_jax.imaging.nrrd_format import nrrd_bytes, read_nrrd
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
 
@@ -28,20 +31,27 @@ def case_name(path: str | Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def read_volume(path: str | Path, max_bytes: int = MAX_BYTES) -> Volume:
+def read_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str = "") -> Volume:
     """`parse_volume` and `check_finite`: what everything but the check of a dataset wants."""
-    volume = parse_volume(path, max_bytes)
+    volume = parse_volume(path, max_bytes, orientation)
     check_finite(volume)
     return volume
 
 
-def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES) -> Volume:
+def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str = "") -> Volume:
     """Reads a 3-D volume from `.nii`, `.nii.gz` or `.nrrd`; its voxels may be NaN or infinite.
 
+    Args:
+        path: of the file.
+        max_bytes: of voxels; more is refused before they are allocated.
+        orientation: letters such as "LPS", "sform" or "qform", for a file that does not say its
+            orientation or contradicts itself (see `orientation`); others say it themselves.
+
     Raises:
+        OrientationError: such a file, and no `orientation` that settles it.
         InputError: missing, damaged or truncated file, not exactly one 3-D volume, more than
-            `max_bytes` of voxels declared (refused before they are allocated), singular affine,
-            NRRD whose data lie in another file.
+            `max_bytes` of voxels declared, singular affine, a unit that is no length, NRRD whose
+            data lie in another file.
     """
     path = Path(path)
     if not is_volume_file(path):
@@ -53,7 +63,7 @@ def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES) -> Volume:
     try:
         # What a header makes overflow is found in the affine or the voxels.
         with np.errstate(over="ignore", invalid="ignore"):
-            volume = read(path, max_bytes)
+            volume = read(path, max_bytes, orientation)
             _check_affine(volume)
     except InputError:
         raise
@@ -71,10 +81,13 @@ def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES) -> Volume:
 
 
 def read_label(
-    path: str | Path, label_value: int | None = None, max_bytes: int = MAX_BYTES
+    path: str | Path,
+    label_value: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    orientation: str = "",
 ) -> Volume:
     """Reads a label as a uint8 mask (x, y, z) of 0 and 1: `read_volume` and `atrium_mask`."""
-    return atrium_mask(read_volume(path, max_bytes), label_value)
+    return atrium_mask(read_volume(path, max_bytes, orientation), label_value)
 
 
 def atrium_mask(volume: Volume, label_value: int | None = None) -> Volume:
@@ -108,29 +121,49 @@ def read_image_and_label(
     label: str | Path,
     label_value: int | None = None,
     max_bytes: int = MAX_BYTES,
+    orientation: str = "",
+    allow: Sequence[str] = (),
 ) -> tuple[Volume, Volume]:
-    """Reads a labelled case: `read_volume`, `read_label` and `check_same_geometry`."""
-    volumes = read_volume(image, max_bytes), read_label(label, label_value, max_bytes)
-    check_same_geometry(*volumes)
-    return volumes
+    """Reads a labelled case: `read_volume`, `read_label` and `on_grid_of`."""
+    read = read_volume(image, max_bytes, orientation)
+    return read, on_grid_of(read, read_label(label, label_value, max_bytes, orientation), allow)
+
+
+def on_grid_of(image: Volume, label: Volume, allow: Sequence[str] = ()) -> Volume:
+    """The label with the image's affine, voxel upon voxel, if `check_same_geometry` agrees.
+
+    Args:
+        image: to which the label belongs.
+        label: of the same shape.
+        allow: "geometry" in it lays them over each other by index whatever their affines say.
+    """
+    if image.array.shape != label.array.shape or "geometry" not in allow:
+        check_same_geometry(image, label)
+    return replace(label, affine=image.affine)
 
 
 def check_same_geometry(image: Volume, label: Volume) -> None:
-    """Image and label must share one voxel grid: equal shape, affines within 1e-3 mm.
+    """Image and label must share one voxel grid: equal shape, and no corner apart by TOLERANCE.
 
     Raises:
         InputError: they do not; they are never aligned by index.
     """
+    check_same_shape(image, label)
+    moved = corner_shift(image.affine, label.affine, image.array.shape)
+    if not moved <= TOLERANCE:
+        raise InputError(
+            f"{label.path}: position or orientation differs from {image.path} (corners lie "
+            f"{moved:.3g} voxels apart), expected the same grid to {TOLERANCE:g} voxels; "
+            "'geometry' can be allowed where the voxels are known to belong together."
+        )
+
+
+def check_same_shape(image: Volume, label: Volume) -> None:
+    """Raises InputError if the shapes differ."""
     if image.array.shape != label.array.shape:
         raise InputError(
             f"{label.path}: shape {label.array.shape} found, expected {image.array.shape} "
             f"as in {image.path}."
-        )
-    difference = np.abs(image.affine - label.affine).max()
-    if difference > 1e-3:
-        raise InputError(
-            f"{label.path}: position or orientation differs from {image.path} (affines by up to "
-            f"{difference:.4g} mm), expected the same geometry."
         )
 
 
@@ -140,6 +173,25 @@ def check_finite(volume: Volume) -> None:
     bad = sum(int((~np.isfinite(plane)).sum()) for plane in np.moveaxis(volume.array, 2, 0))
     if bad:
         raise InputError(f"{volume.path}: {bad} voxels are NaN or infinite, expected none.")
+
+
+def remarks(volume: Volume) -> list[str]:
+    """What is to be said about the geometry of a volume wherever it is used."""
+    said = [volume.note] if volume.note else []
+    if (sheared := shear(volume)) is not None:
+        said.append(sheared)
+    return said
+
+
+def shear(volume: Volume) -> str | None:
+    """What is to be said about axes that are not at right angles; None where they are."""
+    degrees = shear_degrees(volume.affine)
+    if degrees <= RIGHT_ANGLE_DEGREES:
+        return None
+    return (
+        f"sheared by {degrees:.1f} degrees (gantry tilt, or an affine registration); volumes and "
+        "distances follow the affine, but the network sees a slanted heart"
+    )
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -121,9 +121,11 @@ def model_card(segmenter, workdir: Path) -> dict:
         "input": {
             "slices": "float32 (b, h, w), grey values as stored, any b, h and w; rows from "
             "anterior to posterior, columns from the patient's right to left, cut across the "
-            "coarsest axis",
-            "grey": "float32 (2,), the percentiles `clip_percentiles` of the whole volume; they "
-            "must differ",
+            "through-plane axis (the plane of the training slices is `plane`)",
+            "plane": list(segmenter.planes),
+            "grey": "float32 (2,), the percentiles `clip_percentiles` of the whole volume without "
+            "padding, the values that fill one of its 12 edges (of 8 voxels and more); they must "
+            "differ",
             "clip_percentiles": list(config.data.clip_percentiles),
         },
         "inside": {

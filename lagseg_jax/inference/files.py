@@ -1,6 +1,7 @@
 """path -> the volumes to predict there: files, cases of a dataset, or DICOM series."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,13 @@ class Input:
         """The case, unique among the inputs."""
         return case_name(self.mask_name)
 
-    def read(self, max_bytes: int = MAX_BYTES) -> Volume:
+    def read(
+        self, max_bytes: int = MAX_BYTES, orientation: str = "", allow: Sequence[str] = ()
+    ) -> Volume:
         """Raises InputError for what cannot be used, or has more than `max_bytes` of voxels."""
-        read = read_series if self.source.is_dir() else read_volume
-        return read(self.source, max_bytes)
+        if self.source.is_dir():
+            return read_series(self.source, max_bytes, allow)
+        return read_volume(self.source, max_bytes, orientation)
 
 
 def find_inputs(path: Path) -> list[Input]:
@@ -119,6 +123,7 @@ class Outputs:
         probability: np.ndarray | None,
         threshold: float,
         title: str,
+        plane: str = "",
     ) -> None:
         """Writes what was asked for, the mask last.
 
@@ -128,6 +133,7 @@ class Outputs:
             probability: (x, y, z) float32; None where neither map nor mesh was asked for.
             threshold: of the probability in the mask.
             title: above the preview.
+            plane: of the slices in the preview, as in `slices.to_slices`.
 
         Raises:
             OSError: no space, no permission.
@@ -135,7 +141,7 @@ class Outputs:
         for path in self.paths():
             path.parent.mkdir(parents=True, exist_ok=True)
         if self.preview is not None:
-            image, drawn = (to_slices(a, volume.affine)[0] for a in (volume.array, mask))
+            image, drawn = (to_slices(a, volume.affine, plane)[0] for a in (volume.array, mask))
             write_overlay(self.preview, image, None, drawn, title)
         if self.mesh is not None:
             assert probability is not None

@@ -3,7 +3,6 @@
 Positions are scanner positions in mm, RAS as in NIfTI; voxel indices count from 0.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.data.quality import ATRIUM_ML
-from lagseg_jax.imaging.masks import bounding_box, label_components
+from lagseg_jax.imaging.grid import column_lengths
+from lagseg_jax.imaging.masks import bounding_box, label_components, volume_ml
 from lagseg_jax.runtime.files import write_csv, write_json
 
 UNITS = {
@@ -23,6 +23,7 @@ UNITS = {
     "centroid_mm": "scanner position of the centre of mass in mm, RAS",
     "components": "connected components, 26-neighbourhood",
     "touches_border": "whether the mask reaches the border of the volume, which may cut it off",
+    "remarks": "what was told, or is unusual, about the geometry of the image",
     "suspicious_volume": "whether the volume is outside {:g}-{:g} mL".format(*ATRIUM_ML),
 }
 VECTORS = ("box_first", "box_last", "box_mm", "centroid_mm")
@@ -38,11 +39,10 @@ def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
     Returns:
         JSON-serialisable values; box and centroid are None for an empty mask.
     """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     box = bounding_box(mask)
     inside = mask[box]
     voxels = int(np.count_nonzero(inside))
-    volume = voxels * math.prod(spacing.tolist()) / 1000
+    volume = volume_ml(inside, affine)
     row = dict.fromkeys(UNITS)
     if voxels:
         first, last = [part.start for part in box], [part.stop - 1 for part in box]
@@ -52,13 +52,14 @@ def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
         row |= {
             "box_first": [int(i) for i in first],
             "box_last": [int(i) for i in last],
-            "box_mm": [float(n * s) for n, s in zip(inside.shape, spacing)],
+            "box_mm": [float(n * s) for n, s in zip(inside.shape, column_lengths(affine))],
             "centroid_mm": [float(x) for x in affine[:3, :3] @ centre + affine[:3, 3]],
         }
     reaches = (part.start == 0 or part.stop == size for part, size in zip(box, mask.shape))
     return row | {
         "volume_ml": volume,
         "voxels": voxels,
+        "remarks": "",
         "components": len(label_components(inside)[1]),
         "touches_border": bool(voxels) and any(reaches),
         "suspicious_volume": not ATRIUM_ML[0] <= volume <= ATRIUM_ML[1],

@@ -14,7 +14,7 @@ from lagseg_jax.imaging.slices import from_slices, to_slices
 
 
 def smooth_across_slices(
-    probability: np.ndarray, affine: np.ndarray, sigma_mm: float
+    probability: np.ndarray, affine: np.ndarray, sigma_mm: float, plane: str = ""
 ) -> np.ndarray:
     """Convolves every line through the slices with a Gaussian, cut off at 4 sigma.
 
@@ -25,14 +25,15 @@ def smooth_across_slices(
         probability: (x, y, z), float32.
         affine: (4, 4), voxel index -> mm; it says which axis is the through-plane one, as in
             `slices.to_slices`, and its spacing.
-        sigma_mm: standard deviation in mm; 0 changes nothing.
+        sigma_mm: standard deviation in mm, at right angles to the slices; 0 changes nothing.
+        plane: of the slices, as in `slices.to_slices`.
 
     Returns:
         (x, y, z) float32, 0..1; `probability` itself where sigma is 0.
     """
     if not sigma_mm:
         return probability
-    slices, geometry = to_slices(probability, affine)
+    slices, geometry = to_slices(probability, affine, plane)
     # What the filter does to the unit vectors is its matrix; one product per row of the slices is
     # several times faster than the filter on the volume, whose lines lie apart in memory.
     unit = np.eye(len(slices))

@@ -14,10 +14,12 @@ import jax
 import ml_collections
 import numpy as np
 
+from lagseg_jax.imaging.grey_values import grey_range
 from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.imaging.slices import (
+    SliceGeometry,
+    check_trained_plane,
     from_slices,
-    grey_range,
     resize_matrices,
     restore_matrices,
     to_slices,
@@ -30,6 +32,7 @@ from lagseg_jax.model.lora import LORA
 from lagseg_jax.model.segmentation import Model, build_model
 from lagseg_jax.model.weights import read_card
 from lagseg_jax.runs.checkpoint import Checkpoints
+from lagseg_jax.runs.planes import read_planes
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.devices import replicated, split_batch, use_compilation_cache
 from lagseg_jax.runtime.errors import InputError
@@ -50,6 +53,8 @@ class Segmenter:
         step: training step of the parameters.
         partners: further models, of any image size and encoder, whose probabilities are averaged
             with this one's; their `config.predict` does not count.
+        planes: of the slices it was trained on; none: not known.
+        plane: that volumes are cut in; "": as `slices.through_plane` says, if it was trained on.
     """
 
     config: ml_collections.ConfigDict
@@ -58,6 +63,8 @@ class Segmenter:
     head_params: dict
     step: int
     partners: tuple["Segmenter", ...] = ()
+    planes: tuple[str, ...] = ()
+    plane: str = ""
 
     def predict_volume(
         self,
@@ -125,7 +132,7 @@ class Segmenter:
         """
         probability = self._predict(volume, spacing, affine, tta, None)
         affine = np.diag([*spacing, 1.0]) if affine is None else affine
-        return smooth_across_slices(probability, affine, self._smooth_mm())
+        return smooth_across_slices(probability, affine, self._smooth_mm(), self.plane)
 
     def clean(
         self,
@@ -143,6 +150,11 @@ class Segmenter:
         params = {"params": self.head_params}
         return np.asarray(self.model.head.apply(params, method="fusion_weights"))
 
+    def check_plane(self, geometry: SliceGeometry, what: str) -> None:
+        """Raises InputError for slices in a plane that a member was not trained on, unless told."""
+        for member in (self, *self.partners):
+            check_trained_plane(geometry, () if self.plane else member.planes, what)
+
     def _smooth_mm(self) -> float:
         return self.config.predict.get("smooth_mm", 0.0)  # older runs do not have it
 
@@ -158,7 +170,8 @@ class Segmenter:
         if volume.dtype == np.float32 and not np.isfinite(volume).all():
             raise InputError("the volume has voxels that are NaN or infinite, expected finite ones")
         affine = np.diag([*spacing, 1.0]) if affine is None else affine
-        slices, geometry = to_slices(volume, affine)
+        slices, geometry = to_slices(volume, affine, self.plane)
+        self.check_plane(geometry, "the volume")
         return from_slices(self._predict_slices(slices, tta, threshold, stride), geometry)
 
     def _predict_slices(self, slices: np.ndarray, tta: bool, threshold, stride: int) -> np.ndarray:
@@ -284,4 +297,5 @@ def restore_segmenter(
         merged = jax.jit(model.adapted)(encoder.params, params)
         encoder = dataclasses.replace(encoder, params=merged)
         del params[LORA]
-    return Segmenter(config, model, encoder, params, step)
+    trained = {"planes": read_planes(workdir), "plane": config.data.plane}
+    return Segmenter(config, model, encoder, params, step, **trained)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 
 from lagseg_jax.data.layouts import Dataset
@@ -22,6 +23,10 @@ def dataset_summary(datasets: Sequence[Dataset], inspections: Sequence[Inspectio
             f"{min(axis):g}" + (f"-{max(axis):g}" if max(axis) > min(axis) else "") for axis in axes
         ]
         lines.append(f"{title:10}{' x '.join(ranges)}{unit}")
+    planes = Counter(fact["plane"] for fact in facts if "plane" in fact)
+    lines.append(f"{'slices':10}{', '.join(f'{plane} {n}' for plane, n in planes.items())}")
+    told = Counter(fact.get("orientation") for fact in facts)
+    lines += [f"{'told':10}{note} ({n} cases)" for note, n in told.items() if note]
     volumes = [fact["atrium_ml"] for fact in facts if "atrium_ml" in fact]
     if volumes:
         lines.append(

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 FIXED = (
     "data.image_size",
     "data.clip_percentiles",
+    "data.plane",
     "encoder.variant",
     "encoder.registers",
     "encoder.lora_rank",
@@ -28,9 +29,10 @@ FIXED = (
     "decoder.image_injection",
     "decoder.image_path",
 )
-# Where things lie, and how fast they are read: an evaluation may name others.
+# Where things lie, and how they are read: an evaluation may name others.
 PLACES: tuple[str, ...] = (
     "data.root",
+    "data.orientation",
     "data.max_gb",
     "data.cache_dir",
     "data.cache_gb",

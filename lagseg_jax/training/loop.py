@@ -74,7 +74,7 @@ def train(
     """
     options = config.train
     model = build_model(config, encoder.spec)
-    slices, validation_slices = load_slices(config, split, model, encoder)
+    slices, validation_slices = load_slices(config, workdir, split, model, encoder)
     plan = make_plan(options, len(slices))
     optimizer = make_optimizer(options, plan.steps)
     augmentation = augmentation_of(config.augment)

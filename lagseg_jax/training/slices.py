@@ -1,5 +1,7 @@
 """The slices that a training reads, decoded and, if asked for, encoded before it begins."""
 
+from pathlib import Path
+
 import ml_collections
 
 from lagseg_jax.data.batches import SliceSource
@@ -7,11 +9,14 @@ from lagseg_jax.data.layouts import Case
 from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
+from lagseg_jax.runs.planes import write_planes
+from lagseg_jax.runtime.processes import once
 from lagseg_jax.training.token_cache import cached_tokens, feature_folder
 
 
 def load_slices(
     config: ml_collections.ConfigDict,
+    workdir: Path,
     split: dict[str, list[Case]],
     model: Model,
     encoder: FrozenEncoder,
@@ -19,7 +24,8 @@ def load_slices(
     """The slices of the training and the validation cases, decoded into the cache if need be.
 
     With `config.train.cache_features`, their tokens, too, encoded if need be. The test cases are
-    checked, so that a bad one is met before the training, not after it.
+    checked, so that a bad one is met before the training, not after it. The workdir keeps the
+    planes of the training slices.
     """
     data = config.data
     preparation = Preparation(
@@ -28,6 +34,8 @@ def load_slices(
         data.label_value,
         max_bytes=int(data.max_gb * 1e9),
         allow=tuple(data.allow),
+        orientation=data.orientation,
+        plane=data.plane,
     )
     # In one call: no part can evict another from the cache.
     prepared = prepare_cases(
@@ -38,6 +46,7 @@ def load_slices(
         only_checked=split["test"],
     )
     count = len(split["train"])
+    once(write_planes, workdir, [case.plane for case in prepared[:count]])
     if not config.train.cache_features:
         return SliceSource(prepared[:count]), SliceSource(prepared[count:])
     tokens = cached_tokens(

@@ -37,6 +37,7 @@ class Known:
     truths: dict
     probability_of: object
     step: int = 17
+    plane: str = ""
 
     @property
     def encoder(self):

@@ -85,7 +85,7 @@ def test_all_problems_in_one_pass(dataset, capsys, tmp_path):
 def test_every_file_is_read_once(dataset, monkeypatch):
     read = []
     parse = quality.parse_volume
-    monkeypatch.setattr(quality, "parse_volume", lambda p, m: read.append(p) or parse(p, m))
+    monkeypatch.setattr(quality, "parse_volume", lambda p, *m: read.append(p) or parse(p, *m))
     call(dataset[0])
     assert len(read) == len(set(read)) == 12
 
@@ -101,8 +101,8 @@ def test_allowed_problems_and_strictness(dataset, capsys):
     assert call(root, "--allow=empty_label,slab", "--strict") == 0
     assert call(root, "--allow=empty_labels") == 2
     assert "did you mean empty_label?" in capsys.readouterr().err
-    assert call(root, "--allow=geometry") == 2
-    assert "--allow is 'geometry'" in capsys.readouterr().err
+    assert call(root, "--allow=label_values") == 2
+    assert "--allow is 'label_values'" in capsys.readouterr().err
 
 
 def test_many_problems_of_one_kind_are_counted_not_listed(dataset, capsys):
@@ -174,3 +174,74 @@ def test_results_are_in_the_order_of_the_items_and_errors_are_raised():
 def _fail_at(number, bad):
     if number == bad:
         raise InputError(str(number))
+
+
+def rewrite(path, affine, code=1):
+    """The same voxels with another affine; code 0: the file does not say what it means."""
+    voxels = np.asarray(nib.load(path).dataobj)
+    image = nib.Nifti1Image(voxels, affine)
+    image.set_sform(affine, code)
+    image.set_qform(None, 0)
+    path.unlink()
+    nib.save(image, path)
+
+
+def both(case):
+    return case / "enhanced.nii.gz", case / "atriumSegImgMO.nii.gz"
+
+
+def test_an_unknown_orientation_is_an_error_until_told(dataset, capsys):
+    root, cases = dataset
+    for path in both(cases / "train_2"):
+        rewrite(path, nib.load(path).affine, code=0)
+    assert call(root) == 2
+    out = capsys.readouterr().out
+    assert "error   orientation" in out and "qform_code and sform_code 0" in out
+    assert call(root, "--orientation=LPS") == 0
+    assert (
+        "LPS as told, the file has qform_code and sform_code 0 (1 cases)" in capsys.readouterr().out
+    )
+    assert call(root, "--orientation=LPX") == 2
+    assert "--orientation is 'LPX'" in capsys.readouterr().err
+
+
+def test_mixed_planes_are_an_error(dataset, capsys):
+    root, cases = dataset
+    for path in both(cases / "train_2"):
+        rewrite(path, np.diag([-1.4, -8.0, 1.4, 1.0]))
+    assert call(root) == 2
+    out = capsys.readouterr().out
+    assert "cut across another axis than most cases, into coronal slices" in out
+    assert "axial 5, coronal 1" in out
+    assert call(root, "--plane=axial") == call(root, "--allow=plane") == 0
+
+
+def test_shear_is_named_and_volumes_follow_the_affine(dataset, capsys, tmp_path):
+    root, cases = dataset
+    assert call(root, "--json", tmp_path / "straight.json") == 0
+    shear = np.eye(4)
+    shear[1, 2] = np.tan(np.deg2rad(30))
+    for path in both(cases / "train_2"):
+        rewrite(path, shear @ nib.load(path).affine)
+    assert call(root, "--json", tmp_path / "sheared.json") == 2
+    out = capsys.readouterr().out
+    assert "error   shear" in out and "sheared by 30.0 degrees" in out
+    before, after = (
+        [case["atrium_ml"] for case in json.loads((tmp_path / name).read_text())["cases"]]
+        for name in ("straight.json", "sheared.json")
+    )
+    assert after == pytest.approx(before)
+    assert call(root, "--allow=shear") == 0
+
+
+def test_a_shifted_label_can_be_allowed_by_name(dataset, capsys):
+    root, cases = dataset
+    path = cases / "train_2" / "atriumSegImgMO.nii.gz"
+    affine = nib.load(path).affine.copy()
+    affine[0, 3] += 0.1  # 0.04 voxels: rounding
+    rewrite(path, affine)
+    assert call(root) == 0
+    affine[0, 3] += 5
+    rewrite(path, affine)
+    assert call(root) == 2 and "error   geometry" in capsys.readouterr().out
+    assert call(root, "--allow=geometry") == 0

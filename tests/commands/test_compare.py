@@ -224,3 +224,38 @@ def test_as_a_program_without_jax(folders):
     line = [sys.executable, "-c", script, *map(str, folders)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stderr
+
+
+def test_masks_off_the_grid_can_be_allowed_and_orientations_told(folders, tmp_path, capsys):
+    truth, a, _ = folders
+    shifted = AFFINE.copy()
+    shifted[0, 3] = 1.5
+    save(a / "case_3.nii.gz", block(3, 9), shifted)
+    assert call(truth, a) == 2 and "voxels apart" in capsys.readouterr().err
+    assert call(truth, a, "--allow=geometry") == 0 and "0.8333" in capsys.readouterr().out
+    image = nib.Nifti1Image(block(3, 9), None)
+    image.header.set_zooms((1.5, 1.5, 3.0))
+    nib.save(image, a / "case_3.nii.gz")
+    assert call(truth, a, "--allow=geometry") == 2
+    assert "--orientation" in capsys.readouterr().err
+    assert call(truth, a, "--orientation=LPS", "--allow=geometry", "--output", tmp_path / "o") == 0
+    told = json.loads((tmp_path / "o" / "comparison.json").read_text())["told"]
+    assert told == {"orientation": "LPS", "allow": "geometry"}
+
+
+def test_distances_in_sheared_volumes_follow_the_affine():
+    """Two voxels, 4 steps apart along y and z, at 20 degrees of shear: 14.87 mm."""
+    a, b = np.zeros((2, 20, 20, 20), np.uint8)
+    a[10, 5, 5] = b[10, 9, 9] = 1
+    shear = np.eye(4)
+    shear[1, 2] = np.tan(np.deg2rad(20))
+    affine = shear @ np.diag([1.5, 1.5, 2.75, 1])
+    row = case_metrics(a, b, affine)
+    expected = np.linalg.norm(affine[:3, :3] @ [0, 4, 4])
+    assert (
+        row["hd95_mm"]
+        == row["assd_mm"]
+        == pytest.approx(expected)
+        == pytest.approx(14.87, abs=0.01)
+    )
+    assert row["truth_ml"] == pytest.approx(1.5 * 1.5 * 2.75 / 1000)

@@ -4,13 +4,15 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 
 import jax
 import numpy as np
 import pytest
 
 from lagseg_jax import export, load_segmenter
-from lagseg_jax.imaging.slices import grey_range, resize_matrices, restore_matrices, to_slices
+from lagseg_jax.imaging.grey_values import grey_range
+from lagseg_jax.imaging.slices import resize_matrices, restore_matrices, to_slices
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference.export import PLATFORMS, export_function, flat_weights, traced_matrices
 from lagseg_jax.runtime.errors import InputError
@@ -127,9 +129,14 @@ def test_refuses_a_folder_that_is_no_run(tmp_path):
         export.main(["--workdir", str(tmp_path), "--output", str(tmp_path / "a.safetensors")])
 
 
-def test_grey_range_of_the_card_is_the_segmenters(segmenter, phantom):
-    """The documented percentile is what prediction uses, for every volume with contrast."""
+@pytest.mark.parametrize("margin", [0, 30])
+def test_grey_range_of_the_docstring_is_the_segmenters(segmenter, phantom, margin):
+    """The documented lines are what prediction uses, for every volume with contrast."""
     image = read_volume(phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz")
+    volume = np.pad(image.array, ((0, 0), (margin, margin), (margin, 0)))
     percentiles = segmenter.config.data.clip_percentiles
-    expected = np.percentile(image.array, percentiles).astype(np.float32)
-    np.testing.assert_array_equal(grey_range(image.array, percentiles), expected)
+    _, edges, code = export.__doc__.partition("edges = [")
+    code = textwrap.dedent("    " + edges + code.partition("    probability =")[0])
+    names = {"np": np, "volume": volume, "card": {"input": {"clip_percentiles": percentiles}}}
+    exec(code, names)
+    np.testing.assert_array_equal(grey_range(volume, percentiles), names["grey"])

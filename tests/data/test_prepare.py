@@ -310,3 +310,52 @@ def test_folder(monkeypatch, tmp_path):
     assert cache_folder("") == tmp_path / ".cache" / "lagseg_jax" / "slices"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder("") == tmp_path / "xdg" / "lagseg_jax" / "slices"
+
+
+def rewrite(path, affine, code=1):
+    """The same voxels with another affine; code 0: the file does not say what its axes mean."""
+    image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj), affine)
+    image.set_sform(affine, code)
+    image.set_qform(None, 0)
+    path.unlink()
+    nib.save(image, path)
+
+
+def test_a_told_orientation_makes_the_same_slices_and_is_said(cases, folder, caplog):
+    expected = prepare(cases, folder)
+    for path in (cases[1].image, cases[1].label):
+        rewrite(path, AFFINE, code=0)
+    with pytest.raises(InputError, match="orientation is not known"):
+        prepare(cases, folder)
+    found = prepare(cases, folder, replace(PREPARATION, orientation="LPS"))
+    assert "orientation of 1 cases: LPS as told" in caplog.text
+    np.testing.assert_array_equal(found[1].images, expected[1].images)
+    np.testing.assert_array_equal(found[1].masks, expected[1].masks)
+    # Another orientation is another entry of the cache.
+    turned = prepare(cases, folder, replace(PREPARATION, orientation="RPS"))
+    np.testing.assert_array_equal(turned[1].images, expected[1].images[:, :, ::-1])
+
+
+def test_planes_are_one_known_and_can_be_told(cases, folder):
+    assert [case.plane for case in prepare(cases, folder)] == ["axial"] * 3
+    coronal = np.diag([-1.25, -5.0, 1.25, 1.0])
+    for path in (cases[1].image, cases[1].label):
+        rewrite(path, coronal)
+    with pytest.raises(InputError, match="another axis than most cases, into coronal slices"):
+        prepare(cases, folder)
+    allowed = prepare(cases, folder, replace(PREPARATION, allow=("plane",)))
+    assert [case.plane for case in allowed] == ["axial", "coronal", "axial"]
+    assert len(allowed[1].images) == SHAPE[1]
+    told = prepare(cases, folder, replace(PREPARATION, plane="axial"))
+    assert [case.plane for case in told] == ["axial"] * 3
+    assert len(told[1].images) == SHAPE[2]
+
+
+def test_a_label_off_the_grid_is_laid_on_by_index_if_allowed(cases, folder, caplog):
+    expected = prepare(cases, folder)
+    rewrite(cases[1].label, np.diag([1.25, -1.25, 2.5, 1.0]))  # mirrored by its header
+    with pytest.raises(InputError, match="voxels apart"):
+        prepare(cases, folder)
+    found = prepare(cases, folder, replace(PREPARATION, allow=("geometry",)))
+    assert "allowed by config.data.allow (geometry 1)" in caplog.text
+    np.testing.assert_array_equal(found[1].masks, expected[1].masks)

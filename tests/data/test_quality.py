@@ -84,7 +84,7 @@ def test_all_that_is_wrong_with_a_case_is_found_at_once(tmp_path):
 
 def test_geometry_is_an_error(tmp_path):
     image, label = good()
-    assert codes(write(tmp_path, image, label[:-1])) == ["geometry"]
+    assert codes(write(tmp_path, image, label[:-1])) == ["shape"]
     assert codes(write(tmp_path, image, label, label_affine=np.diag([1.5, -1.5, 2.5, 1]))) == [
         "geometry"
     ]
@@ -191,4 +191,5 @@ def test_only_errors_forbid_training_and_some_can_be_allowed(tmp_path):
 
 def test_every_check_has_a_severity():
     assert set(CHECKS) < set(SEVERITY) and set(SEVERITY.values()) == {"error", "warning"}
-    assert not set(ALLOWED) & {"not_finite", "geometry", "label_values", "unreadable_image"}
+    assert not set(ALLOWED) & {"not_finite", "shape", "orientation", "label_values"}
+    assert not set(ALLOWED) & {"missing_label", "unreadable_image", "unreadable_label"}

@@ -28,6 +28,8 @@ def segmenter_of(masks):
         fusion_weights=lambda: weights,
         encoder=SimpleNamespace(report=lambda: report, warning=""),
         step=17,
+        plane="",
+        check_plane=lambda geometry, what: None,
     )
 
 

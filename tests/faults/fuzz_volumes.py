@@ -39,6 +39,7 @@ BOMB = gzip.compress(bytes(2**26), compresslevel=1)  # 64 MiB of zeros in 300 kB
 NUMBERS = (0, 1, -1, 2, 3, 4, 7, 127, 128, 255, 32767, -32768, 65535, 2**31 - 1, 2**31, 2**63)
 FLOATS = (0.0, -1.0, 1e-40, 1e38, -1e38, np.nan, np.inf, -np.inf, 352.5)
 WORDS = ("", "0", "-1", "1e9", "nan", "none", "(1,0,0)", "(nan,nan,nan)", "99999999999999999999")
+WORDS += ("mm mm mm", "parsec", "left-posterior-superior", "scanner-xyz")
 WORDS += ("3 3 3", "(0,0,0) (0,0,0) (0,0,0)", "gzip", "bzip2", "ascii", "hex", "../secret", "LIST")
 WORDS += (
     "/etc/passwd",
@@ -52,6 +53,7 @@ WORDS += (
     "%d 1 9 1",
 )
 FIELDS = ("type", "dimension", "sizes", "encoding", "endian", "space", "space directions", "kinds")
+FIELDS += ("space units", "units")
 FIELDS += ("space origin", "spacings", "data file", "datafile", "line skip", "byte skip", "content")
 
 
@@ -66,7 +68,7 @@ def seeds() -> dict[str, bytes]:
             header.set_data_dtype(np.dtype(dtype))
             image = kind(voxels, affine, header)
             files[f"nifti{number}_{dtype}.nii"] = image.to_bytes()
-        for encoding in ("raw", "gzip"):
+        for encoding in ("raw", "gzip", "bzip2", "ascii"):
             stream = io.BytesIO()
             header = {"space": "left-posterior-superior", "encoding": encoding}
             header |= {"space directions": affine[:3, :3], "space origin": affine[:3, 3]}
@@ -130,7 +132,7 @@ def _nifti_field(rng: np.random.Generator, content: bytearray) -> None:
     dtype = (nib.Nifti2Header if version_2 else nib.Nifti1Header).template_dtype
     fields = ("dim", "pixdim", "datatype", "bitpix", "vox_offset", "scl_slope", "scl_inter")
     fields += ("magic", "sizeof_hdr", "qform_code", "sform_code", "srow_x", "quatern_b")
-    fields += ("dim", "vox_offset", "xyzt_units")
+    fields += ("dim", "vox_offset", "xyzt_units", "srow_y", "quatern_d", "qoffset_x")
     field = _pick(rng, fields)
     kind, offset = dtype.fields[field][:2]
     kind, count = kind.base, int(np.prod(kind.shape, dtype=int))

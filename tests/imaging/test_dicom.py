@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.dicom import is_dicom_file, read_series, series_folders
-from lagseg_jax.imaging.volume import read_volume, write_mask
+from lagseg_jax.imaging.grid import shear_degrees, voxel_mm3
+from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
 from lagseg_jax.runtime.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
@@ -123,7 +124,15 @@ def deflate(paths):
         (lambda p: p[3].unlink(), "7.000 mm between"),
         (lambda p: edit(p[3], ImagePositionPatient=[-71.3, 12.9, 215.0]), "even spacing"),
         (lambda p: edit(p[3], ImagePositionPatient=list(dicom_series.ORIGIN)), "the same position"),
-        (shear, "gantry tilt"),
+        (lambda p: p[0].unlink(), "instance numbers 2 to 7 for 6 images found, without 1,"),
+        (lambda p: [one.unlink() for one in p[1::2]], "without 2, 4, 6, expected"),
+        (lambda p: [edit(one, SpacingBetweenSlices=1.75) for one in p], "is 1.75 mm, but"),
+        (lambda p: edit(p[2], ImagePositionPatient=[-71.3, 12.9 + 1, 210.7]), "IM0716 lies 0.66"),
+        (lambda p: edit(p[3], PixelSpacing=[1.25, 0.765]), "PixelSpacing"),
+        (
+            lambda p: edit(p[3], ImageOrientationPatient=[0.9999, 0.014, 0, -0.014, 0.9999, 0]),
+            "Ori",
+        ),
         (lambda p: edit(p[3], SeriesInstanceUID="1.2.9", SeriesDescription="scout"), "scout, 1 im"),
         (lambda p: edit(p[3], ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "ImageOrientation"),
         (lambda p: edit(p[3], ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "unit vectors"),
@@ -153,6 +162,117 @@ def test_refusals_name_the_file_or_folder_in_one_sentence(tmp_path, pixels, spoi
         read_series(folder)
     text = str(error.value)
     assert found in text and str(folder) in text and "expected" in text and "\n" not in text
+
+
+def test_gantry_tilt_is_a_shear_of_the_affine(tmp_path, pixels):
+    paths = write_series(tmp_path / "a", pixels)
+    shear(paths)
+    volume = read_series(tmp_path / "a")
+    np.testing.assert_allclose(volume.affine[:3, 2], (0, -0.3, 3.5), atol=1e-6)
+    assert voxel_mm3(volume.affine) == pytest.approx(1.25 * 0.75 * 3.5)
+    assert shear_degrees(volume.affine) == pytest.approx(np.degrees(np.arctan(0.3 / 3.5)))
+    assert any("shear" in remark for remark in remarks(volume))
+    np.testing.assert_array_equal(volume.array[:, ::-1].T, pixels)
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 4])
+def test_rounded_positions_are_even(tmp_path, pixels, decimals):
+    """DICOM writes numbers as text; a tenth of a millimetre is 0.03 of a slice, 0.1 of a pixel."""
+    paths = write_series(tmp_path / "a", pixels, OBLIQUE)
+    for path in paths:
+        place = [round(float(x), decimals) for x in pydicom.dcmread(path).ImagePositionPatient]
+        edit(path, ImagePositionPatient=place)
+    volume = read_series(tmp_path / "a")
+    np.testing.assert_allclose(volume.spacing, (0.75, 1.25, 3.5), atol=0.02)
+    np.testing.assert_array_equal(volume.array[:, ::-1].T, pixels)
+
+
+def test_gaps_in_the_numbers_can_be_allowed_by_name(tmp_path, pixels):
+    paths = write_series(tmp_path / "a", pixels, SpacingBetweenSlices=2.0)
+    for number, path in enumerate(paths):
+        edit(path, InstanceNumber=41 + 2 * number)
+    with pytest.raises(InputError, match=r"without 1, 2, 3, 4, 5, 6, \.\.\., .*--allow=instances"):
+        read_series(tmp_path / "a")
+    with pytest.raises(InputError, match="--allow=spacing"):
+        read_series(tmp_path / "a", allow=("instances",))
+    volume = read_series(tmp_path / "a", allow=("instances", "spacing"))
+    np.testing.assert_array_equal(volume.array[:, ::-1].T, pixels)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_may_begin_at_0_and_may_be_lost(tmp_path, pixels, first, caplog):
+    paths = write_series(tmp_path / "a", pixels, SpacingBetweenSlices=3.5)
+    for number, path in enumerate(paths):
+        edit(path, InstanceNumber=first + number)
+    assert read_series(tmp_path / "a").array.shape == SHAPE[::-1]
+    assert not caplog.text
+    for path in paths:
+        edit(path, InstanceNumber=None)
+    assert read_series(tmp_path / "a").array.shape == SHAPE[::-1]
+    assert "0 different instance numbers for 7 images" in caplog.text
+
+
+@pytest.mark.parametrize("meta", [True, False], ids=["with meta", "without meta"])
+def test_files_without_preamble(tmp_path, pixels, meta):
+    """The same voxels; with some files like that, all of them count."""
+    paths = write_series(tmp_path / "a", pixels)
+    expected = read_series(tmp_path / "a")
+    for path in paths[2:5]:
+        content = path.read_bytes()
+        path.write_bytes(content[132:] if meta else content[content.index(b"\x08\x00\x16\x00") :])
+        assert is_dicom_file(path)
+    found = read_series(tmp_path / "a")
+    np.testing.assert_array_equal(found.array, expected.array)
+    np.testing.assert_array_equal(found.affine, expected.affine)
+
+
+def test_other_files_are_not_taken_for_dicom_without_preamble(tmp_path):
+    for number, content in enumerate(
+        [b"", b"\x08\x00", bytes(400), b"\x08\x00\x05\x00" + b"\xff" * 200, b"\x5c\x01" * 200]
+    ):
+        (tmp_path / str(number)).write_bytes(content)
+        assert not is_dicom_file(tmp_path / str(number))
+
+
+def test_deflated_files_without_preamble_are_refused_before_they_are_inflated(tmp_path, pixels):
+    paths = write_series(tmp_path / "a", pixels)
+    deflate(paths)
+    paths[2].write_bytes(paths[2].read_bytes()[132:])
+    with pytest.raises(InputError, match="deflated"):
+        read_series(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "1.2.840.10008.5.1.4.1.1.7",  # secondary capture
+        "1.2.840.10008.5.1.4.1.1.7.4",  # the same in colour
+        "1.2.840.10008.5.1.4.1.1.11.1",  # presentation state
+        "1.2.840.10008.5.1.4.1.1.88.11",  # text report
+        "1.2.840.10008.5.1.4.1.1.66",  # raw data
+    ],
+)
+def test_what_is_no_slice_is_skipped_with_a_line(tmp_path, pixels, kind, caplog):
+    paths = write_series(tmp_path / "a", pixels)
+    other = pydicom.dcmread(paths[0])
+    other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID = kind
+    other.SeriesInstanceUID = "1.2.77"
+    other.save_as(tmp_path / "a" / "other.dcm")
+    with caplog.at_level("INFO"):
+        assert read_series(tmp_path / "a").array.shape == SHAPE[::-1]
+    assert "other.dcm: skipped" in caplog.text and pydicom.uid.UID(kind).name in caplog.text
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path, pixels):
+    write_series(tmp_path / "set" / "p1", pixels)
+    write_series(tmp_path / "store" / "p2" / "lge", pixels)
+    (tmp_path / "set" / "p2").symlink_to(tmp_path / "store" / "p2")
+    (tmp_path / "set" / "p1" / "up").symlink_to(tmp_path / "set")
+    (tmp_path / "store" / "p2" / "round").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "p1" / "IM_link").symlink_to(tmp_path / "nowhere")
+    found = [str(f.relative_to(tmp_path / "set")) for f in series_folders(tmp_path / "set")]
+    assert found == ["p1", "p2/lge"]
+    assert read_series(tmp_path / "set" / "p1").array.shape == SHAPE[::-1]
 
 
 def test_memory_is_bounded(tmp_path, pixels):

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.slices import (
+    check_plane,
+    check_trained_plane,
     from_slices,
-    grey_range,
     network_images,
     network_masks,
-    normalise,
     resize_matrices,
     restore_matrices,
     to_slices,
 )
+from lagseg_jax.runtime.errors import InputError
 
 SHAPE = (5, 7, 11)
 ORIENTATIONS = list(
@@ -87,18 +88,65 @@ def test_the_view_is_radiological_in_all_48_orientations():
         ((1.0, 1.0, 1.0), 2),  # isotropic: across superior-inferior
         ((2.5, 1.0, 2.5), 2),
         ((1.0, 2.5, 2.5), 2),
-        ((2.52, 1.0, 2.5), 2),  # within 1 %: a rounded header must not turn the slices
-        ((2.53, 1.0, 2.5), 0),
+        ((0.625, 0.625, 2.5), 2),  # axial LGE
+        ((1.5, 1.5, 1.48), 2),  # nearly isotropic axial scans
+        ((1.3, 1.34, 1.3), 2),
+        ((1.5, 1.5, 1.4), 2),
+        ((1.3, 1.3, 1.25), 2),
+        ((1.5, 1.5, 1.2), 2),  # overlapping slices
+        ((1.5, 1.5, 0.75), 2),  # square pixels lie in the plane
+        ((1.4, 1.3, 1.1), 2),
+        ((1.0, 1.5, 1.0), 1),  # coronal angiography
+        ((1.4, 8.0, 1.4), 1),
+        ((8.0, 1.4, 1.4), 0),
+        ((1.0, 4 / 3 + 0.01, 1.0), 1),
+        ((1.0, 4 / 3 - 0.01, 1.0), 2),
     ],
 )
-def test_slices_are_cut_across_the_coarsest_axis(spacing, axis):
+def test_slices_are_cut_across_the_body_unless_another_axis_is_far_coarser(spacing, axis):
     for permutation, signs in ORIENTATIONS:
-        slices, geometry = to_slices(np.zeros(SHAPE), affine_of(permutation, signs, spacing))
+        affine = affine_of(permutation, signs, spacing)
+        slices, geometry = to_slices(np.zeros(SHAPE), affine.astype(np.float32))
+        assert geometry.plane == ("sagittal", "coronal", "axial")[axis]
         assert geometry.axis == axis
         assert geometry.volume_axis == permutation.index(axis)
         assert len(slices) == SHAPE[geometry.volume_axis]
         column, row = (a for a in range(3) if a != axis)
         np.testing.assert_allclose(geometry.spacing, [spacing[a] for a in (axis, row, column)])
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
+def test_a_plane_that_is_told_is_cut(plane, axis):
+    array = np.random.default_rng(0).integers(0, 1000, SHAPE)
+    for permutation, signs in ORIENTATIONS:
+        slices, geometry = to_slices(array, affine_of(permutation, signs), plane)
+        assert geometry.plane == plane and geometry.volume_axis == permutation.index(axis)
+        np.testing.assert_array_equal(from_slices(slices, geometry), array)
+
+
+def test_a_plane_that_was_not_trained_on_is_refused():
+    _, geometry = to_slices(np.zeros(SHAPE), affine_of(spacing=(1.0, 1.5, 1.0)))
+    check_trained_plane(geometry, (), "a volume")  # nothing is known
+    check_trained_plane(geometry, ("axial", "coronal"), "a volume")
+    with pytest.raises(InputError) as error:
+        check_trained_plane(geometry, ("axial",), "a volume")
+    for text in ("a volume: coronal slices of 1.5 mm", "expected axial", "--plane=axial"):
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["axail", "Axial", "oblique"])
+def test_names_of_planes(name):
+    check_plane("--plane", "coronal")
+    check_plane("--plane", "")
+    with pytest.raises(InputError, match="--plane"):
+        check_plane("--plane", name)
+
+
+def test_slices_of_a_sheared_volume_are_as_far_apart_as_their_planes():
+    affine = np.diag([1.5, 1.5, 2.75, 1.0])
+    affine[1, 2] = 2.75 * np.tan(np.deg2rad(30))
+    _, geometry = to_slices(np.zeros(SHAPE), affine)
+    np.testing.assert_allclose(geometry.spacing, (2.75, 1.5, 1.5))
 
 
 # Padding and resizing
@@ -156,35 +204,3 @@ def test_there_and_back(height, width, size):
     assert dice(mask, restored) > 0.97
     found, true = (np.mean(np.argwhere(m), axis=0) for m in (restored, mask))
     np.testing.assert_allclose(found, true, atol=0.1)
-
-
-# Grey values
-
-
-def test_percentiles_become_0_and_1():
-    slices = np.arange(101, dtype=np.int16).reshape(1, 1, 101)
-    grey = grey_range(slices, (10, 90))
-    assert grey == (10, 90)
-    scaled = normalise(slices, grey)
-    assert scaled.dtype == np.float32
-    np.testing.assert_allclose(scaled[0, 0, [0, 10, 30, 50, 90, 100]], [0, 0, 0.25, 0.5, 1, 1])
-
-
-@pytest.mark.parametrize("value", [0, -7, 300, 10**9])
-def test_a_constant_volume_is_black(value):
-    slices = np.full((2, 5, 7), value, np.int32)
-    low, high = np.float32(grey_range(slices, (0.5, 99.5)))
-    assert high > low  # in float32 too, in which the device divides by the difference
-    np.testing.assert_array_equal(network_images(slices, 14, (0.5, 99.5)), 0)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
-@pytest.mark.parametrize("percentiles", [(0.5, 99.5), (0, 100), (30, 70), (50.1, 99)])
-def test_grey_range_is_numpys_percentile(dtype, percentiles):
-    """Found slice by slice, for any number of slices and with equal values."""
-    generator = np.random.default_rng(0)
-    for shape in ((1, 1, 2), (1, 12, 9), (3, 5, 7), (41, 5, 3)):
-        slices = generator.normal(100, 40, shape).clip(0, 255).astype(dtype)
-        expected = np.percentile(slices, percentiles)
-        if expected[1] > expected[0]:
-            np.testing.assert_allclose(grey_range(slices, percentiles), expected, rtol=1e-6)

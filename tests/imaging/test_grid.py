@@ -1,0 +1,100 @@
+"""Volumes, distances and agreement of grids follow the affine, whatever its shear."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lagseg_jax.imaging.grid import (
+    TOLERANCE,
+    column_lengths,
+    corner_shift,
+    directions,
+    plane_distances,
+    shear_degrees,
+    voxel_mm3,
+)
+from lagseg_jax.imaging.volume import check_same_geometry, on_grid_of, read_volume
+from lagseg_jax.runtime.errors import InputError
+
+
+def sheared(degrees, spacing=(1.5, 1.25, 2.75)):
+    """Slices shifted along y against each other, as by gantry tilt."""
+    shear = np.eye(4)
+    shear[1, 2] = np.tan(np.deg2rad(degrees))
+    return shear @ np.diag([-spacing[0], -spacing[1], spacing[2], 1])
+
+
+@pytest.mark.parametrize("degrees", [0, 5, 20, 30])
+def test_a_sheared_voxel(degrees):
+    affine = sheared(degrees)
+    assert voxel_mm3(affine) == pytest.approx(1.5 * 1.25 * 2.75)
+    cosine = np.cos(np.deg2rad(degrees))
+    np.testing.assert_allclose(column_lengths(affine), (1.5, 1.25, 2.75 / cosine))
+    np.testing.assert_allclose(plane_distances(affine), (1.5, 1.25 * cosine, 2.75))
+    assert shear_degrees(affine) == pytest.approx(degrees, abs=1e-5)
+
+
+def test_rotations_and_mirrors_are_no_shear():
+    turned = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0] @ np.diag([1, 2, -3])
+    assert shear_degrees(turned) == pytest.approx(0, abs=1e-5)
+    assert voxel_mm3(turned) == pytest.approx(6)
+    np.testing.assert_allclose(column_lengths(turned), plane_distances(turned))
+
+
+def test_a_spacing_is_an_affine_of_right_angles():
+    np.testing.assert_array_equal(directions((1, 2, 3)), np.diag([1, 2, 3]))
+    assert voxel_mm3((1, 2, 3)) == pytest.approx(6)
+
+
+@pytest.mark.parametrize("grid", [(1, 2), (1, 0, 3), (1, -2, 3), (1, 2, np.nan), np.zeros((4, 4))])
+def test_what_is_no_grid_is_refused(grid):
+    with pytest.raises(ValueError, match="three positive numbers"):
+        directions(grid)
+
+
+def save(path, affine, shape):
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), affine), path)
+    return read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "change", "same"),
+    [
+        (0, 3, 0.0015, True),  # an offset of 0.002 voxels
+        (0, 3, 0.01, True),
+        (2, 3, 0.24, True),  # 0.096 voxels of 2.5 mm
+        (2, 3, 0.26, False),
+        (0, 0, -0.00009, True),  # 0.06 mm at voxel 640
+        (0, 0, -0.0009, False),  # 0.58 mm
+        (0, 1, 0.0009, False),
+        (1, 3, 0.3125, False),  # corners taken for centres
+    ],
+)
+def test_same_grid_is_how_far_a_corner_moves(tmp_path, row, column, change, same):
+    affine, shape = np.diag([-0.625, -0.625, 2.5, 1.0]), (640, 640, 4)
+    other = affine.copy()
+    other[row, column] += change
+    image, label = (save(tmp_path / f"{n}.nii.gz", a, shape) for n, a in zip("ab", (affine, other)))
+    assert (corner_shift(affine, other, shape) <= TOLERANCE) == same
+    if same:
+        check_same_geometry(image, label)
+        return
+    with pytest.raises(InputError, match=r"voxels apart.*'geometry' can be allowed"):
+        check_same_geometry(image, label)
+    laid = on_grid_of(image, label, ("geometry",))
+    np.testing.assert_array_equal(laid.affine, image.affine)
+
+
+def test_other_shapes_are_never_allowed(tmp_path):
+    image, label = (save(tmp_path / f"{n}.nii", np.eye(4), (5, 7, n)) for n in (11, 13))
+    with pytest.raises(InputError, match=r"\(5, 7, 13\) found"):
+        on_grid_of(image, label, ("geometry",))
+
+
+def test_a_corner_far_from_the_origin_counts_in_voxels_of_each_axis():
+    affine = np.diag([1.0, 1.0, 10.0, 1.0])
+    moved = affine.copy()
+    moved[2, 3] = 1.0  # a tenth of a slice
+    assert corner_shift(affine, moved, (3, 5, 7)) == pytest.approx(0.1)
+    stretched = np.diag([1.0, 1.0, 11.0, 1.0])
+    assert corner_shift(affine, stretched, (3, 5, 7)) == pytest.approx(0.65)
