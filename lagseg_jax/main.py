@@ -27,7 +27,7 @@ from lagseg_jax.runtime.console import exit_status, log_to_console
 from lagseg_jax.runtime.errors import InputError, TrainingError
 from lagseg_jax.runtime.host import tune
 from lagseg_jax.runtime.processes import joined, once, process
-from lagseg_jax.runtime.signals import handled
+from lagseg_jax.runtime.signals import end_with_parent, handled
 
 if TYPE_CHECKING:
     from lagseg_jax.inference.segmenter import Segmenter
@@ -123,6 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             "a workdir that holds a run needs no --config"
         )
     log_to_console()
+    end_with_parent()
     if values.mode == "train":
         tune()
     workdir, config = Path(values.workdir), values.config

@@ -28,6 +28,7 @@ from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.config.validate import check_config
 from lagseg_jax.evaluation.study import Run, check_unchanged, read_study, run_study
 from lagseg_jax.reports.study_page import write_results
+from lagseg_jax.runs.lock import locked
 from lagseg_jax.runtime.console import exit_status, log_to_console
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.signals import handled
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_console()
     study = read_study(values.study, values.config, values.arms)
     runs = plan_runs(values, study)
-    with handled(True):
+    with handled(True), locked(Path(values.workdir)):
         publish = functools.partial(write_results, Path(values.workdir), study, runs)
         return run_study(Path(values.workdir), runs, publish)
 

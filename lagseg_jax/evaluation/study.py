@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from lagseg_jax.config.validate import flat_fields
 from lagseg_jax.runs.workdir import has_checkpoints, read_config
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.signals import PARENT, SIGNALS
 
 # Where and how fast, not what is computed: these may differ between the starts of a study.
 MAY_CHANGE = {"data.root", "data.max_gb", "data.cache_dir", "data.cache_gb", "data.read_threads"}
@@ -112,13 +114,14 @@ def start_run(run: Run, stopped: list[int]) -> tuple[int, str]:
 
     Args:
         run: what to do.
-        stopped: gets the number of an INT or TERM signal that arrives meanwhile. The run gets it,
-            too, so that it can save its state.
+        stopped: gets the number of a signal that arrives meanwhile. The run gets it, too, so that
+            it can save its state.
 
     Returns:
         Its exit status, and the last error (or else the last line) that it printed.
     """
-    # In a process group of its own, the run gets every signal once: from here.
+    # In a process group of its own, the run gets every signal once: from here. If this process is
+    # killed, the run ends by itself.
     process = subprocess.Popen(
         [sys.executable, "-m", "lagseg_jax.main", *run.arguments],
         stdout=subprocess.PIPE,
@@ -126,13 +129,14 @@ def start_run(run: Run, stopped: list[int]) -> tuple[int, str]:
         text=True,
         errors="replace",
         process_group=0,
+        env=os.environ | {PARENT: str(os.getpid())},
     )
 
     def forward(number, frame):
         stopped.append(number)
         process.send_signal(number)
 
-    handlers = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {n: signal.signal(n, forward) for n in SIGNALS}
     line = problem = ""
     assert process.stdout is not None
     try:

@@ -8,11 +8,14 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from lagseg_jax.runtime.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+PARENT = "LAGSEG_PARENT"  # environment variable: process whose end ends this one
+SECONDS_TO_SAVE = 60
 
 _asked: list[str] = []  # the name of the signal that came, if one has
 _deferred: list[bool] = []  # not empty within `deferred`
@@ -76,3 +79,22 @@ def deferred() -> Iterator[Callable[[], bool]]:
         _deferred.pop()
     if _asked:
         raise Interrupted(f"stopped by {_asked[0]}")
+
+
+def end_with_parent(variable: str = PARENT) -> None:
+    """Lets this process end soon after the one that started it, however that one ends.
+
+    The process that starts this one puts its number into the environment variable. A signal would
+    reach this process only if the other one lived to send it, which a killed one does not.
+    """
+    parent = int(os.environ.pop(variable, 0))
+    if parent:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_SAVE)
+    os.kill(os.getpid(), signal.SIGKILL)

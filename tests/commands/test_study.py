@@ -6,7 +6,9 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,13 @@ from lagseg_jax import study
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.evaluation import study as runs_of
 from lagseg_jax.reports.study_page import write_results
+from lagseg_jax.runs.lock import locked
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import exit_status
+from run_files import saved_steps
 
 FOLDER = Path(ablations.__file__).parent
+ROOT = FOLDER.parents[1]
 ROOT = FOLDER.parent.parent
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
 DOCUMENTS = [*FILES, ROOT / "docs" / "reproduce.md"]
@@ -267,3 +272,37 @@ def test_a_study_on_phantoms(tmp_path, phantom, finished_run, monkeypatch):
     text = (workdir / "table.md").read_text()
     assert "few seed0: failed exit status 2: error: config.data.train_patients is 99" in text
     assert "random weights" in text
+
+
+def processes_of(workdir):
+    """Numbers of the trainings of a study that run."""
+    found = subprocess.run(["pgrep", "-f", f"workdir={workdir}/"], capture_output=True, text=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_study_that_ends_takes_its_training_with_it(tmp_path, phantom, number):
+    """And can be started again at once, without two trainings in one folder."""
+    workdir = tmp_path / "study"
+    command = [sys.executable, "-m", "lagseg_jax.study", "--study=configs/ablations/recipe.py"]
+    command += [f"--config=tests/helpers/tiny_run.py:{phantom}", f"--workdir={workdir}"]
+    command += ["--config.train.steps=100000", "--config.train.evaluate_every=5"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as study:
+        try:
+            deadline = time.monotonic() + 100
+            while not (workdir / "recipe" / "seed0" / "checkpoints" / "5").is_dir():
+                assert study.poll() is None and time.monotonic() < deadline
+                time.sleep(0.2)
+            assert processes_of(workdir)
+            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            assert second.returncode == 2 and f"process {study.pid} on" in second.stderr
+        finally:
+            study.send_signal(number)
+    deadline = time.monotonic() + 20
+    while processes_of(workdir):
+        assert time.monotonic() < deadline, "the training goes on"
+        time.sleep(0.2)
+    steps = saved_steps(workdir / "recipe" / "seed0")
+    assert steps[-1] >= 5  # what the training was at is saved
+    with locked(workdir / "recipe" / "seed0"):
+        pass
