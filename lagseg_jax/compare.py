@@ -43,9 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--orientation", default="", help="of files that do not say it: such as LPS, sform or qform"
     )
-    add(
-        "--allow", default="", metavar="geometry", help="masks lie on the truth by index"
-    )
+    add("--allow", default="", metavar="geometry", help="masks lie on the truth by index")
     options = parser.parse_args(arguments)
     check_orientation("--orientation", options.orientation)
     one_of("--allow", options.allow, ("", "geometry"))

@@ -16,7 +16,7 @@ import numpy as np
 
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.runtime.commands import command_parser
-from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.console import exit_status, say
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import file_sha256
 from weight_conversion.formats import recognise
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--output", required=True, help="folder to write")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
     options = parser.parse_args(arguments)
-    print(json.dumps(convert(options.input, options.output, options.dtype), indent=2))
+    say(json.dumps(convert(options.input, options.output, options.dtype), indent=2))
     return 0
 
 
