@@ -18,11 +18,16 @@ docs/architecture.md has the data flow with shapes.
 
 import os
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lagseg_jax.inference.segmenter import load_segmenter
+    from lagseg_jax.model.weights import load_encoder
 
 __all__ = ["load_encoder", "load_segmenter"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Late, so that `import lagseg_jax` and the command line's error messages need no jax.
     if name == "load_encoder":
         from lagseg_jax.model.weights import load_encoder

@@ -3,31 +3,14 @@
 import importlib
 import sys
 
+from lagseg_jax.runtime.commands import COMMANDS, module_of
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError, nearest_name
-
-COMMANDS = {
-    "info": "what is installed: configs, dataset layouts, weights, devices, caches",
-    "check": "all problems of a dataset, before any training",
-    "convert": "DINOv2 weights from PyTorch, once",
-    "main": "train and evaluate; with --mode=evaluate evaluate again",
-    "predict": "masks, volumes, surfaces and pictures of new scans",
-    "report": "the HTML report of an evaluation, written again",
-    "compare": "masks of several tools against references, with paired tests",
-    "calibrate": "how far probabilities can be trusted; which threshold is best",
-    "study": "several trainings that differ in some fields: one table, one plot",
-    "export": "a trained model as one file that runs without this package",
-}
-
-
-def module_of(command: str) -> str:
-    """The module that `python -m` runs for a command."""
-    return "weight_conversion.convert" if command == "convert" else f"lagseg_jax.{command}"
 
 
 def list_commands() -> str:
     """One line for each command."""
-    lines = [f"  {name:11}{about}" for name, about in COMMANDS.items()]
+    lines = [f"  {name:11}{command.about}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "Left atrium segmentation in cardiac MRI (arXiv 2502.06615); research use only.",

@@ -12,6 +12,7 @@ from pathlib import Path
 from lagseg_jax.evaluation.tuning import calibrate
 from lagseg_jax.reports.calibration_table import advice, table
 from lagseg_jax.runs.workdir import has_checkpoints, read_config
+from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_json
@@ -19,14 +20,15 @@ from lagseg_jax.runtime.files import write_json
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lagseg_jax.calibrate",
-        description="Chooses threshold, components and smoothing on the validation cases of a run, "
-        "and reports them and the calibration of the probabilities on its test cases.",
+    parser = command_parser(
+        "calibrate",
+        "Chooses threshold, components and smoothing on the validation cases of a run, and reports "
+        "them and the calibration of the probabilities on its test cases.",
     )
-    parser.add_argument("workdir", type=Path, help="folder of a finished training run")
-    parser.add_argument("--data", metavar="DATASET", help="folder of the dataset, if it was moved")
-    parser.add_argument("--weights", help="folder of the encoder weights, if they were moved")
+    add = parser.add_argument_group("the run, and what was moved since").add_argument
+    add("workdir", type=Path, help="folder of a finished training run")
+    add("--data", metavar="DATASET", help="folder of the dataset, if it was moved")
+    add("--weights", help="folder of the encoder weights, if they were moved")
     return parser.parse_args(arguments)
 
 

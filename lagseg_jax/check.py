@@ -21,6 +21,7 @@ from lagseg_jax.reports.dataset_check import (
     problem_lines,
     verdict,
 )
+from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log_to_console, say
 from lagseg_jax.runtime.errors import one_of
 from lagseg_jax.runtime.files import write_json
@@ -32,37 +33,35 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         InputError: a code after --allow, an orientation or a plane that does not exist.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m lagseg_jax.check",
-        description="Checks every file of a dataset before any training, in one pass.",
-        epilog="Exit status: 0 no errors; 2 errors; with --strict 1 for warnings only.",
+    parser = command_parser(
+        "check", "Exit status: 0 no errors; 2 errors; with --strict 1 for warnings only."
     )
-    parser.add_argument(
+    add = parser.add_argument_group("dataset").add_argument
+    add(
         "dataset",
         nargs="+",
         help="folder of a dataset; several are compared for images that are in both",
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything that was found there")
-    parser.add_argument(
-        "--label_value", type=int, help="of the atrium (default: the only non-zero value)"
-    )
-    parser.add_argument(
-        "--allow",
-        default="",
-        metavar="CODE[,CODE]",
-        help=f"problems that do not count: {', '.join(ALLOWED)}",
-    )
-    parser.add_argument(
+    add("--label_value", type=int, help="of the atrium (default: the only non-zero value)")
+    add(
         "--orientation", default="", help="of files that do not say it: such as LPS, sform or qform"
     )
-    parser.add_argument("--plane", default="", help="of the slices: axial, coronal or sagittal")
-    parser.add_argument(
+    add("--plane", default="", help="of the slices: axial, coronal or sagittal")
+    add(
         "--max_gb",
         type=float,
         default=MAX_BYTES / 1e9,
         help="largest decoded size of one file (default: %(default)g)",
     )
-    parser.add_argument("--strict", action="store_true", help="warnings count, too")
+    add = parser.add_argument_group("result").add_argument
+    add("--json", metavar="FILE", help="write everything that was found there")
+    add(
+        "--allow",
+        default="",
+        metavar="CODE[,CODE]",
+        help=f"problems that do not count: {', '.join(ALLOWED)}",
+    )
+    add("--strict", action="store_true", help="warnings count, too")
     options = parser.parse_args(arguments)
     options.allow = tuple(code for code in options.allow.split(",") if code)
     for code in options.allow:

@@ -12,39 +12,38 @@ from pathlib import Path
 from lagseg_jax.evaluation.compare import find_truth, score, table, write
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
+from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log_to_console
 from lagseg_jax.runtime.errors import one_of
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lagseg_jax.compare",
-        description="Scores masks of any tool against the truth; with several, compares them.",
-        epilog="Exit status: 0; 2 if a mask is missing or cannot be used (the others are scored).",
+    parser = command_parser(
+        "compare", "Exit status: 0; 2 if a mask is missing or cannot be used (others are scored)."
     )
-    parser.add_argument("truth", help="folder of label files, or of a dataset")
-    parser.add_argument(
+    add = parser.add_argument_group("masks").add_argument
+    add("truth", help="folder of label files, or of a dataset")
+    add(
         "predictions",
         nargs="+",
         help="folder of masks named by case, e.g. nnU-Net's output or RUN/evaluation/masks",
     )
-    parser.add_argument("--split", metavar="FILE", help="splits.json of a run: its test cases only")
-    parser.add_argument("--output", metavar="FOLDER", help="gets per_case.csv and comparison.json")
-    parser.add_argument("--label_value", type=int, help="of the atrium in the truth")
-    parser.add_argument("--prediction_value", type=int, help="of the atrium in the predictions")
-    parser.add_argument(
+    add = parser.add_argument_group("cases, values and output").add_argument
+    add("--split", metavar="FILE", help="splits.json of a run: its test cases only")
+    add("--output", metavar="FOLDER", help="gets per_case.csv and comparison.json")
+    add("--label_value", type=int, help="of the atrium in the truth")
+    add("--prediction_value", type=int, help="of the atrium in the predictions")
+    add(
         "--max_gb",
         type=float,
         default=MAX_BYTES / 1e9,
         help="largest decoded size of one file (default: %(default)g)",
     )
-    parser.add_argument(
+    add(
         "--orientation", default="", help="of files that do not say it: such as LPS, sform or qform"
     )
-    parser.add_argument(
-        "--allow", default="", metavar="geometry", help="masks lie on the truth by index"
-    )
+    add("--allow", default="", metavar="geometry", help="masks lie on the truth by index")
     options = parser.parse_args(arguments)
     check_orientation("--orientation", options.orientation)
     one_of("--allow", options.allow, ("", "geometry"))

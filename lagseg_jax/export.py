@@ -1,4 +1,4 @@
-"""workdir -> one file for deployment: python -m lagseg_jax.export --workdir=RUN --output=FILE.
+"""Exports a run as one file to deploy: python -m lagseg_jax.export --workdir=RUN --output=FILE.
 
 The file is a safetensors file: the weights of encoder and head, the whole inference function from
 grey slices to probability as StableHLO for CPU, CUDA and TPU under the name `stablehlo`, and a card
@@ -30,19 +30,18 @@ from pathlib import Path
 
 from lagseg_jax.inference.export import write_model
 from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 from lagseg_jax.runtime.errors import InputError
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lagseg_jax.export",
-        description="Writes a trained model as one file that runs without this package.",
-    )
-    parser.add_argument("--workdir", required=True, help="folder of a training run")
-    parser.add_argument("-o", "--output", required=True, help="the file, name.safetensors")
-    parser.add_argument("--weights", help="folder of the encoder weights, if they were moved")
+    parser = command_parser("export", "The extra `export` must be installed.")
+    add = parser.add_argument_group("model and file").add_argument
+    add("--workdir", required=True, help="folder of a training run")
+    add("-o", "--output", required=True, help="the file, name.safetensors")
+    add("--weights", help="folder of the encoder weights, if they were moved")
     return parser.parse_args(arguments)
 
 

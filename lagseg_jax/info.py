@@ -3,22 +3,21 @@
 Devices are not touched: that takes seconds, and takes them away from others.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from lagseg_jax.reports.installation import installation, installation_text
+from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, say
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lagseg_jax.info", description="What there is to work with, at once."
-    )
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument(
+    parser = command_parser("info", "No device is touched.")
+    add = parser.add_argument_group("what to look for, and how to print it").add_argument
+    add("--json", action="store_true", help="for programs")
+    add(
         "--weights",
         nargs="+",
         type=Path,

@@ -7,12 +7,12 @@ judges the best checkpoint again; of the config it changes `predict.*` and where
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from absl import flags
 
-from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.config.flags import flags_help, parse_flags
 from lagseg_jax.config.validate import check_batch_size, check_config
 from lagseg_jax.data.layouts import Case, check_processes
 from lagseg_jax.runs.lock import locked
@@ -104,10 +104,13 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command, apart from `config` and `workdir`."""
     modes = ["train", "evaluate"]
     flags.DEFINE_enum("mode", "train", modes, "train (then evaluate), or only evaluate.", values)
-    several = "Of several processes, where it is not detected (see launch/README.md): "
-    flags.DEFINE_string("coordinator_address", None, several + "host:port of the first.", values)
-    for name, meaning in (("num_processes", "how many"), ("process_id", "which this is, from 0")):
-        flags.DEFINE_integer(name, None, f"{several}{meaning}.", flag_values=values)
+    several: dict[str, Any] = {
+        "flag_values": values,
+        "module_name": "several processes, where they are not detected (launch/README.md)",
+    }
+    flags.DEFINE_string("coordinator_address", None, "Host:port of the first.", **several)
+    flags.DEFINE_integer("num_processes", None, "How many there are.", **several)
+    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", **several)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv if arguments is None else ["main", *arguments]
     values = parse_flags(arguments, define_flags, stored=read_config)
     if values.help:
-        print(f"{__doc__}\n{values.main_module_help() or values.get_help()}")
+        print(flags_help("main", __doc__, values))
         return 0
     if values.config is None or values.workdir is None:
         raise InputError(

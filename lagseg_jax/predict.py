@@ -23,6 +23,7 @@ from lagseg_jax.imaging.volume import MAX_BYTES, case_name, read_volume, remarks
 from lagseg_jax.inference.files import Input, Outputs, find_inputs, outputs_of
 from lagseg_jax.inference.mask_statistics import describe, mask_statistics, write_statistics
 from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console, still
 from lagseg_jax.runtime.errors import InputError, one_of
 from lagseg_jax.runtime.processes import allgather, joined, process, share
@@ -34,11 +35,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     Raises:
         InputError: a number that cannot be.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m lagseg_jax.predict",
-        description="Segments the left atrium in LGE-MRI volumes (research use only).",
-    )
-    add = parser.add_argument
+    parser = command_parser("predict", "Research use only.")
+    add = parser.add_argument_group("model and scans").add_argument
     add("--workdir", required=True, nargs="+", help="folder of a training run; several: ensemble")
     add(
         *("-i", "--input"),
@@ -47,6 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("-o", "--output", required=True, help="folder for the masks")
     add("--weights", nargs="+", help="folder of the encoder weights, if they were moved")
+    add = parser.add_argument_group("masks").add_argument
     add("--tta", action="store_true", help="average over in-plane mirrorings: 4 times the time")
     add(
         "--keep_components",
@@ -55,6 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="connected components kept, largest first; 0 keeps all (default: as trained, 1)",
     )
     add("--min_mm3", type=float, default=0.0, metavar="V", help="drop smaller components (mm3)")
+    add = parser.add_argument_group("besides the masks").add_argument
     add("--statistics", action="store_true", help="statistics.csv and .json over all cases")
     add("--preview", action="store_true", help="a picture of each case: previews/CASE.png")
     add(
@@ -63,6 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="probability maps on the input's grid: probabilities/CASE.nii.gz, float32",
     )
     add("--mesh", action="store_true", help="surface in scanner mm (LPS): meshes/CASE.stl")
+    add = parser.add_argument_group("reading").add_argument
     add(
         "--max_gb",
         type=float,
@@ -81,6 +82,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME[,NAME]",
         help=f"what DICOM series may have: {', '.join(ALLOWED)}",
     )
+    add = parser.add_argument_group("continuing, and several processes").add_argument
     add("--resume", action="store_true", help="skip cases whose files are all there already")
     add("--coordinator_address", metavar="HOST:PORT", help="of the first of several processes")
     add("--num_processes", type=int, help="that share the cases, where it is not detected")

@@ -1,22 +1,20 @@
-"""workdir -> its evaluation/report.html, made again: python -m lagseg_jax.report WORKDIR.
+"""Writes the report of an evaluation again: python -m lagseg_jax.report WORKDIR.
 
 An evaluation writes the report itself; this only reads the files that it left, without jax.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes the report; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lagseg_jax.report",
-        description="Writes the HTML report of an evaluation again, from the files in the workdir.",
-    )
-    parser.add_argument("workdir", type=Path, help="folder of a run that was evaluated")
+    parser = command_parser("report", "Only files in the workdir are read.")
+    add = parser.add_argument_group("the run").add_argument
+    add("workdir", type=Path, help="folder of a run that was evaluated")
     options = parser.parse_args(arguments)
     log_to_console()
     from lagseg_jax.reports.page import write_report

@@ -1,4 +1,4 @@
-r"""study file + base config -> a run for every arm, fold and seed, one table and one plot.
+r"""Trains every arm, fold and seed of a study, and writes one table and one plot.
 
     python -m lagseg_jax.study --study=configs/ablations/blocks.py --config=configs/base.py \
         --workdir=runs/blocks --seeds=3 --config.data.root=DATASET
@@ -24,7 +24,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.config.flags import flags_help, parse_flags
 from lagseg_jax.config.validate import check_config
 from lagseg_jax.evaluation.study import Run, check_unchanged, read_study, run_study
 from lagseg_jax.reports.study_page import write_results
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv if arguments is None else ["study", *arguments]
     values = parse_flags(arguments, define_flags)
     if values.help:
-        print(f"{__doc__}\n{values.main_module_help() or values.get_help()}")
+        print(flags_help("study", __doc__, values))
         return 0
     if None in (values.study, values.config, values.workdir):
         raise InputError(

@@ -40,4 +40,4 @@ def test_no_room_has_a_cycle():
 
 def test_the_package_shows_its_rooms_and_commands_and_nothing_else():
     entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert {name for name in entries if not name.endswith(".py")} == set(ROOMS)
+    assert {name for name in entries if not name.endswith(".py")} == {*ROOMS, "py.typed"}

@@ -1,12 +1,11 @@
-"""published DINOv2 weights -> folder with card.json + encoder.safetensors, in little memory.
+"""Converts published DINOv2 weights to card.json and encoder.safetensors, in little memory.
 
-python -m weight_conversion.convert --input=FILE_OR_FOLDER --output=FOLDER [--dtype=bfloat16]
+    python -m weight_conversion.convert --input=FILE_OR_FOLDER --output=FOLDER [--dtype=bfloat16]
 
 Variant, registers and publisher are recognised from the tensors. Tensors are read one at a time
 and written as soon as they are in our form.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.runtime.commands import command_parser
+from lagseg_jax.runtime.console import exit_status, say
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import file_sha256
 from weight_conversion.formats import recognise
@@ -91,22 +92,17 @@ def _versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def main() -> None:
-    """Command line; bad input ends in one line and status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m weight_conversion.convert", description=__doc__
-    )
-    parser.add_argument("--input", required=True, help="published file or Hugging Face folder")
-    parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    options = parser.parse_args()
-    try:
-        card = convert(options.input, options.output, options.dtype)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(json.dumps(card, indent=2))
+def main(arguments: list[str] | None = None) -> int:
+    """Converts and prints the card; returns the exit status."""
+    parser = command_parser("convert", "Variant, registers and publisher are recognised.")
+    add = parser.add_argument_group("weights").add_argument
+    add("--input", required=True, help="published file or Hugging Face folder")
+    add("--output", required=True, help="folder to write")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"))
+    options = parser.parse_args(arguments)
+    say(json.dumps(convert(options.input, options.output, options.dtype), indent=2))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -1,4 +1,4 @@
-"""The flags of the commands that take a config, checked before anything is done."""
+"""Parses the command line of the commands that take a config, and prints their help."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,9 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from lagseg_jax.config.shipped import find_config, make_configs_importable
+from lagseg_jax.config.shipped import find_config, make_configs_importable, shipped_configs
 from lagseg_jax.config.validate import check_overrides
+from lagseg_jax.runtime.commands import example_of
 from lagseg_jax.runtime.errors import InputError
 
 
@@ -44,6 +45,27 @@ def parse_flags(
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(str(error)) from None
     return values
+
+
+def flags_help(name: str, details: str, values: flags.FlagValues) -> str:
+    """The text of --help.
+
+    Args:
+        name: of the command.
+        details: the docstring of its module.
+        values: from `parse_flags`; flags with a `module_name` that is a title stand below it.
+    """
+    groups: dict[str, list[flags.Flag]] = {"config and run": []}
+    for module, found in values.flags_by_module_dict().items():
+        groups.setdefault(module if " " in module else "config and run", []).extend(found)
+    text = f"{details}\nFields of the config: {shipped_configs() / 'default.py'}\n"
+    for title, members in groups.items():
+        text += f"\n{title}:\n"
+        for flag in members:
+            default = "" if flag.default in (None, False, []) else f" (default: {flag.default})"
+            line = f"--{flag.name}  {flag.help}{default}"
+            text += flags.text_wrap(line, 100, "      ", "  ") + "\n"
+    return f"{text}\nExample: {example_of(name)}"
 
 
 def _with_shipped_config(arguments: list[str]) -> list[str]:

@@ -11,23 +11,10 @@ from pathlib import Path
 
 from lagseg_jax.config.shipped import shipped_configs
 from lagseg_jax.data.layouts import LAYOUTS
+from lagseg_jax.runtime.commands import COMMANDS, example_of
 from lagseg_jax.runtime.files import cache_home
 from lagseg_jax.runtime.host import library_versions
 
-COMMANDS = {
-    "check a dataset": "python -m lagseg_jax.check DATASET",
-    "convert DINOv2 weights": "python -m weight_conversion.convert "
-    "--input=dinov2_vitb14_pretrain.pth --output=weights/base",
-    "train and evaluate": "python -m lagseg_jax.main --config=configs/base.py --workdir=runs/base "
-    "--config.data.root=DATASET --config.encoder.weights=weights/base",
-    "try it without data": "python -m lagseg_jax.main --config=configs/demo.py --workdir=runs/demo",
-    "predict": "python -m lagseg_jax.predict --workdir=runs/base --input=FOLDER --output=masks",
-    "compare masks": "python -m lagseg_jax.compare DATASET masks other_masks",
-    "reproduce an ablation": "python -m lagseg_jax.study --study=configs/ablations/blocks.py "
-    "--config=configs/base.py --workdir=runs/blocks --config.data.root=DATASET",
-    "look at the probabilities": "python -m lagseg_jax.calibrate runs/base",
-    "write a report again": "python -m lagseg_jax.report runs/base",
-}
 # Packages that bring an accelerator to jax.
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
 
@@ -81,7 +68,10 @@ def installation(weights: Sequence[Path]) -> dict:
             "folder": str(cache_home()),
             **{f"{part}_gb": _gigabytes(cache_home() / part) for part in ("slices", "xla")},
         },
-        "commands": [{"what": what, "command": line} for what, line in COMMANDS.items()],
+        "commands": [
+            {"what": command.about, "command": example_of(name)}
+            for name, command in COMMANDS.items()
+        ],
     }
 
 

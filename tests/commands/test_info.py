@@ -81,8 +81,8 @@ def test_text(weights, capsys):
 
 
 def test_the_commands_exist():
-    for line in installation.COMMANDS.values():
-        words = shlex.split(line)
+    for command in installation.installation([])["commands"]:
+        words = shlex.split(command["command"])
         assert words[:2] == ["python", "-m"] and importlib.util.find_spec(words[2])
         for word in words:
             if word.startswith(("--config=", "--study=")):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lagseg_jax
-from lagseg_jax.__main__ import COMMANDS, module_of
+from lagseg_jax.runtime.commands import COMMANDS, module_of
 
 ROOT = Path(lagseg_jax.__file__).parent.parent
 # One process answers for all commands: --help before jax is asked for anything.
