@@ -1,4 +1,4 @@
-"""metrics of a step -> metrics.jsonl, TensorBoard files and a progress bar with ETA."""
+"""The curves of a training: a row of `metrics.jsonl` and TensorBoard scalars for each step."""
 
 import contextlib
 import json
@@ -22,24 +22,40 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, header: dict, step: int):
-        path = Path(workdir) / "metrics.jsonl"
+        self._path = Path(workdir) / "metrics.jsonl"
         rows = [header]
-        if path.exists() and step:
-            rows = [row for row in read_rows(path) if row.get("step", 0) <= step] or rows
-        write_atomically(path, "".join(_line(row) for row in rows))
-        self._file = path.open("ab", buffering=0)
+        if self._path.exists() and step:
+            rows = [row for row in read_rows(self._path) if row.get("step", 0) <= step] or rows
+        self._start_file(rows)
         self._unwritten = b""
         self._full = False
         self._board = _Board(Path(workdir) / "tensorboard", step + 1)
 
+    def _start_file(self, rows: list[dict]) -> None:
+        write_atomically(self._path, "".join(_line(row) for row in rows))
+        self._last = rows[-1]
+        self._file = self._path.open("ab", buffering=0)
+
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes one row; not-a-number becomes null. A full disk is logged, and not an error."""
-        self._unwritten += _line({"step": step, **values}).encode()
+        """Writes one row, or completes the last one if it is of this step.
+
+        Not-a-number becomes null. A full disk is logged, and not an error.
+        """
         with self._surviving_a_full_disk():
-            while self._unwritten:  # a disk may take a part of it
-                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+            if step == self._last.get("step"):
+                before = self._file
+                self._start_file([*read_rows(self._path)[:-1], self._last | values])
+                before.close()
+            else:
+                self._last = {"step": step, **values}
+                self._append(_line(self._last).encode())
             self._board.write(step, values)
             self._full = False
+
+    def _append(self, line: bytes) -> None:
+        self._unwritten += line
+        while self._unwritten:  # a disk may take a part of it
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def close(self) -> None:
         """Closes both files."""

@@ -19,6 +19,7 @@ class Plan:
     evaluate_every: int
     checkpoint_every: int
     log_every: int
+    patience: int  # validations without a better Dice before training stops; 0: never
 
     def logs(self, step: int) -> bool:
         """Whether the log gets a row about this step and those since the last row."""
@@ -46,22 +47,23 @@ def make_plan(options: ml_collections.ConfigDict, slices: int) -> Plan:
         evaluate_every=evaluate_every,
         checkpoint_every=options.checkpoint_every or evaluate_every,
         log_every=options.log_every,
+        patience=options.patience,
     )
 
 
-def stopped_early(checkpoints: Checkpoints, step: int, every: int, patience: int) -> bool:
-    """Whether the last `patience` validations, up to this step, were no better than an older one.
+def stopped_early(plan: Plan, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether the last `plan.patience` validations, up to this step, did not beat an older one.
 
     Asked of the checkpoints, so that a run that is continued stops where it would have stopped.
     """
-    if not patience or step % every:
+    if not plan.patience or step % plan.evaluate_every:
         return False
     best = checkpoints.best()
-    if best is None or (step - best[0]) // every < patience:
+    if best is None or (step - best[0]) // plan.evaluate_every < plan.patience:
         return False
     log.info(
         "stopping early at step %d: validation Dice %.4f of step %d was not beaten in %d "
         "validations",
-        *(step, best[1], best[0], patience),
+        *(step, best[1], best[0], plan.patience),
     )
     return True

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from lagseg_jax.runtime.processes import process
 from lagseg_jax.training.step import StepOutcome
 
 log = logging.getLogger(__name__)
@@ -14,6 +15,9 @@ log = logging.getLogger(__name__)
 
 class Profiler:
     """Writes one trace of the steps that `config.train.profile_steps` names.
+
+    Of several processes, the first one traces itself. A trace that cannot be written is logged, and
+    not an error.
 
     Args:
         folder: gets the trace, in the layout that TensorBoard's profile plugin opens.
@@ -23,7 +27,7 @@ class Profiler:
 
     def __init__(self, folder: Path, steps: tuple[int, ...]):
         self._folder = folder
-        self._first, self._last = steps or (0, 0)
+        self._first, self._last = steps if steps and process()[0] == 0 else (0, 0)
         self._tracing = False
 
     @contextlib.contextmanager
@@ -43,7 +47,11 @@ class Profiler:
 
     def close(self) -> None:
         """Writes what there is of the trace."""
-        if self._tracing:
+        if not self._tracing:
+            return
+        self._tracing = False
+        try:
             jax.profiler.stop_trace()
-            self._tracing = False
-            log.info("profile of steps from %d on: %s", self._first, self._folder)
+            log.info("the profile of steps up to %d is in %s", self._last, self._folder)
+        except Exception as error:  # of many types, for a disk that is full or not there
+            log.error("ERROR: no profile can be written to %s (%s)", self._folder, error)

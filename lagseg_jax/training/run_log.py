@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lagseg_jax.runs.metrics_log import MetricsWriter, read_rows
+from lagseg_jax.runs.metrics_log import MetricsWriter
 from lagseg_jax.runtime.console import Progress, Watchdog
 from lagseg_jax.runtime.processes import process
 from lagseg_jax.training.metrics import TrainMetrics
@@ -14,7 +14,8 @@ from lagseg_jax.training.step import StepOutcome
 class RunLog:
     """The log of one start of a training; the first of several processes writes for all.
 
-    A row is written when its step is over: with the scores of the validation, if there was one.
+    A row is written when its step is over: with the scores of the validation, if there was one. A
+    validation that was cut short and is made by the next start completes the row of its step.
 
     Args:
         workdir: gets `metrics.jsonl` and `tensorboard/`.
@@ -22,34 +23,18 @@ class RunLog:
         plan: of the training.
         start: steps done before.
         meter: means and speed.
-        unvalidated: whether the validation of step `start` is missing; its row is then taken back
-            and written again by the first `end`.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        header: dict,
-        plan: Plan,
-        start: int,
-        meter: Meter,
-        unvalidated: bool,
-    ):
+    def __init__(self, workdir: Path, header: dict, plan: Plan, start: int, meter: Meter):
         self._meter, self._plan, self._done = meter, plan, start
         self._note: dict[str, str] = {}
         self._row: dict[str, float] = {}
-        self._writer = None
-        if process()[0] == 0:
-            if unvalidated:
-                rows = read_rows(Path(workdir) / "metrics.jsonl")
-                self._row = next((row for row in rows if row.get("step") == start), {})
-            self._writer = MetricsWriter(workdir, header, start - unvalidated)
+        self._writer = MetricsWriter(workdir, header, start) if process()[0] == 0 else None
         self._progress = Progress("training", plan.steps, start)
-        self._watchdog = Watchdog("at the first training step")
+        self._watchdog = Watchdog(f"at training step {start + 1}")
 
     def add(self, step: int, metrics: TrainMetrics, outcome: StepOutcome) -> None:
         """Takes the metrics of a step."""
-        self._watchdog.tell(f"at training step {step + 1}")
         self._meter.add(metrics, outcome)
         if self._plan.logs(step):
             self._row = self._meter.read(step)
@@ -62,8 +47,9 @@ class RunLog:
             self._meter.restart_clock(step)
             self._row |= scores
         if self._row and self._writer is not None:
-            self._writer.write(step, {k: v for k, v in self._row.items() if k != "step"})
+            self._writer.write(step, self._row)
         self._row = {}
+        self._watchdog.tell(f"at training step {step + 1}")
         if step > self._done:
             self._done = step
             self._progress.advance(self._note)

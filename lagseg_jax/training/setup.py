@@ -1,0 +1,113 @@
+"""Everything a training needs before its first step: model, data, state, checkpoints, logs."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_collections
+from clu import parameter_overview
+
+from lagseg_jax.data.batches import TrainingBatches
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.model.frozen_encoder import FrozenEncoder
+from lagseg_jax.model.segmentation import Model, build_model, decoder_dtype
+from lagseg_jax.runs.checkpoint import Checkpoints, TrainState
+from lagseg_jax.runtime.devices import replicate
+from lagseg_jax.runtime.processes import process
+from lagseg_jax.training.metrics import TrainMetrics
+from lagseg_jax.training.monitor import Meter, Watch
+from lagseg_jax.training.optimizer import learning_rate, make_optimizer
+from lagseg_jax.training.plan import Plan, make_plan
+from lagseg_jax.training.profile import Profiler
+from lagseg_jax.training.run_log import RunLog
+from lagseg_jax.training.slices import load_slices
+from lagseg_jax.training.step import StepOutcome, augmentation_of, init_state, make_train_step
+from lagseg_jax.training.validation import Validator
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The parts of one start of a training; what changes from step to step is not in it."""
+
+    plan: Plan
+    encoder_params: dict
+    train_step: Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics, StepOutcome]]
+    batches: TrainingBatches
+    validator: Validator
+    checkpoints: Checkpoints
+    run_log: RunLog
+    watch: Watch
+    profiler: Profiler
+
+
+def set_up(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    split: dict[str, list[Case]],
+    encoder: FrozenEncoder,
+    at_end: contextlib.ExitStack,
+) -> tuple[Training, TrainState]:
+    """The parts of a training, and the state from which it continues.
+
+    Arguments and errors are those of `loop.train`; what has to be closed is left to `at_end`.
+    """
+    options, threads = config.train, config.data.read_threads
+    model = build_model(config, encoder.spec)
+    slices, validation_slices = load_slices(config, workdir, split, model, encoder)
+    plan = make_plan(options, len(slices))
+    optimizer = make_optimizer(options, plan.steps)
+    batches = TrainingBatches(slices, options.batch_size, config.seed, threads, process())
+    at_end.callback(batches.close)
+    checkpoints = at_end.enter_context(Checkpoints(workdir, encoder.sha256))
+    state = replicate(init_state(_init_params(config, model, encoder), optimizer))
+    state = _continue(state, batches, checkpoints)
+    header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(slices)}
+    meter = Meter(learning_rate(options, plan.steps), options.batch_size, int(state.step))
+    augmentation = augmentation_of(config.augment)
+    training = Training(
+        plan=plan,
+        encoder_params=encoder.params,
+        train_step=make_train_step(model, optimizer, options.loss, augmentation, config.seed),
+        batches=batches,
+        validator=Validator(config, model, encoder, validation_slices),
+        checkpoints=checkpoints,
+        run_log=RunLog(workdir, header, plan, int(state.step), meter),
+        watch=Watch([case.name for case in slices.cases], options.max_skipped),
+        profiler=Profiler(workdir / "profile", tuple(options.profile_steps)),
+    )
+    at_end.callback(training.run_log.close)
+    at_end.callback(training.profiler.close)
+    log.info(
+        "training: %d steps of %d slices on %d devices (%s), %d steps per epoch",
+        *(plan.steps, options.batch_size, jax.device_count()),
+        *(jax.devices()[0].device_kind, plan.per_epoch),
+    )
+    return training, state
+
+
+def _init_params(
+    config: ml_collections.ConfigDict, model: Model, encoder: FrozenEncoder
+) -> dict[str, dict]:
+    """What is trained, at its start; says how much it is."""
+    params = model.init_params(jax.random.key(config.seed), config.data.image_size)
+    sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
+    counts = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
+    log.info("trained parameters: %s; decoder in %s", counts, decoder_dtype(config.decoder.dtype))
+    if encoder.adapted:
+        log.info("the encoder is adapted: %s", encoder.adapted)
+    return params
+
+
+def _continue(state: TrainState, batches: TrainingBatches, checkpoints: Checkpoints) -> TrainState:
+    """The state of the newest checkpoint, with the batches that follow; else the state itself."""
+    if (found := checkpoints.restore_newest(state)) is None:
+        return state
+    state, position = found
+    batches.restore(position)
+    log.info("continuing from step %d (%s)", int(state.step), checkpoints.folder)
+    return state
