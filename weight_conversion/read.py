@@ -6,9 +6,10 @@ until they are read.
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -140,7 +141,7 @@ def _open_torch(path: Path) -> Tensors:
     return Tensors(shapes, read, [path])
 
 
-def _flatten(tree: object, prefix: str = ""):
+def _flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested dictionaries -> (names joined with ".", tensor); anything else is left out."""
     if isinstance(tree, dict):
         for key, branch in tree.items():

@@ -117,7 +117,7 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
     padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
     last = size - 1
 
-    def add(total, number):
+    def add(total: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
         image, row = number // bands, number % bands * rows
         band = jax.lax.dynamic_slice(x, (image, row, 0, 0), (1, rows, width, inputs))
         around = jax.lax.dynamic_slice(

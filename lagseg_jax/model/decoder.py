@@ -66,7 +66,7 @@ def group_norm_gelu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Arra
     """
     y = x.astype(jnp.float32)
 
-    def group_mean(values):  # (B, H, W, C) -> (B, C)
+    def group_mean(values: jax.Array) -> jax.Array:  # (B, H, W, C) -> (B, C)
         groups = values.mean(axis=(1, 2)).reshape(x.shape[0], -1, GROUP)
         return jnp.repeat(groups.mean(axis=-1), GROUP, axis=-1)
 

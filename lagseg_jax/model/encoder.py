@@ -36,7 +36,7 @@ class EncoderSpec:
     interpolation: str | None = None
     grid: int = 37
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"variant {self.variant!r} found, one of {tuple(VARIANTS)} expected")
         if self.registers not in (0, 4):
@@ -123,7 +123,7 @@ class LayerNorm(nn.Module):
 
     width: int
 
-    def setup(self):
+    def setup(self) -> None:
         """Scale (D,) and bias (D,)."""
         self.scale = self.param("scale", nn.initializers.ones, (self.width,))
         self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
@@ -147,7 +147,7 @@ class Block(nn.Module):
     dtype: jnp.dtype
     form: str = "plain"
 
-    def setup(self):
+    def setup(self) -> None:
         """Parameters of one block; `Encoder` stacks those of all blocks."""
         spec, ones = self.spec, nn.initializers.ones
         linear = functools.partial(Linear, dtype=self.dtype, form=self.form)
@@ -202,7 +202,7 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     form: str = "plain"
 
-    def setup(self):
+    def setup(self) -> None:
         """Parameters."""
         width, registers = self.spec.width, self.spec.registers
         normal = nn.initializers.truncated_normal(0.02)

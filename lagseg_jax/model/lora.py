@@ -93,7 +93,7 @@ def adapted_tokens(
         params = jax.tree.map(lambda leaf: leaf[number], blocks)
         if lora is not None:
             params = _with_kernel(params, _merged_kernel(params["qkv"]["kernel"], lora))
-        x = block.apply({"params": params}, x)
+        x = jnp.asarray(block.apply({"params": params}, x))
         return x, layer_norm(x, **norm)[:, patches].astype(encoder.dtype)
 
     x, size = encoder.apply({"params": encoder_params}, images, method="embed")

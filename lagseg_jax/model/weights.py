@@ -5,7 +5,6 @@ once; nothing here needs PyTorch or unpickles. The card says what the tensors ar
 SHA-256 of the tensor file.
 """
 
-import functools
 import json
 import re
 from collections import Counter
@@ -38,7 +37,7 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Callable[[jax.Arra
     Returns:
         Function compiled for this machine, as in training: images (B, H, W, 3) float, H and W
         multiples of 14 -> `Activations` of every block in the compute dtype. It raises a ValueError
-        for images of another shape.
+        for images of another shape, and may be called within `jax.jit` and `jax.grad`.
 
     Raises:
         InputError: another dtype; else see `load_params`.
@@ -46,11 +45,15 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Callable[[jax.Arra
     one_of("dtype", dtype, DTYPE_NAMES)
     spec, params, _ = load_params(path, dtype)
     form = encoder_form(jnp.dtype(dtype))
-    encode = jax.jit(
-        Encoder(spec, jnp.dtype(dtype), form).apply,
-        compiler_options=encoder_compiler_options(form),
-    )
-    return functools.partial(encode, {"params": params})
+    apply = Encoder(spec, jnp.dtype(dtype), form).apply
+    within, alone = jax.jit(apply), jax.jit(apply, compiler_options=encoder_compiler_options(form))
+
+    def encode(images: jax.Array) -> Activations:
+        # Within a function that is itself compiled or differentiated, JAX refuses options.
+        call = within if isinstance(images, jax.core.Tracer) else alone
+        return call({"params": params}, images)
+
+    return encode
 
 
 def random_params(spec: EncoderSpec, seed: int, dtype: str | jnp.dtype) -> dict:

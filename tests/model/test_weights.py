@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 import lagseg_jax
+from lagseg_jax.model import weights
 from lagseg_jax.model.encoder import Encoder, EncoderSpec
 from lagseg_jax.model.weights import (
     load_encoder,
@@ -20,10 +22,10 @@ from lagseg_jax.model.weights import (
     mismatch,
     param_shapes,
     random_params,
-    write_encoder,
 )
 from lagseg_jax.runtime.devices import params_hash
 from lagseg_jax.runtime.errors import InputError
+from weight_conversion.write import write_encoder
 
 SPEC = EncoderSpec("tiny", 4)
 
@@ -91,6 +93,35 @@ def test_load_encoder_is_the_encoder(folder, params):
     for ours, theirs in zip(tokens, reference):
         assert np.allclose(ours, theirs, atol=1e-5)
     assert load_encoder(str(folder), dtype="bfloat16")(images).patch_tokens.dtype == jnp.bfloat16
+
+
+def test_load_encoder_takes_the_fast_form_of_this_machine(folder, monkeypatch):
+    """Its options of the compiler are refused by JAX within other functions, and left out there."""
+    images = jnp.linspace(-1, 1, 28 * 42 * 3).reshape(1, 28, 42, 3)
+    expected = load_encoder(folder, "bfloat16")(images).class_token.astype(float)
+    monkeypatch.setattr(weights, "encoder_form", lambda dtype: "onednn")
+    options = []
+    monkeypatch.setattr(weights, "encoder_compiler_options", lambda form: options.append(form))
+    found = load_encoder(folder, "bfloat16")(images).class_token.astype(float)
+    assert options == ["onednn"] and 0 < jnp.abs(found - expected).max() < 0.1
+    monkeypatch.setattr(
+        weights, "encoder_compiler_options", lambda form: {"xla_cpu_enable_fast_math": False}
+    )
+    encode = load_encoder(folder)
+    within = jax.jit(lambda x: encode(x).class_token)(images)
+    np.testing.assert_allclose(within, encode(images).class_token, atol=1e-5)
+    gradient = jax.grad(lambda x: encode(x).class_token.sum())(images)
+    assert gradient.shape == images.shape and jnp.abs(gradient).max() > 0
+
+
+def test_load_encoder_refuses_in_a_sentence(folder):
+    with pytest.raises(InputError, match="dtype is 'float16', expected one of float32, bfloat16"):
+        load_encoder(folder, "float16")
+    encode = load_encoder(folder)
+    with pytest.raises(ValueError, match=r"images of shape \(28, 42, 3\) found, \(B, H, W, 3\)"):
+        encode(jnp.zeros((28, 42, 3)))
+    with pytest.raises(ValueError, match=r"images of 28 x 41 pixels found.*multiples of 14"):
+        encode(jnp.zeros((1, 28, 41, 3)))
 
 
 def test_another_variant_is_refused(folder):
