@@ -1,7 +1,7 @@
 """Trains a model and evaluates it: python -m lagseg_jax.main --config=... --workdir=...
 
 The same workdir resumes, with the stored config where --config is left out. `--mode=evaluate`
-judges the best checkpoint again; of the config it changes `predict.*` and where things lie.
+judges the best checkpoint again, and makes the given `predict.*` those of the run.
 """
 
 import sys
@@ -21,6 +21,7 @@ from lagseg_jax.runs.workdir import (
     evaluation_config,
     has_checkpoints,
     read_config,
+    record_predict,
     write_config,
 )
 from lagseg_jax.runtime.console import exit_status, log_to_console
@@ -56,7 +57,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     if mode == "evaluate":
         encoder = load_frozen_encoder(config)
         segmenter = restore_segmenter(config, workdir, encoder)
-        return judge(segmenter, load_split(config, workdir)["test"], workdir)
+        summary = judge(segmenter, load_split(config, workdir)["test"], workdir)
+        once(record_predict, workdir, config.predict)
+        return summary
     check_batch_size("config.train.batch_size", config.train.batch_size, jax.device_count())
     with locked(workdir):
         encoder = load_frozen_encoder(config)

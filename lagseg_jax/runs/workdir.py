@@ -100,6 +100,14 @@ def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     write_json(workdir / CONFIG, config.to_dict())
 
 
+def record_predict(workdir: Path, predict: ml_collections.ConfigDict) -> None:
+    """Makes the settings of an evaluation those of the run; nothing else of its config changes."""
+    config = read_config(workdir)
+    if config.predict.to_dict() != predict.to_dict():
+        config.predict = predict
+        write_config(workdir, config)
+
+
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """The config of the run in this folder.
 

@@ -255,13 +255,13 @@ def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, 
     """Given another seed, rate and loss, it says what was trained, and how it predicted."""
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
-    record = (workdir / "config.json").read_bytes()
+    trained = json.loads((workdir / "config.json").read_text())
     config = tiny_run.config(phantom, loss="dice", learning_rate=0.5)
     config.seed, config.encoder.seed, config.predict.threshold = 9, 9, 0.25
     main.run(config, workdir, "evaluate")
-    assert (workdir / "config.json").read_bytes() == record
+    expected = trained | {"predict": trained["predict"] | {"threshold": 0.25}}
+    assert json.loads((workdir / "config.json").read_text()) == expected
     manifest = json.loads((workdir / "evaluation" / "manifest.json").read_text())
-    trained = json.loads(record)
     assert manifest["config"]["train"] == trained["train"] and manifest["seed"] == trained["seed"]
     assert manifest["config"]["predict"] == trained["predict"] | {"threshold": 0.25}
 
