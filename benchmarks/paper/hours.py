@@ -15,7 +15,7 @@ from benchmarks.paper import memory
 from lagseg_jax.config.choices import PATCH
 from lagseg_jax.inference.slice_search import search
 from lagseg_jax.model.encoder import EncoderSpec
-from lagseg_jax.training.loop import make_plan
+from lagseg_jax.training.plan import make_plan
 
 USABLE = 0.75  # of a device's memory: what JAX takes of a GPU by default; elsewhere a margin
 

@@ -197,7 +197,8 @@ def benchmark_of(module):
 
 def parse_main(arguments):
     """What `lagseg_jax.main` does with its arguments before it looks at any file."""
-    values = parse_flags(["main", *arguments], main.define_flags)
+    stored = default.get_config if not any(a.startswith("--config=") for a in arguments) else None
+    values = parse_flags(["main", *arguments], main.define_flags, stored and (lambda _: stored()))
     values.config.data.root = values.config.data.root or "DATASET"
     check_config(values.config)
     assert values.workdir
