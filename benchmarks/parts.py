@@ -1,23 +1,28 @@
-"""Measures what each form of the model's parts is worth, beside the plain one.
+"""Measures what each form of the model is worth, beside the plain one: ViT-S at 448 pixels.
 
     python -m benchmarks.parts
 
-The two take turns. On a CPU the process keeps its freed memory, as the training does.
+Encoder, and decoder with its gradients, for batches of 4 in bfloat16; the two forms take turns. On
+a CPU the process keeps its freed memory, as the training does.
 """
 
 import functools
 import sys
 
+import jax.numpy as jnp
+
 from benchmarks.common.machine import versions
 from benchmarks.common.timing import in_turn, measure, summary
-from benchmarks.speed.forms import decoder_pairs, encoder_pairs, layer_pairs
+from benchmarks.speed.forms import decoder_pairs, encoder_pairs
+from lagseg_jax.model.decoder import Decoder
 from lagseg_jax.runtime.host import tune
 
 
 def main() -> int:
     """Prints the table."""
     print(tune(), versions())
-    pairs = encoder_pairs() | decoder_pairs() | layer_pairs()
+    of_paper = Decoder((8, 4, 2, 1), (256, 128, 64, 32, 16), dtype=jnp.bfloat16)
+    pairs = encoder_pairs(jnp.bfloat16, 448, 4) | decoder_pairs(of_paper, 448, 4)
     print("| ms | plain | ours | plain / ours |\n|---|---|---|---|")
     for what, calls in pairs.items():
         sides = {side: functools.partial(measure, call) for side, call in zip("ab", calls)}
