@@ -17,6 +17,7 @@ import tiny_run
 from configs import ablations
 from lagseg_jax import study
 from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.config.validate import flat_fields
 from lagseg_jax.evaluation import study as runs_of
 from lagseg_jax.reports.study_page import write_results
 from lagseg_jax.runs.lock import locked
@@ -75,8 +76,8 @@ def test_arms_change_what_they_say_and_nothing_else(tmp_path):
     for path in FILES:
         content, runs = plan(*command(path.stem, tmp_path, "--config.train.epochs=3"))
         for run in runs:
-            fields = runs_of._fields(run.config)
-            base = runs_of._fields(plan(*command("recipe", tmp_path))[1][0].config)
+            fields = flat_fields(run.config)
+            base = flat_fields(plan(*command("recipe", tmp_path))[1][0].config)
             changed = {field: value for field, value in fields.items() if base[field] != value}
             assert changed.pop("data.root", "somewhere") == "somewhere"
             assert changed.pop("train.epochs") == 3
