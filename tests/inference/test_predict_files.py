@@ -35,6 +35,8 @@ def segmenter_of(predict_volume):
     return SimpleNamespace(
         postprocessing=PostProcessing(0.25, 2, 1.5),
         encoder=SimpleNamespace(warning=""),
+        plane="",
+        check_plane=lambda geometry, what: None,
         predict_volume=predict_volume,
     )
 
