@@ -1,4 +1,4 @@
-"""finished run -> how its probabilities are to be read: python -m lagseg_jax.calibrate WORKDIR.
+"""Says how the probabilities of a run are to be read: python -m lagseg_jax.calibrate WORKDIR.
 
 The validation cases choose threshold, components and smoothing; the test cases say what that
 changes, and whether the probabilities are calibrated. Nothing in the run is changed: the fields to
@@ -9,13 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from lagseg_jax.evaluation.tuning import calibrate
 from lagseg_jax.reports.calibration_table import advice, table
-from lagseg_jax.runs.workdir import has_checkpoints, read_config
+from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
-from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_json
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,27 +30,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Chooses, scores, writes and prints; returns the exit status."""
+    """Calibrates and prints; returns the exit status."""
     options = parse_arguments(arguments)
     log_to_console()
-    workdir = options.workdir
-    config = read_config(workdir)  # refused before jax is loaded
-    if not has_checkpoints(workdir):
-        raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
-    from lagseg_jax.data.split import load_split
-    from lagseg_jax.inference.segmenter import load_segmenter
+    config = read_config(options.workdir)  # refused before jax is loaded
+    from lagseg_jax.evaluation.tuning import calibrate_run
 
-    config.data.root = options.data or config.data.root
-    split = load_split(config, workdir)
-    result = calibrate(load_segmenter(workdir, options.weights), split)
-    path = workdir / "evaluation" / "calibration.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, result)
+    result = calibrate_run(options.workdir, options.data, options.weights)
     print(*table(result), sep="\n")
-    print(f"\n{advice(result, workdir, config)}")
+    print(f"\n{advice(result, options.workdir, config)}")
     if warning := result["encoder"].get("warning"):
         log.warning("WARNING: %s", warning)
-    log.info("%s", path)
+    log.info("%s", options.workdir / "evaluation" / "calibration.json")
     return 0
 
 

@@ -1,15 +1,20 @@
-"""masks of any tool + truth -> scores, paired tests: python -m lagseg_jax.compare TRUTH PRED_A ...
+"""Scores masks of any tool: python -m lagseg_jax.compare TRUTH PREDICTIONS [PREDICTIONS...].
 
-Every case is judged on the grid of the truth, by the metrics of an evaluation. Geometry is checked,
-never aligned by index. What is missing or cannot be used is named, the rest is scored all the same;
-the exit status is then 2.
+With several folders of predictions, every pair is compared case by case. What is missing or cannot
+be used is named, the rest is scored all the same; the exit status is then 2.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from lagseg_jax.evaluation.compare import find_truth, score, table, write
+from lagseg_jax.evaluation.compare import (
+    Reading,
+    comparison_lines,
+    find_truth,
+    score_masks,
+    write_comparison,
+)
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.commands import command_parser
@@ -55,16 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     log_to_console()
     truth = find_truth(Path(options.truth), options.split)
-    values = options.label_value, options.prediction_value
     folders = [Path(folder) for folder in options.predictions]
-    scores = score(
-        *(truth, folders, values, int(options.max_gb * 1e9)),
-        *(options.orientation, (options.allow,)),
+    how = Reading(
+        options.label_value,
+        options.prediction_value,
+        int(options.max_gb * 1e9),
+        options.orientation,
+        (options.allow,),
     )
-    print(*table(scores), sep="\n")
+    scores = score_masks(truth, folders, how)
+    print(*comparison_lines(scores), sep="\n")
     if options.output:
         told = {"orientation": options.orientation, "allow": options.allow}
-        write(Path(options.output), options.truth, scores, told)
+        write_comparison(Path(options.output), options.truth, scores, told)
     problems = [sentence for one in scores for sentence in one.problems.values()]
     for sentence in problems:
         print(f"error: {sentence}", file=sys.stderr)

@@ -80,16 +80,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
 
 def judge(segmenter: "Segmenter", cases: Sequence[Case], workdir: Path) -> dict:
     """Evaluates the cases into the workdir, says what came out, and returns the summary."""
-    from lagseg_jax.evaluation.evaluate import describe, evaluate
+    from lagseg_jax.evaluation.evaluate import evaluate, summary_line
     from lagseg_jax.reports.page import write_report
     from lagseg_jax.runtime.console import log
 
     folder = workdir / "evaluation"
     with locked(folder):
-        label_value = segmenter.config.data.label_value or None
-        summary = evaluate(segmenter, cases, folder, label_value)
+        summary = evaluate(segmenter, cases, folder)
         once(write_report, folder)
-    log.info("test: %s", describe(summary))
+    log.info("test: %s", summary_line(summary))
     if segmenter.encoder.warning:
         log.warning("WARNING: %s", segmenter.encoder.warning)
     for what, path in (

@@ -18,6 +18,7 @@ is there can be read at any time.
 """
 
 import functools
+import itertools
 import sys
 from pathlib import Path
 
@@ -52,23 +53,22 @@ def plan_runs(values: flags.FlagValues, study: dict) -> list[Run]:
     base = config_flags.get_override_values(values["config"])
     path = config_flags.get_config_filename(values["config"])
     folds = range(5) if values.cross_validate else [values.config.data.fold]
+    seeds = range(values.config.seed, values.config.seed + values.seeds)
     runs = []
-    for arm, changes in study["arms"].items():
-        for fold in folds:
-            for seed in range(values.config.seed, values.config.seed + values.seeds):
-                fields = base | changes | {"data.fold": fold, "seed": seed}
-                folder = Path(values.workdir) / arm
-                workdir = (folder / f"fold{fold}" if len(folds) > 1 else folder) / f"seed{seed}"
-                options = (f"--config.{field}={value}" for field, value in fields.items())
-                arguments = (f"--config={path}", f"--workdir={workdir}", *options)
-                try:
-                    config = parse_flags(["main", *arguments], lambda _: None).config
-                    check_config(config)
-                except InputError as error:
-                    raise InputError(f"{values.study}: arm {arm}: {error}") from None
-                shown = fold if len(folds) > 1 else -1
-                runs.append(Run(arm, shown, seed, workdir, arguments, config))
-                check_unchanged(runs[-1])
+    for (arm, changes), fold, seed in itertools.product(study["arms"].items(), folds, seeds):
+        fields = base | changes | {"data.fold": fold, "seed": seed}
+        folder = Path(values.workdir) / arm
+        workdir = (folder / f"fold{fold}" if values.cross_validate else folder) / f"seed{seed}"
+        options = (f"--config.{field}={value}" for field, value in fields.items())
+        arguments = (f"--config={path}", f"--workdir={workdir}", *options)
+        try:
+            config = parse_flags(["main", *arguments], lambda _: None).config
+            check_config(config)
+        except InputError as error:
+            raise InputError(f"{values.study}: arm {arm}: {error}") from None
+        shown = fold if values.cross_validate else -1
+        runs.append(Run(arm, shown, seed, workdir, arguments, config))
+        check_unchanged(runs[-1])
     return runs
 
 

@@ -40,7 +40,7 @@ def train(arguments: list[str], folder: str, minutes: float, clock: str) -> dict
     train_run(config, workdir, split, encoder)
     seconds = now() - start
     segmenter = restore_segmenter(config, workdir, encoder)
-    evaluate(segmenter, split["test"], workdir / "evaluation", config.data.label_value or None)
+    evaluate(segmenter, split["test"], workdir / "evaluation")
     volume = read_volume(split["test"][0].image)
     start = now()
     segmenter.predict_volume(volume.array, volume.spacing, volume.affine)

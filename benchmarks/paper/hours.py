@@ -106,11 +106,14 @@ def predicted_batches(count: int, atrium: float, stride: int, batch: int) -> tup
         batch: slices at a time, on all devices.
     """
     truth = np.abs(np.arange(count) - (count - 1) / 2) < atrium * count / 2
-    shows, slices, batches = np.zeros(count, bool), 0, 0
-    for numbers in search(shows, stride, batch):
-        shows[numbers] = truth[numbers]
-        slices, batches = slices + len(numbers), batches + math.ceil(len(numbers) / batch)
-    return slices, batches
+    rounds: list[int] = []
+
+    def look(numbers: np.ndarray) -> np.ndarray:
+        rounds.append(len(numbers))
+        return truth[numbers]
+
+    search(look, count, stride, batch)
+    return sum(rounds), sum(math.ceil(slices / batch) for slices in rounds)
 
 
 def fits(parts: dict[str, int], machine: Machine) -> bool:

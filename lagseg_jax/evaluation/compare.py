@@ -1,8 +1,7 @@
-"""masks of any tool + truth -> scores, paired tests: python -m lagseg_jax.compare TRUTH PRED_A ...
+"""Scores masks of any tool against the truth, and compares several tools case by case.
 
 Every case is judged on the grid of the truth, by the metrics of an evaluation. Geometry is checked,
-never aligned by index. What is missing or cannot be used is named, the rest is scored all the same;
-the exit status is then 2.
+never aligned by index. What is missing or cannot be used is named, the rest is scored all the same.
 """
 
 import dataclasses
@@ -32,6 +31,7 @@ from lagseg_jax.runtime.files import without_nan, write_csv, write_json
 # What is compared case by case; -1 where less is better.
 COMPARED = {"dice": 1, "iou": 1, "hd95_mm": -1, "assd_mm": -1, "volume_error_ml": -1}
 UNITS = {"hd95_mm": "mm", "assd_mm": "mm", "volume_error_ml": "mL"}
+Row = dict[str, float]  # of `case_metrics`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,27 @@ class Scores:
     """
 
     name: str
-    rows: dict[str, dict[str, float]]
+    rows: dict[str, Row]
     problems: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the files are read.
+
+    Attributes:
+        truth_value: of the atrium in the truth; None for the only non-zero value.
+        prediction_value: the same for the predictions.
+        max_bytes: of voxels in one file.
+        orientation: of files that do not say it, as in `parse_volume`.
+        allow: "geometry" lays masks of the truth's shape over it by index.
+    """
+
+    truth_value: int | None = None
+    prediction_value: int | None = None
+    max_bytes: int = MAX_BYTES
+    orientation: str = ""
+    allow: Sequence[str] = ()
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
@@ -68,7 +87,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return masks
 
 
-def find_truth(folder: Path, split: str | None) -> dict[str, Path]:
+def find_truth(folder: Path, split: str | Path | None = None) -> dict[str, Path]:
     """{case: label} of a folder of labels or of a dataset; with `split`, of its test part.
 
     Raises:
@@ -84,23 +103,15 @@ def find_truth(folder: Path, split: str | None) -> dict[str, Path]:
     return {name: labels[name] for name in read_split(split, cases)["test"]}
 
 
-def score(
-    truth: Mapping[str, Path],
-    folders: Sequence[Path],
-    values: tuple[int | None, int | None] = (None, None),
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    allow: Sequence[str] = (),
+def score_masks(
+    truth: Mapping[str, Path], folders: Sequence[Path], how: Reading | None = None
 ) -> list[Scores]:
     """Scores every folder of masks; each file is read once, in parallel.
 
     Args:
         truth: {case: label file}.
         folders: of masks named by case; files of other cases do not count.
-        values: of the atrium in truth and predictions; None for the only non-zero value.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        allow: "geometry" lays masks of the truth's shape over it by index.
+        how: the files are read; by default as if nothing was said about them.
 
     Returns:
         The scores in the order of the folders.
@@ -108,44 +119,49 @@ def score(
     Raises:
         InputError: a folder without masks, or without a single one of these cases.
     """
-    masks = [find_masks(folder) for folder in folders]
-    for folder, found in zip(folders, masks):
+    masks = [(folder, find_masks(folder)) for folder in folders]
+    for folder, found in masks:
         if not truth.keys() & found.keys():
             raise InputError(
                 f"{folder}: masks of {', '.join(itertools.islice(found, 3))} found, expected the "
                 f"names of the cases, such as {next(iter(truth))}."
             )
-
-    def score_case(name: str) -> list[dict | str]:
-        try:
-            label = read_label(truth[name], values[0], max_bytes, orientation)
-        except InputError as error:
-            return [str(error)] * len(masks)
-        axis = to_slices(label.array, label.affine)[1].volume_axis
-        outcomes: list[dict | str] = []
-        for folder, found in zip(folders, masks):
-            try:
-                if name not in found:
-                    raise InputError(f"{folder}: no mask of {name} found, expected one.")
-                mask = read_label(found[name], values[1], max_bytes, orientation)
-                mask = on_grid_of(label, mask, allow)
-            except InputError as error:
-                outcomes.append(str(error))
-                continue
-            outcomes.append(case_metrics(label.array, mask.array, label.affine, axis))
-        return outcomes
-
-    outcomes = zip(*in_parallel("scoring cases", score_case, list(truth)))
     short = [folder.name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-    return [
-        Scores(
-            name,
-            {case: one for case, one in zip(truth, of_cases) if isinstance(one, dict)},
-            {case: one for case, one in zip(truth, of_cases) if isinstance(one, str)},
-        )
-        for name, of_cases in zip(names, outcomes)
-    ]
+    scores = [Scores(name, {}, {}) for name in names]
+
+    def score_case(case: str) -> list[Row | InputError]:
+        return _score_case(case, truth[case], masks, how or Reading())
+
+    for case, outcomes in zip(truth, in_parallel("scoring cases", score_case, list(truth))):
+        for one, outcome in zip(scores, outcomes):
+            if isinstance(outcome, InputError):
+                one.problems[case] = str(outcome)
+            else:
+                one.rows[case] = outcome
+    return scores
+
+
+def _score_case(
+    case: str, truth: Path, masks: Sequence[tuple[Path, Mapping[str, Path]]], how: Reading
+) -> list[Row | InputError]:
+    """One case in every folder, (folder, {case: mask}): its metrics, or why there are none."""
+    try:
+        label = read_label(truth, how.truth_value, how.max_bytes, how.orientation)
+    except InputError as error:
+        return [error] * len(masks)
+    axis = to_slices(label.array, label.affine)[1].volume_axis
+    outcomes: list[Row | InputError] = []
+    for folder, found in masks:
+        try:
+            if case not in found:
+                raise InputError(f"{folder}: no mask of {case} found, expected one.")
+            mask = read_label(found[case], how.prediction_value, how.max_bytes, how.orientation)
+            mask = on_grid_of(label, mask, how.allow)
+            outcomes.append(case_metrics(label.array, mask.array, label.affine, axis))
+        except InputError as error:
+            outcomes.append(error)
+    return outcomes
 
 
 def compare_pair(a: Scores, b: Scores) -> dict[str, dict[str, float | int | None]]:
@@ -178,8 +194,8 @@ def compare_pair(a: Scores, b: Scores) -> dict[str, dict[str, float | int | None
     return without_nan(result)
 
 
-def table(scores: Sequence[Scores]) -> list[str]:
-    """Means and SDs of every set of masks, then every pair."""
+def comparison_lines(scores: Sequence[Scores]) -> list[str]:
+    """The table for people: means and SDs of every set of masks, then every pair."""
     width = max(len(one.name) for one in scores) + 2
     titles = {metric: f"{metric.removesuffix('_mm').removesuffix('_ml')}" for metric in COMPARED}
     head = "".join(
@@ -211,7 +227,7 @@ def _mean_sd(value: Mapping) -> str:
     return f"{value['mean']:.4f}" + ("" if value["sd"] is None else f" +- {value['sd']:.4f}")
 
 
-def write(
+def write_comparison(
     folder: Path, truth: str, scores: Sequence[Scores], told: Mapping[str, str] | None = None
 ) -> None:
     """Writes `per_case.csv` and `comparison.json`; `told` is what was said about the geometry."""

@@ -1,38 +1,67 @@
-"""probabilities + truth of validation cases -> threshold, components and smoothing that suit best.
+"""Chooses threshold, components and smoothing of a run on its validation cases, and tests them.
 
-A setting is what turns the probability of a volume into its mask. All of the grid are scored from
-one prediction per case.
+All settings of the grid are scored from one prediction per case. The test cases say what the choice
+changes, and whether the probabilities are calibrated.
 """
 
-import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lagseg_jax.evaluation.calibration import (
-    MARGIN_MM,
-    SETTINGS,
-    VOLUMES,
-    bin_sums,
-    brier_score,
-    expected_calibration_error,
-    expected_ml,
-    near_atrium,
-    reliability_curve,
-)
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.split import load_split
+from lagseg_jax.evaluation import calibration
+from lagseg_jax.evaluation.calibration import SETTINGS, VOLUMES
 from lagseg_jax.evaluation.compare import Scores, compare_pair
+from lagseg_jax.evaluation.evaluate import read_labelled
 from lagseg_jax.evaluation.metrics import case_metrics, dice, summarise
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import bounding_box
 from lagseg_jax.imaging.slices import SliceGeometry, to_slices
-from lagseg_jax.imaging.volume import read_image_and_label
-from lagseg_jax.inference.postprocess import DEFAULT, Setting, smooth_across_slices
+from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing, smooth_across_slices
+from lagseg_jax.inference.segmenter import Segmenter, load_segmenter
+from lagseg_jax.runs.workdir import has_checkpoints, read_config
 from lagseg_jax.runtime.console import Progress, still
-from lagseg_jax.runtime.files import without_nan
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import without_nan, write_json
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+COMPONENTS = (1, 0)
+SMOOTHING = (0.0, 0.5, 1.0, 2.0)  # in distances between slices
 
 
-def calibrate(segmenter, split: Mapping[str, Sequence]) -> dict:
+def calibrate_run(
+    workdir: Path, data_root: str | None = None, weights: str | None = None
+) -> dict[str, Any]:
+    """Calibrates a finished run, and writes `evaluation/calibration.json` into it.
+
+    Args:
+        workdir: of the run; nothing else in it changes.
+        data_root: folder of the dataset, if it was moved.
+        weights: folder of the encoder weights, if they were moved.
+
+    Returns:
+        The content of calibration.json.
+
+    Raises:
+        InputError: not a finished run, or a file cannot be used.
+    """
+    config = read_config(workdir)
+    if not has_checkpoints(workdir):
+        raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
+    config.data.root = data_root or config.data.root
+    split = load_split(config, workdir)
+    result = calibrate(load_segmenter(workdir, weights), split)
+    folder = workdir / "evaluation"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "calibration.json", result)
+    return result
+
+
+def calibrate(segmenter: Segmenter, split: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
     """Predicts the validation and the test cases, each once, and the first one for the time.
 
     Args:
@@ -45,20 +74,19 @@ def calibrate(segmenter, split: Mapping[str, Sequence]) -> dict:
     Raises:
         InputError: a file cannot be used.
     """
-    segmenter = _with(segmenter, DEFAULT)
-    dice_of = validate(segmenter, split["validation"])
+    dice_of = score_grid(segmenter, split["validation"])
     chosen = best_setting(dice_of)
     mean_dice = {setting: float(np.mean(values)) for setting, values in dice_of.items()}
-    rows, sums = score(segmenter, split["test"], (DEFAULT, chosen))
+    rows, sums = score_test_cases(segmenter, split["test"], (DEFAULT, chosen))
     scores = [Scores(n, {row["case"]: row for row in rows[n]}, {}) for n in reversed(SETTINGS)]
     return {
         "step": segmenter.step,
         "encoder": segmenter.encoder.report(),
         "cases": {part: [case.name for case in split[part]] for part in ("validation", "test")},
-        "default": dataclasses.asdict(DEFAULT),
-        "chosen": dataclasses.asdict(chosen),
+        "default": DEFAULT.fields(),
+        "chosen": chosen.fields(),
         "validation_dice": {"default": mean_dice[DEFAULT], "chosen": mean_dice[chosen]},
-        "validation_grid": [{**dataclasses.asdict(s), "dice": d} for s, d in mean_dice.items()],
+        "validation_grid": [{**s.fields(), "dice": d} for s, d in mean_dice.items()],
         "test": {
             name: {
                 **summarise(rows[name]),
@@ -69,62 +97,65 @@ def calibrate(segmenter, split: Mapping[str, Sequence]) -> dict:
             for name in SETTINGS
         },
         "chosen_minus_default": compare_pair(*scores),
-        "margin_mm": MARGIN_MM,
+        "margin_mm": calibration.MARGIN_MM,
         "seconds_per_volume": seconds_per_volume(segmenter, split["validation"][0]),
     }
 
 
-def validate(segmenter, cases: Sequence) -> dict[Setting, list[float]]:
+def score_grid(segmenter: Segmenter, cases: Sequence[Case]) -> dict[PostProcessing, list[float]]:
     """3D Dice of every validation case with every setting of the grid."""
-    settings = grid(_geometry(segmenter, _read(segmenter, case)[0]).spacing[0] for case in cases)
+    data = segmenter.config.data
+    images = (read_labelled(case, data)[0] for case in cases)
+    settings = grid(_geometry(segmenter, image).spacing[0] for image in images)
     found = []
     progress = Progress("choosing on validation cases", len(cases))
-    for case in cases:
-        with still(f"scoring {case.image}"):
-            image, label = _read(segmenter, case)
-            place = image.spacing, image.affine
-            probability = segmenter.predict_probability(image.array, *place)
-            found.append(
-                dice_of_settings(probability, label.array, image.affine, settings, segmenter.plane)
-            )
+    for _, image, label, probability in _predicted(segmenter, cases):
+        how = image.affine, settings, segmenter.plane
+        found.append(dice_of_settings(probability, label.array, *how))
         progress.advance({"dice": f"{found[-1][DEFAULT]:.3f}"})
     progress.close()
     return {setting: [one[setting] for one in found] for setting in settings}
 
 
-def score(
-    segmenter, cases: Sequence, settings: tuple[Setting, Setting]
-) -> tuple[dict[str, list[dict]], dict[str, dict[str, np.ndarray]]]:
+def score_test_cases(
+    segmenter: Segmenter, cases: Sequence[Case], settings: tuple[PostProcessing, PostProcessing]
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, np.ndarray]]]:
     """Test cases with the default and the chosen setting.
 
     Returns:
         {"default", "chosen"}: rows of `case_metrics` with `case` and `expected_ml`; and of the same
         `bin_sums` over all cases, {"near_atrium", "all_voxels"}.
     """
-    rows: dict[str, list[dict]] = {name: [] for name in SETTINGS}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SETTINGS}
     sums: dict[str, dict[str, np.ndarray]] = {name: {} for name in SETTINGS}
     progress = Progress("scoring test cases", len(cases))
-    for case in cases:
-        with still(f"scoring {case.image}"):
-            image, label = _read(segmenter, case)
-            place = image.spacing, image.affine
-            probability = segmenter.predict_probability(image.array, *place)
-            axis = _geometry(segmenter, image).volume_axis
-            near = near_atrium(label.array, image.affine)
-            for name, setting in zip(SETTINGS, settings):
-                smoothed = smooth_across_slices(
-                    probability, image.affine, setting.smooth_mm, segmenter.plane
-                )
-                mask = setting.mask(smoothed)
-                row = case_metrics(label.array, mask, image.affine, axis)
-                expected = expected_ml(smoothed, image.affine)
-                rows[name].append({"case": case.name, **row, "expected_ml": expected})
-                for where, box in (("near_atrium", near), ("all_voxels", (...,))):
-                    found = bin_sums(smoothed[box], label.array[box])
-                    sums[name][where] = sums[name].get(where, 0) + found
+    for case, image, label, probability in _predicted(segmenter, cases):
+        axis = _geometry(segmenter, image).volume_axis
+        near = calibration.near_atrium(label.array, image.affine)
+        for name, setting in zip(SETTINGS, settings):
+            smooth = image.affine, setting.smooth_mm, segmenter.plane
+            smoothed = smooth_across_slices(probability, *smooth)
+            mask = setting.mask(smoothed, image.affine)
+            row = case_metrics(label.array, mask, image.affine, axis)
+            expected = calibration.expected_ml(smoothed, image.affine)
+            rows[name].append({"case": case.name, **row, "expected_ml": expected})
+            for where, box in (("near_atrium", near), ("all_voxels", (...,))):
+                found = calibration.bin_sums(smoothed[box], label.array[box])
+                sums[name][where] = sums[name].get(where, 0) + found
         progress.advance({"dice": f"{rows['default'][-1]['dice']:.3f}"})
     progress.close()
     return rows, sums
+
+
+def _predicted(
+    segmenter: Segmenter, cases: Sequence[Case]
+) -> Iterator[tuple[Case, Volume, Volume, np.ndarray]]:
+    """Each case with its image, its label and its probability, which is not smoothed."""
+    for case in cases:
+        with still(f"scoring {case.image}"):
+            image, label = read_labelled(case, segmenter.config.data)
+            place = image.array, image.spacing, image.affine
+            yield case, image, label, segmenter.predict_probability(*place, smooth_mm=0)
 
 
 def volume_errors(rows: Sequence[Mapping], kind: str) -> dict[str, float]:
@@ -143,56 +174,40 @@ def volume_errors(rows: Sequence[Mapping], kind: str) -> dict[str, float]:
     }
 
 
-def seconds_per_volume(segmenter, case) -> dict[str, float]:
+def seconds_per_volume(segmenter: Segmenter, case: Case) -> dict[str, float]:
     """Wall time of `predict_volume` for one case: plain, with mirroring, with smoothing."""
-    image, _ = _read(segmenter, case)
+    image, _ = read_labelled(case, segmenter.config.data)
     geometry = _geometry(segmenter, image)
-    smoothing = _with(segmenter, Setting(smooth_mm=geometry.spacing[0]))
+    place = image.spacing, image.affine
+    smoothing = PostProcessing(smooth_mm=geometry.spacing[0])
     one_slice = np.take(image.array, [0], axis=geometry.volume_axis)
     seconds = {}
-    for name, model, tta in (
-        ("plain", segmenter, False),
-        ("tta", segmenter, True),
+    for name, post, tta in (
+        ("plain", DEFAULT, False),
+        ("tta", DEFAULT, True),
         ("smoothing", smoothing, False),
     ):
-        model.predict_volume(one_slice, image.spacing, image.affine, tta=tta)  # compiles
+        segmenter.predict_volume(one_slice, *place, tta, post)  # compiles
         with still(f"measuring the time of {case.image}"):
             start = time.perf_counter()
-            model.predict_volume(image.array, image.spacing, image.affine, tta=tta)
+            segmenter.predict_volume(image.array, *place, tta, post)
             seconds[name] = time.perf_counter() - start
     return seconds
 
 
-def _with(segmenter, setting: Setting):
-    """The same model with another setting."""
-    config = segmenter.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.predict.update(dataclasses.asdict(setting))
-    return dataclasses.replace(segmenter, config=config)
-
-
-def _read(segmenter, case) -> tuple[Volume, Volume]:
-    data = segmenter.config.data
-    limits = data.label_value or None, int(data.max_gb * 1e9)
-    told = data.orientation, tuple(data.allow)
-    return read_image_and_label(case.image, case.label, *limits, *told)
-
-
-def _geometry(segmenter, image: Volume) -> SliceGeometry:
+def _geometry(segmenter: Segmenter, image: Volume) -> SliceGeometry:
     return to_slices(image.array, image.affine, segmenter.plane)[1]
 
 
-def _calibration(sums: np.ndarray) -> dict:
-    numbers = {"ece": expected_calibration_error(sums), "brier": brier_score(sums)}
-    return {**without_nan(numbers), "curve": reliability_curve(sums)}
+def _calibration(sums: np.ndarray) -> dict[str, Any]:
+    numbers = {
+        "ece": calibration.expected_calibration_error(sums),
+        "brier": calibration.brier_score(sums),
+    }
+    return {**without_nan(numbers), "curve": calibration.reliability_curve(sums)}
 
 
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-COMPONENTS = (1, 0)
-SMOOTHING = (0.0, 0.5, 1.0, 2.0)  # in distances between slices
-
-
-def grid(spacings_mm: Iterable[float]) -> list[Setting]:
+def grid(spacings_mm: Iterable[float]) -> list[PostProcessing]:
     """All settings to try.
 
     Args:
@@ -200,7 +215,7 @@ def grid(spacings_mm: Iterable[float]) -> list[Setting]:
     """
     unit = float(np.median(list(spacings_mm)))
     return [
-        Setting(threshold, components, round(factor * unit, 3))
+        PostProcessing(threshold, components, round(factor * unit, 3))
         for factor in SMOOTHING
         for threshold in THRESHOLDS
         for components in COMPONENTS
@@ -211,9 +226,9 @@ def dice_of_settings(
     probability: np.ndarray,
     truth: np.ndarray,
     affine: np.ndarray,
-    settings: Iterable[Setting],
+    settings: Sequence[PostProcessing],
     plane: str = "",
-) -> dict[Setting, float]:
+) -> dict[PostProcessing, float]:
     """The 3D Dice of one case with every setting.
 
     Args:
@@ -223,8 +238,7 @@ def dice_of_settings(
         settings: to try.
         plane: of the slices, as in `slices.to_slices`.
     """
-    settings = list(settings)
-    scores: dict[Setting, float] = {}
+    scores: dict[PostProcessing, float] = {}
     for smooth_mm in {setting.smooth_mm for setting in settings}:
         some = [setting for setting in settings if setting.smooth_mm == smooth_mm]
         smoothed = smooth_across_slices(probability, affine, smooth_mm, plane)
@@ -232,11 +246,11 @@ def dice_of_settings(
         lowest = min(setting.threshold for setting in some)
         box = bounding_box((smoothed >= lowest) | (truth != 0))
         smoothed, inside = smoothed[box], truth[box]
-        scores |= {setting: dice(inside, setting.mask(smoothed)) for setting in some}
+        scores |= {setting: dice(inside, setting.mask(smoothed, affine)) for setting in some}
     return {setting: scores[setting] for setting in settings}
 
 
-def best_setting(dice_of: Mapping[Setting, Sequence[float]]) -> Setting:
+def best_setting(dice_of: Mapping[PostProcessing, Sequence[float]]) -> PostProcessing:
     """The setting nearest to the default among those that cannot be told from the best one.
 
     That is the one-standard-error rule (Breiman et al. 1984, section 3.4.3) for paired cases: with
@@ -255,7 +269,7 @@ def best_setting(dice_of: Mapping[Setting, Sequence[float]]) -> Setting:
         if difference.mean() <= error + 1e-6:
             as_good.append(setting)
 
-    def distance(setting: Setting) -> tuple:
+    def distance(setting: PostProcessing) -> tuple[float, bool, float]:
         other = setting.components != DEFAULT.components
         return setting.smooth_mm, other, abs(setting.threshold - DEFAULT.threshold)
 

@@ -1,4 +1,4 @@
-"""trained model -> its inference function, grey slices to probability, as portable StableHLO."""
+"""Writes a trained model as one file: its weights, and its inference function as StableHLO."""
 
 import dataclasses
 import hashlib
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save_file
 
 from lagseg_jax.inference.segmenter import Segmenter
-from lagseg_jax.inference.slice_probability import decode, encode
+from lagseg_jax.inference.slice_probability import Resampling, decode, encode
+from lagseg_jax.runtime.devices import params_hash
 from lagseg_jax.runtime.files import written_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -37,10 +40,9 @@ def export_function(segmenter: Segmenter) -> jax.export.Exported:
     def predict(weights, slices, grey):
         params = unflatten_dict(weights, sep="/")
         _, height, width = slices.shape
-        there, back = traced_matrices(height, width, image_size)
-        head = params["head"]
-        images, fused = encode(model, params["encoder"], head, slices, there, grey, None)
-        return decode(model, head, images, fused, back, None)
+        how = Resampling(*traced_matrices(height, width, image_size), grey)
+        images, fused = encode(model, params["encoder"], params["head"], slices, how, None)
+        return decode(model, params["head"], images, fused, how, None)
 
     weights = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype)
@@ -51,7 +53,7 @@ def export_function(segmenter: Segmenter) -> jax.export.Exported:
     return jax.export.export(jax.jit(predict), platforms=PLATFORMS)(weights, slices, grey)
 
 
-def traced_matrices(height, width, image_size: int) -> tuple[list, list]:
+def traced_matrices(height: int, width: int, image_size: int) -> tuple[list, list]:
     """`slices.resize_matrices` and `restore_matrices` in JAX, for sizes known only when called.
 
     The triangle kernel of `interpolation.linear_matrix` from n to m pixels has, at output pixel i
@@ -86,14 +88,11 @@ INTENDED_USE = (
 )
 
 
-def write_model(segmenter, workdir: Path, path: Path) -> dict:
+def write_model(segmenter: Segmenter, workdir: Path, path: Path) -> dict:
     """Writes the file, complete or not at all; returns its card.
 
     The weights pass through the host's memory once, as a whole.
     """
-    import numpy as np
-    from safetensors.numpy import save_file
-
     exported = export_function(segmenter)
     program = bytes(exported.serialize())
     card = model_card(segmenter, workdir) | {
@@ -108,13 +107,9 @@ def write_model(segmenter, workdir: Path, path: Path) -> dict:
     return card
 
 
-def model_card(segmenter, workdir: Path) -> dict:
+def model_card(segmenter: Segmenter, workdir: Path) -> dict:
     """What a program and its reader must know to use the function; JSON-serialisable."""
-    import jax
-
-    from lagseg_jax.runtime.devices import params_hash
-
-    config = segmenter.config
+    config, post = segmenter.config, segmenter.postprocessing
     return {
         "name": "left atrium segmentation in LGE-MRI (arXiv 2502.06615)",
         "intended_use": INTENDED_USE,
@@ -135,11 +130,11 @@ def model_card(segmenter, workdir: Path) -> dict:
         },
         "output": {
             "probability": "float32 (b, h, w) of left atrium",
-            "smooth_mm": config.predict.get("smooth_mm", 0.0),
+            "smooth_mm": post.smooth_mm,
             "smooth_mm_meaning": "standard deviation in mm of a Gaussian across the slices, on the "
             "probability before the threshold; 0: none",
-            "threshold": config.predict.threshold,
-            "components": config.predict.components,
+            "threshold": post.threshold,
+            "components": post.components,
             "components_meaning": "connected components of the volume to keep, largest first, "
             "26-neighbourhood; 0: all",
         },

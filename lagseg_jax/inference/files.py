@@ -1,4 +1,4 @@
-"""path -> the volumes to predict there: files, cases of a dataset, or DICOM series."""
+"""Finds the volumes to predict at a path, and says where the files of each go."""
 
 import logging
 from collections.abc import Sequence
@@ -52,8 +52,8 @@ def find_inputs(path: Path) -> list[Input]:
     """What there is to predict at `path`.
 
     A file; the volume files in a folder, masks under their names; else the cases of the datasets
-    (layouts of lagseg_jax.dataset, with labels or without) in it, masks named by case; else the
-    DICOM series in it and in folders below, masks named by folder, as .nii.gz.
+    (`data.layouts`, with labels or without) in it, masks named by case; else the DICOM series in it
+    and in folders below, masks named by folder, as .nii.gz.
 
     Raises:
         InputError: nothing is there, or two cases have the same name.
@@ -100,6 +100,21 @@ def _find(path: Path) -> list[Input]:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """One case, in its own voxel order.
+
+    Attributes:
+        volume: the image; only a preview needs its grey values.
+        mask: (x, y, z) uint8.
+        probability: (x, y, z) float32, where it is wanted.
+    """
+
+    volume: Volume
+    mask: np.ndarray
+    probability: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class Outputs:
     """Where the files of one case go; None for those that nobody asked for."""
 
@@ -116,21 +131,11 @@ class Outputs:
         """Whether all of them are there; each appears under its name only when it is complete."""
         return all(path.exists() for path in self.paths())
 
-    def write(
-        self,
-        volume: Volume,
-        mask: np.ndarray,
-        probability: np.ndarray | None,
-        threshold: float,
-        title: str,
-        plane: str = "",
-    ) -> None:
+    def write(self, done: Prediction, threshold: float, title: str, plane: str = "") -> None:
         """Writes what was asked for, the mask last.
 
         Args:
-            volume: the image; only the preview needs its voxels.
-            mask: (x, y, z) uint8.
-            probability: (x, y, z) float32; None where neither map nor mesh was asked for.
+            done: with a probability, where map or mesh was asked for.
             threshold: of the probability in the mask.
             title: above the preview.
             plane: of the slices in the preview, as in `slices.to_slices`.
@@ -138,6 +143,7 @@ class Outputs:
         Raises:
             OSError: no space, no permission.
         """
+        volume, mask, probability = done.volume, done.mask, done.probability
         for path in self.paths():
             path.parent.mkdir(parents=True, exist_ok=True)
         if self.preview is not None:
@@ -152,11 +158,29 @@ class Outputs:
         write_mask(self.mask, mask, volume)
 
 
-def outputs_of(one: Input, folder: Path, preview: bool, probability: bool, mesh: bool) -> Outputs:
-    """The mask in `folder`, the rest in `previews`, `probabilities` and `meshes` in it."""
-    return Outputs(
-        folder / one.mask_name,
-        folder / "previews" / f"{one.name}.png" if preview else None,
-        folder / "probabilities" / f"{one.name}.nii.gz" if probability else None,
-        folder / "meshes" / f"{one.name}.stl" if mesh else None,
-    )
+def plan_outputs(
+    inputs: Sequence[Input],
+    folder: Path,
+    preview: bool = False,
+    probability: bool = False,
+    mesh: bool = False,
+) -> dict[Input, Outputs]:
+    """The mask of each in `folder`; the rest in `previews`, `probabilities` and `meshes` in it.
+
+    Raises:
+        InputError: the folder is a file, or a mask would overwrite an input.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder for the masks")
+    jobs = {}
+    for one in inputs:
+        mask = folder / one.mask_name
+        if mask.resolve() == one.source.resolve():
+            raise InputError(f"{mask} would overwrite its input, expected another --output folder")
+        jobs[one] = Outputs(
+            mask,
+            folder / "previews" / f"{one.name}.png" if preview else None,
+            folder / "probabilities" / f"{one.name}.nii.gz" if probability else None,
+            folder / "meshes" / f"{one.name}.stl" if mesh else None,
+        )
+    return jobs

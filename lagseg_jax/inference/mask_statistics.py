@@ -1,4 +1,4 @@
-"""mask (x, y, z) + affine -> volume, box, centroid, components; all cases -> statistics.csv, .json.
+"""Measures masks: volume, box, centroid and components of each, and a table over all cases.
 
 Positions are scanner positions in mm, RAS as in NIfTI; voxel indices count from 0.
 """
@@ -66,7 +66,7 @@ def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
     }
 
 
-def describe(row: dict[str, Any]) -> str:
+def statistics_line(row: dict[str, Any]) -> str:
     """The numbers of a case in one line, with what is suspicious about them."""
     if not row["voxels"]:
         return "0.0 mL WARNING: nothing was found"

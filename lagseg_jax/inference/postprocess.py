@@ -1,16 +1,18 @@
-"""probability (x, y, z) -> the same, smoothed by a Gaussian across the slices.
+"""Turns the probability of a volume into its mask: smoothing, threshold, components.
 
-Slices are predicted one by one, and nothing makes neighbours agree; in the plane the network has
-seen the surroundings of every pixel, so that there is nothing to smooth.
+Slices are predicted one by one, and nothing makes neighbours agree, which smoothing across them
+does. In the plane the network has seen the surroundings of every pixel.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from lagseg_jax.imaging.masks import clean_mask
-from lagseg_jax.imaging.slices import from_slices, to_slices
+from lagseg_jax.imaging.slices import to_slices
 
 
 def smooth_across_slices(
@@ -33,46 +35,56 @@ def smooth_across_slices(
     """
     if not sigma_mm:
         return probability
-    slices, geometry = to_slices(probability, affine, plane)
-    # What the filter does to the unit vectors is its matrix; one product per row of the slices is
-    # several times faster than the filter on the volume, whose lines lie apart in memory.
-    unit = np.eye(len(slices))
-    matrix = ndimage.gaussian_filter1d(unit, sigma_mm / geometry.spacing[0], 0, mode="nearest")
-    matrix = matrix.astype(np.float32)
-    smoothed = np.empty(slices.shape, np.float32)
-    for row in range(slices.shape[1]):
-        smoothed[:, row] = matrix @ slices[:, row]
-    return from_slices(np.minimum(smoothed, 1, out=smoothed), geometry)  # rounding: 1 + 1e-7
+    _, geometry = to_slices(probability, affine, plane)
+    sigma = sigma_mm / geometry.spacing[0]
+    smoothed = ndimage.gaussian_filter1d(probability, sigma, geometry.volume_axis, mode="nearest")
+    return np.minimum(smoothed, 1, out=smoothed)  # rounding: 1 + 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """Fields of `config.predict`.
+class PostProcessing:
+    """What turns the probability of a volume into its mask.
 
     Attributes:
         threshold: of the probability.
         components: connected components kept, largest first; 0: all.
         smooth_mm: standard deviation of the Gaussian across the slices, in mm; 0: none.
+        min_mm3: components smaller than this go, in mm3; the only one that is no field of
+            `config.predict`.
     """
 
     threshold: float = 0.5
     components: int = 1
     smooth_mm: float = 0.0
+    min_mm3: float = 0.0
+
+    @classmethod
+    def of(cls, predict: Mapping[str, Any]) -> "PostProcessing":
+        """As `config.predict` says."""
+        return cls(predict["threshold"], predict["components"], predict["smooth_mm"])
 
     def __str__(self) -> str:
         kept = f"{self.components or 'all'} component{'s' * (self.components != 1)}"
         smooth = f"smoothed by {self.smooth_mm:g} mm" if self.smooth_mm else "not smoothed"
         return f"threshold {self.threshold:g}, {kept}, {smooth}"
 
-    def fields(self) -> list[str]:
-        """As arguments of `lagseg_jax.main`."""
-        values = dataclasses.asdict(self).items()
-        return [f"--config.predict.{name}={value:g}" for name, value in values]
+    def fields(self) -> dict[str, float]:
+        """The fields of `config.predict` that say the same."""
+        fields = dataclasses.asdict(self)
+        del fields["min_mm3"]
+        return fields
 
-    def mask(self, smoothed: np.ndarray) -> np.ndarray:
+    def flags(self) -> list[str]:
+        """The same fields as arguments of `lagseg_jax.main`."""
+        return [f"--config.predict.{name}={value:g}" for name, value in self.fields().items()]
+
+    def mask(self, smoothed: np.ndarray, grid: np.ndarray | Sequence[float]) -> np.ndarray:
         """The mask (x, y, z), uint8, of a probability that is smoothed already."""
-        mask = (smoothed >= self.threshold).view(np.uint8)
-        return clean_mask(mask, (1, 1, 1), self.components)  # the size in mm3 decides nothing
+        return self.clean((smoothed >= self.threshold).view(np.uint8), grid)
+
+    def clean(self, mask: np.ndarray, grid: np.ndarray | Sequence[float]) -> np.ndarray:
+        """The mask (x, y, z) without the components that go; `grid` as in `clean_mask`."""
+        return clean_mask(mask, grid, self.components, self.min_mm3)
 
 
-DEFAULT = Setting()  # of configs/default.py
+DEFAULT = PostProcessing()  # of configs/default.py

@@ -1,4 +1,4 @@
-"""workdir(s) -> a function from a volume (x, y, z) to its atrium mask (x, y, z).
+"""Loads the trained model of one or several runs as a function from a volume to its atrium mask.
 
 Everything from the slice's grey values to the probability on the slice's own grid is one compiled
 function: normalising, padding and resizing (two matrix products), encoder, fusion, decoder, and
@@ -7,15 +7,15 @@ resizing back. Several models are an ensemble: their probabilities are averaged,
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import ml_collections
 import numpy as np
 
 from lagseg_jax.imaging.grey_values import grey_range
-from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.imaging.slices import (
     SliceGeometry,
     check_trained_plane,
@@ -24,8 +24,12 @@ from lagseg_jax.imaging.slices import (
     restore_matrices,
     to_slices,
 )
-from lagseg_jax.inference.postprocess import smooth_across_slices
-from lagseg_jax.inference.slice_probability import average_probability, slice_probability
+from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
+from lagseg_jax.inference.slice_probability import (
+    Resampling,
+    average_probability,
+    slice_probability,
+)
 from lagseg_jax.inference.slice_search import search
 from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.model.lora import LORA
@@ -39,6 +43,7 @@ from lagseg_jax.runtime.errors import InputError
 
 BUCKET = 64  # slice sizes are padded to multiples of this: few sizes, few compilations
 STORED_DTYPES = ("uint8", "int16", "uint16", "float32")  # go to the device as they are
+Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +71,23 @@ class Segmenter:
     planes: tuple[str, ...] = ()
     plane: str = ""
 
+    @property
+    def postprocessing(self) -> PostProcessing:
+        """Threshold, components and smoothing of `config.predict`."""
+        return PostProcessing.of(self.config.predict)
+
     def predict_volume(
         self,
         volume: np.ndarray,
         spacing: Sequence[float],
         affine: np.ndarray | None = None,
-        components: int | None = None,
-        min_mm3: float = 0.0,
         tta: bool = False,
+        post: PostProcessing | None = None,
     ) -> np.ndarray:
         """Segments the left atrium.
+
+        Where one component is to be kept and nothing smoothed, slices far from it are not computed,
+        as `config.predict.stride` says (see `slice_search`).
 
         Args:
             volume: (x, y, z) grey values, any numeric dtype; as in NIfTI, indices grow towards the
@@ -83,41 +95,23 @@ class Segmenter:
             spacing: voxel spacing in mm along x, y and z.
             affine: (4, 4) voxel index -> scanner position in mm (RAS). Pass it where there is one:
                 a volume whose axes run otherwise is not recognised as such without it.
-            components: connected components kept, largest first, 0 for all; by default
-                `config.predict.components`.
-            min_mm3: components smaller than this go.
             tta: average over the four in-plane mirrorings, at four times the computing.
+            post: what makes the mask of the probability; by default `self.postprocessing`.
 
         Returns:
-            Mask (x, y, z), uint8: 1 where the probability is `config.predict.threshold` or more.
+            Mask (x, y, z), uint8: 1 where the probability is the threshold or more.
 
         Raises:
             InputError: the volume is not three-dimensional, or has values that are not finite.
         """
-        mask = self.raw_mask(volume, spacing, affine, components, tta)
-        return self.clean(mask, spacing, components, min_mm3)
-
-    def raw_mask(
-        self,
-        volume: np.ndarray,
-        spacing: Sequence[float],
-        affine: np.ndarray | None = None,
-        components: int | None = None,
-        tta: bool = False,
-    ) -> np.ndarray:
-        """The mask from which `clean` is still to take components; arguments as in predict_volume.
-
-        Where one component is to be kept, slices far from it are not computed, and stay 0, as
-        `config.predict.stride` says (see `slice_search`). Smoothing needs all of them.
-        """
-        predict = self.config.predict
-        if self._smooth_mm():
-            probability = self.predict_probability(volume, spacing, affine, tta)
-            return (probability >= predict.threshold).view(np.uint8)
-        keep = predict.components if components is None else components
-        stride = predict.get("stride", 1) if keep == 1 else 1
+        post = post or self.postprocessing
+        if post.smooth_mm:
+            probability = self.predict_probability(volume, spacing, affine, tta, post.smooth_mm)
+            return post.mask(probability, _affine(spacing, affine))
+        stride = self.config.predict.stride if post.components == 1 else 1
         # Compared on the device: a whole volume of probabilities would be the largest array here.
-        return self._predict(volume, spacing, affine, tta, predict.threshold, stride)
+        mask = self._predict(volume, spacing, affine, tta, post.threshold, stride)
+        return post.clean(mask, _affine(spacing, affine))
 
     def predict_probability(
         self,
@@ -125,25 +119,16 @@ class Segmenter:
         spacing: Sequence[float],
         affine: np.ndarray | None = None,
         tta: bool = False,
+        smooth_mm: float | None = None,
     ) -> np.ndarray:
         """The probability of atrium (x, y, z), float32, to which the threshold is applied.
 
-        Arguments as in predict_volume; smoothed as `config.predict.smooth_mm` says.
+        Arguments as in predict_volume; smoothed by `smooth_mm`, or as `config.predict` says.
         """
-        probability = self._predict(volume, spacing, affine, tta, None)
-        affine = np.diag([*spacing, 1.0]) if affine is None else affine
-        return smooth_across_slices(probability, affine, self._smooth_mm(), self.plane)
-
-    def clean(
-        self,
-        mask: np.ndarray,
-        spacing: Sequence[float],
-        components: int | None = None,
-        min_mm3: float = 0.0,
-    ) -> np.ndarray:
-        """The mask without small components; arguments as in predict_volume."""
-        keep = self.config.predict.components if components is None else components
-        return clean_mask(mask, spacing, keep, min_mm3)
+        if smooth_mm is None:
+            smooth_mm = self.postprocessing.smooth_mm
+        probability = self._predict(volume, spacing, affine, tta)
+        return smooth_across_slices(probability, _affine(spacing, affine), smooth_mm, self.plane)
 
     def fusion_weights(self) -> np.ndarray:
         """How much each encoder block counts at each decoder scale: (S, L), rows sum to 1."""
@@ -155,11 +140,16 @@ class Segmenter:
         for member in (self, *self.partners):
             check_trained_plane(geometry, () if self.plane else member.planes, what)
 
-    def _smooth_mm(self) -> float:
-        return self.config.predict.get("smooth_mm", 0.0)  # older runs do not have it
-
-    def _predict(self, volume, spacing, affine, tta, threshold, stride: int = 1) -> np.ndarray:
-        """Volume -> probability (x, y, z) float32, or uint8 where it is compared to a threshold."""
+    def _predict(
+        self,
+        volume: np.ndarray,
+        spacing: Sequence[float],
+        affine: np.ndarray | None,
+        tta: bool,
+        threshold: float | None = None,
+        stride: int = 1,
+    ) -> np.ndarray:
+        """Volume -> probability (x, y, z) float32; uint8, where it is at a threshold or above."""
         volume = np.asarray(volume)
         if volume.ndim != 3 or 0 in volume.shape:
             raise InputError(f"the volume has shape {volume.shape}, expected three axes x, y, z")
@@ -169,45 +159,42 @@ class Segmenter:
             volume = volume.astype(np.float32)
         if volume.dtype == np.float32 and not np.isfinite(volume).all():
             raise InputError("the volume has voxels that are NaN or infinite, expected finite ones")
-        affine = np.diag([*spacing, 1.0]) if affine is None else affine
-        slices, geometry = to_slices(volume, affine, self.plane)
+        slices, geometry = to_slices(volume, _affine(spacing, affine), self.plane)
         self.check_plane(geometry, "the volume")
         return from_slices(self._predict_slices(slices, tta, threshold, stride), geometry)
 
-    def _predict_slices(self, slices: np.ndarray, tta: bool, threshold, stride: int) -> np.ndarray:
-        """Slices (Z, H, W) -> the same as `_predict` for each."""
+    def _predict_slices(
+        self, slices: np.ndarray, tta: bool, threshold: float | None, stride: int
+    ) -> np.ndarray:
+        """Slices (Z, H, W) -> the same as `_predict` for each; 0 where `search` leaves them out."""
         count, height, width = slices.shape
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
-        members = (self, *self.partners)
-        settings = [member._settings(slices, padded) for member in members]
+        members = [(m, m._resampling(slices, padded)) for m in (self, *self.partners)]
         batch = self.config.predict.batch_size * jax.local_device_count()
         result = np.zeros(slices.shape, np.float32 if threshold is None else np.uint8)
-        shows = np.zeros(count, bool)
-        for wanted in search(shows, stride, batch):
-            pending: tuple = ()
-            for start in range(0, len(wanted), batch):
-                numbers = wanted[start : start + batch]
-                block = np.zeros((batch, *padded), slices.dtype)
-                block[: len(numbers), :height, :width] = slices[numbers]
-                block = split_batch(block)
-                outputs = [
-                    slice_probability(
-                        m.model, m.encoder.params, m.head_params, block, there, back, grey, tta
-                    )
-                    for m, (there, back, grey) in zip(members, settings)
-                ]
-                output = average_probability(outputs, threshold)
-                # Fetch the batch before while this one runs.
-                if pending:
-                    _store(result, *pending)
-                pending = numbers, output
-            _store(result, *pending)
-            if stride > 1:
-                shows[wanted] = [result[number].any() for number in wanted]
+
+        def start(numbers: np.ndarray) -> tuple[np.ndarray, jax.Array]:
+            """The numbers of one batch, and what the devices are computing of these slices."""
+            block = np.zeros((batch, *padded), slices.dtype)
+            block[: len(numbers), :height, :width] = slices[numbers]
+            block = split_batch(block)
+            outputs = [
+                slice_probability(m.model, m.encoder.params, m.head_params, block, resampling, tta)
+                for m, resampling in members
+            ]
+            return numbers, average_probability(outputs, threshold)
+
+        def look(numbers: np.ndarray) -> list[bool]:
+            batches = (numbers[i : i + batch] for i in range(0, len(numbers), batch))
+            for some, output in _one_ahead(map(start, batches)):
+                result[some] = np.asarray(output)[: len(some), :height, :width]
+            return [bool(result[number].any()) for number in numbers]
+
+        search(look, count, stride, batch)
         return result
 
-    def _settings(self, slices: np.ndarray, padded: Sequence[int]) -> tuple:
-        """The arguments `there`, `back` and `grey` of slice_probability for slices (Z, H, W)."""
+    def _resampling(self, slices: np.ndarray, padded: Sequence[int]) -> Resampling:
+        """For slices (Z, H, W), padded to these sides, and this model's images."""
         size, (height, width) = self.config.data.image_size, slices.shape[1:]
         # Zero columns (rows) in the matrices make the padding of the slices irrelevant.
         there = [
@@ -219,12 +206,21 @@ class Segmenter:
             for m, p in zip(restore_matrices(height, width, size), padded)
         ]
         grey = np.array(grey_range(slices, self.config.data.clip_percentiles), np.float32)
-        return jax.device_put((there, back, grey))
+        return Resampling(*jax.device_put((there, back, grey)))
 
 
-def _store(result: np.ndarray, numbers: np.ndarray, output: jax.Array) -> None:
-    height, width = result.shape[1:]
-    result[numbers] = np.asarray(output)[: len(numbers), :height, :width]
+def _affine(spacing: Sequence[float], affine: np.ndarray | None) -> np.ndarray:
+    return np.diag([*spacing, 1.0]) if affine is None else affine
+
+
+def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, each when the next one has been started: devices have always work."""
+    items = iter(items)
+    before = next(items)
+    for item in items:
+        yield before
+        before = item
+    yield before
 
 
 def load_segmenter(

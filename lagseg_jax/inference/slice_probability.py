@@ -1,72 +1,104 @@
-"""grey slices (B, H, W) -> probability of atrium (B, H, W): an encoder and a decoder, compiled.
+"""The compiled functions from grey slices (B, H, W) to their probability of atrium (B, H, W).
 
-Two compiled functions, because on CPUs encoder and decoder want different options of the compiler.
+There are two, because on CPUs encoder and decoder want different options of the compiler.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lagseg_jax.model import backend
+from lagseg_jax.model.segmentation import Model
 
-MIRRORINGS = ((False, False), (True, False), (False, True), (True, True))  # of rows, of columns
+Mirroring = tuple[bool, bool] | None  # of rows and of columns; None needs no choice when compiled
+MIRRORINGS = ((False, False), (True, False), (False, True), (True, True))
 
 
-def slice_probability(model, encoder_params, head_params, slices, there, back, grey, tta=False):
-    """Grey slices (B, H, W) of any dtype -> probability of atrium (B, H, W), float32.
+class Resampling(NamedTuple):
+    """How slices become the network's images, and its probability returns to their grid.
 
-    Compiled once for every model architecture and size of slices.
-
-    Args:
-        model: encoder and head.
-        encoder_params: of the encoder.
-        head_params: of the head.
-        slices: as stored in the volume.
+    Attributes:
         there: `rows (S, H)` and `columns (S, W)` of `slices.resize_matrices`.
         back: `rows (H, S)` and `columns (W, S)` of `slices.restore_matrices`.
         grey: (2,) the values that become 0 and 1.
-        tta: average over the four in-plane mirrorings.
     """
-    total = 0
+
+    there: Sequence[jax.Array]
+    back: Sequence[jax.Array]
+    grey: jax.Array
+
+
+def slice_probability(
+    model: Model,
+    encoder_params: dict,
+    head_params: dict,
+    slices: jax.Array,
+    how: Resampling,
+    tta: bool = False,
+) -> jax.Array:
+    """Grey slices (B, H, W), as stored, any dtype -> probability of atrium (B, H, W), float32.
+
+    Compiled once for every model architecture and size of slices. With `tta`, it is the average
+    over the four in-plane mirrorings.
+    """
+    to_tokens, to_probability = encoder(model.encoder.form), decoder(model.head.decoder.dtype)
+
+    def probability(mirrored: Mirroring) -> jax.Array:
+        images, fused = to_tokens(model, encoder_params, head_params, slices, how, mirrored)
+        return to_probability(model, head_params, images, fused, how, mirrored)
+
+    if not tta:
+        return probability(None)
     # One after the other, by the same compiled functions.
-    for mirrored in MIRRORINGS if tta else (None,):
-        images, fused = encoder(model.encoder.form)(
-            model, encoder_params, head_params, slices, there, grey, mirrored
-        )
-        compiled = decoder(model.head.decoder.dtype)
-        total = total + compiled(model, head_params, images, fused, back, mirrored)
-    return total / len(MIRRORINGS) if tta else total
+    return functools.reduce(jnp.add, map(probability, MIRRORINGS)) / len(MIRRORINGS)
 
 
-def encode(model, encoder_params, head_params, slices, there, grey, mirrored):
+def encode(
+    model: Model,
+    encoder_params: dict,
+    head_params: dict,
+    slices: jax.Array,
+    how: Resampling,
+    mirrored: Mirroring,
+) -> tuple[jax.Array, jax.Array]:
     """Slices -> images (B, S, S) as the network sees them, and their fused tokens."""
+    grey = how.grey
     images = jnp.clip((slices.astype(jnp.float32) - grey[0]) / (grey[1] - grey[0]), 0, 1)
-    images = _mirror(_product(there[0], images, there[1]), mirrored)
+    images = _mirror(_product(how.there[0], images, how.there[1]), mirrored)
     return images, model.fused(encoder_params, head_params, images)
 
 
-def decode(model, head_params, images, fused, back, mirrored):
+def decode(
+    model: Model,
+    head_params: dict,
+    images: jax.Array,
+    fused: jax.Array,
+    how: Resampling,
+    mirrored: Mirroring,
+) -> jax.Array:
     """Images and fused tokens -> probability on the slices' own grid."""
     probability = jax.nn.sigmoid(model.decode(head_params, fused, images))
-    return _product(back[0], _mirror(probability, mirrored), back[1])
+    return _product(how.back[0], _mirror(probability, mirrored), how.back[1])
 
 
 @functools.cache
-def encoder(form: str):
+def encoder(form: str) -> Callable:
     """`encode`, compiled for encoders of this form."""
     options = backend.encoder_compiler_options(form)
     return jax.jit(encode, static_argnames="model", compiler_options=options)
 
 
 @functools.cache
-def decoder(dtype: jnp.dtype):
+def decoder(dtype: jnp.dtype) -> Callable:
     """`decode`, compiled for this machine; late, because asking for its devices starts them."""
     options = backend.decoder_compiler_options(dtype)
     return jax.jit(decode, static_argnames="model", compiler_options=options)
 
 
-def _mirror(images: jax.Array, mirrored) -> jax.Array:
+def _mirror(images: jax.Array, mirrored: Mirroring) -> jax.Array:
     """Images (B, S, S) with rows and columns reversed as two bools say; None: as they are."""
     if mirrored is None:
         return images
@@ -75,7 +107,7 @@ def _mirror(images: jax.Array, mirrored) -> jax.Array:
     return images
 
 
-def _product(rows, images, columns):
+def _product(rows: jax.Array, images: jax.Array, columns: jax.Array) -> jax.Array:
     return jnp.einsum("ij,bjk,lk->bil", rows, images, columns, precision="highest")
 
 

@@ -1,4 +1,4 @@
-"""slices looked at so far -> the ones to look at next: the atrium's, without all the others.
+"""Finds the slices of a volume that show the atrium without computing all the others.
 
 The slices of one connected component follow each other. So every `stride`-th slice is looked at
 first, with some from the middle where the last batch has room, and then all slices of the gaps that
@@ -8,41 +8,43 @@ A component that reaches none spans fewer than `stride` slices, and can only mat
 be the largest: twice as many slices in a row must show atrium, or everything is looked at.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 
-def search(shows: np.ndarray, stride: int, batch: int = 1) -> Iterator[np.ndarray]:
-    """Yields numbers of slices to look at, until the rest cannot matter.
+def search(
+    look: Callable[[np.ndarray], Sequence[bool] | np.ndarray],
+    count: int,
+    stride: int,
+    batch: int = 1,
+) -> np.ndarray:
+    """Looks at slices until the rest cannot matter.
 
     Args:
-        shows: (Z,) bool, which slices have atrium; False until looked at. The caller fills in
-            what was found before it asks for more.
+        look: computes the slices of these numbers (N,) int, and says which of them show atrium.
+            It is called up to three times, and for no slice twice.
+        count: Z, the slices of the volume.
         stride: 1 looks at all of them at once.
         batch: slices that are computed at a time.
+
+    Returns:
+        (Z,) bool, which slices show atrium; False for those that were not looked at.
     """
-    count = len(shows)
-    first = _fill_up(np.arange(min(stride // 2, count - 1), count, stride), count, batch)
-    seen = np.zeros(count, bool)
+    shows, seen = np.zeros(count, bool), np.zeros(count, bool)
 
-    def unseen(numbers: np.ndarray) -> np.ndarray:
+    def look_at(numbers: np.ndarray) -> None:
         numbers = numbers[~seen[numbers]]
-        seen[numbers] = True
-        return numbers
+        if numbers.size:
+            seen[numbers] = True
+            shows[numbers] = look(numbers)
 
-    yield unseen(first)
-    edges = [-1, *first, count]
-    showing = [False, *shows[first], False]
-    gaps = [
-        np.arange(edges[i] + 1, edges[i + 1])
-        for i in range(len(edges) - 1)
-        if showing[i] or showing[i + 1]
-    ]
-    if gaps and (around := unseen(np.concatenate(gaps))).size:
-        yield around
-    if longest_run(shows) < 2 * stride and not seen.all():
-        yield unseen(np.arange(count))
+    first = _fill_up(np.arange(min(stride // 2, count - 1), count, stride), count, batch)
+    look_at(first)
+    look_at(_gaps_beside(first, shows))
+    if longest_run(shows) < 2 * stride:
+        look_at(np.arange(count))
+    return shows
 
 
 def _fill_up(first: np.ndarray, count: int, batch: int) -> np.ndarray:
@@ -50,6 +52,18 @@ def _fill_up(first: np.ndarray, count: int, batch: int) -> np.ndarray:
     by_distance = np.argsort(np.abs(np.arange(count) - (count - 1) / 2), kind="stable")
     others = by_distance[~np.isin(by_distance, first)]
     return np.sort(np.concatenate([first, others[: -len(first) % batch]]))
+
+
+def _gaps_beside(first: np.ndarray, shows: np.ndarray) -> np.ndarray:
+    """The slices between those looked at first, of every gap with atrium at one of its ends."""
+    edges = [-1, *first, len(shows)]
+    showing = [False, *shows[first], False]
+    gaps = [
+        np.arange(low + 1, high)
+        for low, high, *ends in zip(edges, edges[1:], showing, showing[1:])
+        if any(ends)
+    ]
+    return np.concatenate([np.arange(0), *gaps])
 
 
 def longest_run(shows: np.ndarray) -> int:

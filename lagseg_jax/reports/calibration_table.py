@@ -8,7 +8,7 @@ from pathlib import Path
 import ml_collections
 
 from lagseg_jax.evaluation.calibration import SETTINGS, VOLUMES
-from lagseg_jax.inference.postprocess import DEFAULT, Setting
+from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 
 PLACES = ("near_atrium", "all_voxels")
 
@@ -33,7 +33,7 @@ def table(result: Mapping) -> list[str]:
         "",
         "| | default | chosen |",
         "|---|---|---|",
-        row("setting", lambda name: str(Setting(**result[name]))),
+        row("setting", lambda name: str(PostProcessing(**result[name]))),
         row("validation Dice", lambda name: f"{result['validation_dice'][name]:.4f}"),
         row("test Dice", lambda name: _mean_sd(test[name]["dice"], 4)),
         row("test HD95 (mm)", lambda name: _mean_sd(test[name]["hd95_mm"], 2)),
@@ -77,13 +77,12 @@ def advice(result: Mapping, workdir: Path, config: ml_collections.ConfigDict) ->
         workdir: of the run.
         config: of the run, as it is now.
     """
-    chosen, predict = Setting(**result["chosen"]), config.predict
-    smooth_mm = predict.get("smooth_mm", DEFAULT.smooth_mm)
-    if chosen == Setting(predict.threshold, predict.components, smooth_mm):
+    chosen = PostProcessing(**result["chosen"])
+    if chosen == PostProcessing.of(config.predict):
         return f"{workdir / 'config.json'} has the chosen setting already."
     return (
         "To use the chosen setting, evaluate with it; config.json then keeps it, and predict and "
-        f"export obey:\n    {shlex.join([*_training_command(workdir), *chosen.fields()])}"
+        f"export obey:\n    {shlex.join([*_training_command(workdir), *chosen.flags()])}"
     )
 
 
@@ -97,7 +96,7 @@ def _training_command(workdir: Path) -> list[str]:
         words = []
     if "lagseg_jax.main" not in words:
         words = ["python", "-m", "lagseg_jax.main", "--config=CONFIG", f"--workdir={workdir}"]
-    changed = ("--mode=", *(f"{field.partition('=')[0]}=" for field in DEFAULT.fields()))
+    changed = ("--mode=", *(f"{field.partition('=')[0]}=" for field in DEFAULT.flags()))
     return [*(word for word in words if not word.startswith(changed)), "--mode=evaluate"]
 
 

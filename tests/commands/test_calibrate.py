@@ -18,7 +18,7 @@ from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.evaluation.tuning import calibrate
 from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.volume import read_image_and_label
-from lagseg_jax.inference.postprocess import DEFAULT, Setting
+from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.main import main
 from lagseg_jax.reports.calibration_table import advice, table
 from lagseg_jax.runs.workdir import read_config
@@ -43,11 +43,12 @@ class Known:
     def encoder(self):
         return SimpleNamespace(report=lambda: {"weights": "weights/base"})
 
-    def predict_probability(self, volume, spacing, affine):
+    def predict_probability(self, volume, spacing, affine, smooth_mm):
+        assert smooth_mm == 0
         return self.probability_of(self.truths[volume.tobytes()])
 
-    def predict_volume(self, volume, spacing, affine, tta=False):
-        assert self.config.predict.components == 1
+    def predict_volume(self, volume, spacing, affine, tta, post):
+        assert post.components == 1
         return np.zeros(volume.shape, np.uint8)
 
 
@@ -72,7 +73,7 @@ def test_numbers_of_hand_made_probabilities(known):
 
     segmenter, split, read = known(probability_of)
     result = calibrate(segmenter, split)
-    assert result["step"] == 17 and result["default"] == dataclasses.asdict(DEFAULT)
+    assert result["step"] == 17 and result["default"] == DEFAULT.fields()
     assert result["cases"]["test"] == [case.name for case in split["test"]]
     # 0.3 is nearest to 0.5 among those that find the atrium exactly.
     assert result["chosen"] == {"threshold": 0.3, "components": 1, "smooth_mm": 0.0}
@@ -121,7 +122,7 @@ def test_only_validation_cases_choose(known):
         return calibrate(segmenter, split)
 
     one, other = run(1), run(0.5)
-    assert one["chosen"] == other["chosen"] == dataclasses.asdict(DEFAULT)
+    assert one["chosen"] == other["chosen"] == DEFAULT.fields()
     assert (one["test"]["chosen"]["dice"]["mean"], other["test"]["chosen"]["dice"]["mean"]) == (
         1,
         0,
@@ -174,12 +175,12 @@ def test_a_finished_run(calibrated, capsys):
     assert result["validation_dice"]["chosen"] >= result["validation_dice"]["default"]
     # The command that it prints, with the config of these tests, is understood.
     line = re.search(r"^    (python .*)$", out, re.MULTILINE)[1]
-    assert line.endswith(" ".join(Setting(**result["chosen"]).fields())) and "=CONFIG" in line
+    assert line.endswith(" ".join(PostProcessing(**result["chosen"]).flags())) and "=CONFIG" in line
 
 
 def test_the_printed_command_makes_the_setting_the_runs(calibrated, phantom, monkeypatch):
-    chosen = Setting(0.3, 0, 2.5)
-    result = {"chosen": dataclasses.asdict(chosen)}
+    chosen = PostProcessing(0.3, 0, 2.5)
+    result = {"chosen": chosen.fields()}
     manifest = calibrated / "evaluation" / "manifest.json"
     content = json.loads(manifest.read_text())
     words = ["python", "-m", "lagseg_jax.main", f"--config=tests/helpers/tiny_run.py:{phantom}"]
@@ -190,10 +191,7 @@ def test_the_printed_command_makes_the_setting_the_runs(calibrated, phantom, mon
     assert "--mode=train" not in printed and "--config.predict.threshold=0.9" not in printed
     assert exit_status(lambda: main(printed[3:])) == 0
     config = read_config(calibrated)
-    assert (
-        Setting(config.predict.threshold, config.predict.components, config.predict.smooth_mm)
-        == chosen
-    )
+    assert PostProcessing.of(config.predict) == chosen
     assert "already" in advice(result, calibrated, config)
 
 

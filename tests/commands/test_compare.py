@@ -14,7 +14,7 @@ from scipy.stats import wilcoxon
 
 import lagseg_jax
 from lagseg_jax import compare
-from lagseg_jax.evaluation.compare import Scores, compare_pair, find_truth, score
+from lagseg_jax.evaluation.compare import Reading, Scores, compare_pair, find_truth, score_masks
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.runtime.console import exit_status
@@ -137,7 +137,7 @@ def test_missing_shifted_and_damaged_masks_are_named_and_the_rest_is_scored(fold
 def test_empty_predictions_score_zero_without_a_distance(folders):
     truth, a, _ = folders
     save(a / "case_0.nii.gz", 0 * block(3, 9))
-    (scores,) = score(find_truth(truth, None), [a])
+    (scores,) = score_masks(find_truth(truth, None), [a])
     row = scores.rows["case_0"]
     assert row["dice"] == 0 and math.isnan(row["hd95_mm"]) and not scores.problems
 
@@ -149,7 +149,7 @@ def test_a_dataset_as_truth_and_nrrd_as_predictions(phantom, tmp_path):
     for name, path in truth.items():
         label = read_volume(path)
         write_mask(tmp_path / "masks" / f"{name}.nrrd", label.array != 0, label)
-    (scores,) = score(truth, [tmp_path / "masks"])
+    (scores,) = score_masks(truth, [tmp_path / "masks"])
     assert [row["dice"] for row in scores.rows.values()] == [1.0] * 6
 
 
@@ -174,9 +174,9 @@ def test_values_of_labels_with_several(folders):
         both = read_volume(name).array.copy()
         both[0, 0, 0] = 1  # a scar voxel beside the atrium
         save(name, both)
-    (scores,) = score(find_truth(truth, None), [a])
+    (scores,) = score_masks(find_truth(truth, None), [a])
     assert not scores.rows and len(scores.problems) == 7
-    (scores,) = score(find_truth(truth, None), [a], (420, 1))
+    (scores,) = score_masks(find_truth(truth, None), [a], Reading(420, 1))
     assert [row["dice"] for row in scores.rows.values()] == [pytest.approx(5 / 6)] * 7
 
 
@@ -184,7 +184,7 @@ def test_folders_of_one_name_keep_their_paths(folders, tmp_path):
     truth, a, _ = folders
     (tmp_path / "x").mkdir()
     a.rename(tmp_path / "x" / "truth")
-    one, other = score(find_truth(truth, None), [tmp_path / "x" / "truth", truth])
+    one, other = score_masks(find_truth(truth, None), [tmp_path / "x" / "truth", truth])
     assert (one.name, other.name) == (str(tmp_path / "x" / "truth"), str(truth))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs import default
 from lagseg_jax.data.layouts import detect
-from lagseg_jax.evaluation.evaluate import describe, evaluate
+from lagseg_jax.evaluation.evaluate import evaluate, summary_line
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.imaging.volume import read_image_and_label, read_volume
 from lagseg_jax.reports.page import write_report
@@ -20,6 +20,7 @@ def segmenter_of(masks):
     queue = iter(masks)
     report = {"variant": "base", "weights": "weights/base", "sha256": "0" * 64}
     config = default.get_config()
+    config.data.label_value = 420
     weights = np.full((len(config.decoder.scales) + 1, 12), 1 / 12)
     weights[:, [3, 7]] = 0.75 / 12, 1.25 / 12
     return SimpleNamespace(
@@ -50,7 +51,7 @@ def test_tables_agree_with_the_predictions(labelled, tmp_path):
     ]
     (tmp_path / "overlays").mkdir()
     (tmp_path / "overlays" / "best_of_an_older_model.png").touch()
-    summary = evaluate(segmenter_of(masks), cases, tmp_path, 420)
+    summary = evaluate(segmenter_of(masks), cases, tmp_path)
     with (tmp_path / "per_case.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == [case.name for case in cases]
@@ -81,7 +82,7 @@ def test_tables_agree_with_the_predictions(labelled, tmp_path):
     for case, mask in zip(cases, masks):
         written = read_volume(tmp_path / "masks" / f"{case.name}.nii.gz")
         np.testing.assert_array_equal(written.array, mask)
-    assert "mean over 4 cases" in describe(summary)
+    assert "mean over 4 cases" in summary_line(summary)
 
 
 def test_nothing_found_anywhere_is_described(labelled, tmp_path):
@@ -89,5 +90,5 @@ def test_nothing_found_anywhere_is_described(labelled, tmp_path):
     masks = [np.zeros_like(label.array) for label in labels[:1]]
     summary = evaluate(segmenter_of(masks), cases[:1], tmp_path)
     assert summary["hd95_mm"]["mean"] is None and summary["dice"]["mean"] == 0
-    assert describe(summary) == "Dice 0.0000, IoU 0.0000 (mean over 1 cases)"
+    assert summary_line(summary) == "Dice 0.0000, IoU 0.0000 (mean over 1 cases)"
     assert [p.name for p in (tmp_path / "overlays").iterdir()] == [f"worst_{cases[0].name}.png"]

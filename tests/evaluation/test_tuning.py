@@ -8,7 +8,7 @@ from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.evaluation.metrics import dice
 from lagseg_jax.evaluation.tuning import best_setting, dice_of_settings, grid
 from lagseg_jax.imaging.masks import clean_mask
-from lagseg_jax.inference.postprocess import DEFAULT, Setting
+from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.main import define_flags
 
 AFFINE = np.diag([-1.5, -1.25, 3.0, 1.0])
@@ -52,10 +52,10 @@ def test_the_unit_of_smoothing_is_the_median_distance_of_slices():
 
 
 def test_of_equal_settings_the_one_nearest_to_the_default():
-    best = Setting(0.8, 0, 2.0)
-    scores = {best: 0.9, Setting(0.6): 0.9 - 1e-9, Setting(0.3): 0.9, DEFAULT: 0.8}
+    best = PostProcessing(0.8, 0, 2.0)
+    scores = {best: 0.9, PostProcessing(0.6): 0.9 - 1e-9, PostProcessing(0.3): 0.9, DEFAULT: 0.8}
     of_one_case = {setting: [dice] for setting, dice in scores.items()}
-    assert best_setting(of_one_case) == Setting(0.6)
+    assert best_setting(of_one_case) == PostProcessing(0.6)
     assert best_setting({**of_one_case, best: [0.91]}) == best
 
 
@@ -63,18 +63,20 @@ def test_a_gain_within_one_standard_error_is_none():
     """0.01 in the mean: one case gains 0.04 and one loses 0.01, or all three gain."""
     default = np.array([0.9, 0.8, 0.7])
     luck, gain = (default + np.array(d) for d in ([0.04, 0, -0.01], [0.012, 0.008, 0.01]))
-    assert best_setting({DEFAULT: default, Setting(0.3): luck}) == DEFAULT
-    assert best_setting({DEFAULT: default, Setting(0.3): gain}) == Setting(0.3)
+    assert best_setting({DEFAULT: default, PostProcessing(0.3): luck}) == DEFAULT
+    assert best_setting({DEFAULT: default, PostProcessing(0.3): gain}) == PostProcessing(0.3)
     as_good = default + np.array([0.01, 0.01, 0.008])
-    scores = {DEFAULT: default, Setting(0.4): as_good, Setting(0.3): gain}
-    assert best_setting(scores) == Setting(0.4)  # nearer to the default, which is not as good
+    scores = {DEFAULT: default, PostProcessing(0.4): as_good, PostProcessing(0.3): gain}
+    assert best_setting(scores) == PostProcessing(
+        0.4
+    )  # nearer to the default, which is not as good
 
 
 def test_fields_are_read_by_the_command_line():
-    setting = Setting(0.3, 0, 1.875)
+    setting = PostProcessing(0.3, 0, 1.875)
     arguments = ["main", "--config=configs/base.py", "--config.predict.threshold=0.7"]
-    predict = parse_flags([*arguments, *setting.fields()], define_flags).config.predict
-    assert Setting(predict.threshold, predict.components, predict.smooth_mm) == setting
+    predict = parse_flags([*arguments, *setting.flags()], define_flags).config.predict
+    assert PostProcessing.of(predict) == setting
     assert str(setting) == "threshold 0.3, all components, smoothed by 1.875 mm"
     assert str(DEFAULT) == "threshold 0.5, 1 component, not smoothed"
 
@@ -82,5 +84,4 @@ def test_fields_are_read_by_the_command_line():
 def test_the_default_is_the_configs():
     from configs import default
 
-    predict = default.get_config().predict
-    assert Setting(predict.threshold, predict.components, predict.smooth_mm) == DEFAULT
+    assert PostProcessing.of(default.get_config().predict) == DEFAULT

@@ -6,7 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from lagseg_jax.inference.mask_statistics import UNITS, describe, mask_statistics, write_statistics
+from lagseg_jax.inference.mask_statistics import (
+    UNITS,
+    mask_statistics,
+    statistics_line,
+    write_statistics,
+)
 
 # Turned by 90 degrees: x runs along S, y along R and z along A; 2 x 3 x 5 mm.
 AFFINE = np.array([[0, 3, 0, 10], [0, 0, 5, 20], [2, 0, 0, 30], [0, 0, 0, 1.0]])
@@ -37,14 +42,14 @@ def test_known_answers(mask):
 def test_touching_a_border(mask, axis, side):
     np.moveaxis(mask, axis, 0)[side, 7, 7] = 1
     row = mask_statistics(mask, AFFINE)
-    assert row["touches_border"] is True and "border" in describe(row)
+    assert row["touches_border"] is True and "border" in statistics_line(row)
 
 
 def test_empty_mask():
     row = mask_statistics(np.zeros((5, 6, 7), bool), AFFINE)
     assert row["voxels"] == row["volume_ml"] == row["components"] == 0
     assert row["box_first"] is row["centroid_mm"] is None and not row["touches_border"]
-    assert "nothing was found" in describe(row)
+    assert "nothing was found" in statistics_line(row)
 
 
 def test_suspicious_volumes():
@@ -53,7 +58,7 @@ def test_suspicious_volumes():
     for spacing, suspicious in ((1.0, False), (0.8, True), (2.2, False), (2.3, True)):
         row = mask_statistics(mask, np.diag([spacing] * 3 + [1]))
         assert row["suspicious_volume"] is suspicious, spacing
-        assert ("suspicious" in describe(row)) is suspicious
+        assert ("suspicious" in statistics_line(row)) is suspicious
 
 
 def test_both_tables_hold_every_number(mask, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from lagseg_jax.inference.postprocess import smooth_across_slices
+from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
 
 SIZES = dict(zip((0.75, 1.25, 3.5), (31, 29, 13)))  # prime, by spacing in mm
 
@@ -67,3 +67,20 @@ def test_zero_changes_nothing_and_one_slice_is_fine():
     assert smooth_across_slices(probability, affine, 0) is probability
     one = probability[:, :, :1]
     np.testing.assert_allclose(smooth_across_slices(one, affine, 7.0), one, atol=1e-6)
+
+
+def test_a_mask_by_hand():
+    """Three components of 4, 2 and 1 voxels of 6 mm3, at 0.4, 0.6 and 0.8."""
+    probability = np.zeros((11, 3, 3), np.float32)
+    probability[0:4, 1, 1], probability[6:8, 1, 1], probability[10, 1, 1] = 0.4, 0.6, 0.8
+    for post, rows in (
+        (PostProcessing(0.3), [0, 1, 2, 3]),
+        (PostProcessing(0.4, 2), [0, 1, 2, 3, 6, 7]),
+        (PostProcessing(0.5), [6, 7]),
+        (PostProcessing(0.5, 0), [6, 7, 10]),
+        (PostProcessing(0.5, 0, min_mm3=12), [6, 7]),
+        (PostProcessing(0.7, min_mm3=7), []),
+    ):
+        mask = post.mask(probability, (1, 2, 3))
+        assert mask.dtype == np.uint8
+        assert np.argwhere(mask).tolist() == [[row, 1, 1] for row in rows], post

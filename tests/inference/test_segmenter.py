@@ -12,6 +12,7 @@ import lagseg_jax
 from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference import segmenter as segmenter_module
+from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.inference.slice_probability import decoder, encoder
 
 
@@ -25,12 +26,19 @@ def volume(phantom):
     return read_volume(phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz")
 
 
+def every(segmenter):
+    """What the run says, but all components."""
+    return dataclasses.replace(segmenter.postprocessing, components=0)
+
+
 def test_probability_is_on_the_input_grid(segmenter, volume):
     probability = segmenter.predict_probability(volume.array, volume.spacing, volume.affine)
     assert probability.shape == volume.array.shape == (47, 43, 11)
     assert probability.dtype == np.float32
     assert 0 <= probability.min() < probability.max() <= 1
-    mask = segmenter.predict_volume(volume.array, volume.spacing, volume.affine, components=0)
+    mask = segmenter.predict_volume(
+        volume.array, volume.spacing, volume.affine, post=every(segmenter)
+    )
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, probability >= 0.5)
 
@@ -116,13 +124,14 @@ def test_slices_far_from_the_atrium_are_not_computed(segmenter, volume, monkeypa
     for stride in (1, 4):
         config.predict.stride, computed[:] = stride, []
         other = dataclasses.replace(segmenter, config=config)
-        mask = other.predict_volume(array, (1, 1, 3), components=1)
+        mask = other.predict_volume(array, (1, 1, 3))
         np.testing.assert_array_equal(mask, array > 0)
         batches[stride] = len(computed)
     # Too thin to be sure, or nothing at all: then everything is looked at.
     assert (batches[4] < 0.8 * batches[1]) == (len(shown) == 12)
     computed[:] = []
-    assert other.predict_volume(array, (1, 1, 3), components=2).any() == bool(shown)
+    two = PostProcessing(components=2)
+    assert other.predict_volume(array, (1, 1, 3), post=two).any() == bool(shown)
     assert len(computed) == batches[1]  # two components: no slice is left out
 
 
@@ -144,7 +153,7 @@ def test_smoothing_is_scipys_across_all_slices(segmenter, volume, codes):
     smoothing = dataclasses.replace(segmenter, config=config)
     np.testing.assert_allclose(smoothing.predict_probability(*place), expected, atol=1e-6)
     safe = np.abs(expected - threshold) > 1e-6
-    everything = smoothing.predict_volume(*place, components=0)
+    everything = smoothing.predict_volume(*place, post=every(smoothing))
     assert everything.dtype == np.uint8
     np.testing.assert_array_equal(everything[safe], (expected >= threshold)[safe])
     np.testing.assert_array_equal(
@@ -153,15 +162,23 @@ def test_smoothing_is_scipys_across_all_slices(segmenter, volume, codes):
     assert (everything != (plain >= threshold)).any()
 
 
-def test_runs_older_than_smoothing_have_none(segmenter, volume):
+def test_a_call_may_ask_for_other_postprocessing_than_the_runs(segmenter, volume):
+    place = volume.array, volume.spacing, volume.affine
+    plain = segmenter.predict_probability(*place)
     config = segmenter.config.copy_and_resolve_references()
     with config.unlocked():
-        del config.predict.smooth_mm
-    older = dataclasses.replace(segmenter, config=config)
-    place = volume.array[:, :, 2:7], volume.spacing, volume.affine
-    expected = segmenter.predict_probability(*place)
-    np.testing.assert_array_equal(older.predict_probability(*place), expected)
-    np.testing.assert_array_equal(older.predict_volume(*place, components=0), expected >= 0.5)
+        config.predict.update(smooth_mm=4.0, threshold=0.9)
+    smoothing = dataclasses.replace(segmenter, config=config)
+    np.testing.assert_array_equal(smoothing.predict_probability(*place, smooth_mm=0), plain)
+    found = segmenter.predict_probability(*place, smooth_mm=4.0)
+    np.testing.assert_array_equal(found, smoothing.predict_probability(*place))
+    assert (found != plain).any()
+    largest = clean_mask((plain >= 0.5).astype(np.uint8), volume.spacing, 1)
+    np.testing.assert_array_equal(smoothing.predict_volume(*place, post=DEFAULT), largest)
+    mm3 = largest.sum() * np.prod(volume.spacing)
+    for least, voxels in ((mm3, largest.sum()), (mm3 + 1, 0)):
+        post = PostProcessing(min_mm3=least)
+        assert segmenter.predict_volume(*place, post=post).sum() == voxels
 
 
 def test_mirroring_makes_the_answer_symmetric(segmenter, volume):
@@ -206,7 +223,7 @@ def test_ensemble_is_the_mean_and_the_threshold_is_the_first_ones(segmenter, vol
     probability = ensemble.predict_probability(*place)
     np.testing.assert_allclose(probability, expected, atol=1e-6)
     assert np.abs(probability - first.predict_probability(*place)).max() > 1e-3
-    mask = ensemble.predict_volume(*place, components=0)
+    mask = ensemble.predict_volume(*place, post=every(ensemble))
     np.testing.assert_array_equal(mask, probability >= 0.4)
 
 

@@ -1,0 +1,71 @@
+"""Records what an evaluation was made by: code, command, weights, data, devices and versions."""
+
+import hashlib
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.inference.segmenter import Segmenter
+from lagseg_jax.model.segmentation import decoder_dtype
+from lagseg_jax.runtime.files import file_sha256
+from lagseg_jax.runtime.host import git_commit, library_versions
+
+
+def run_manifest(segmenter: Segmenter, cases: Sequence[Case]) -> dict[str, Any]:
+    """What was run, on what, by what.
+
+    Args:
+        segmenter: the model that was evaluated.
+        cases: the labelled cases it was evaluated on; every file of theirs is read once.
+
+    Returns:
+        JSON-serialisable: `date` (UTC), `command`, `git` (None outside a checkout), `seed`,
+        `checkpoint_step`, `encoder`, `decoder_dtype` (here), `dataset`, `devices`, `versions` and
+        the whole `config`.
+    """
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.orig_argv),
+        "git": git_commit(Path(__file__).parent),
+        "seed": segmenter.config.seed,
+        "checkpoint_step": segmenter.step,
+        "encoder": segmenter.encoder.report(),
+        "decoder_dtype": decoder_dtype(segmenter.config.decoder.dtype),
+        "dataset": {
+            "root": segmenter.config.data.root,
+            "cases": len(cases),
+            "sha256": dataset_hash(cases),
+        },
+        "devices": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **library_versions(),
+            "system": platform.platform(),
+        },
+        "config": segmenter.config.to_dict(),
+    }
+
+
+def dataset_hash(cases: Sequence[Case]) -> str:
+    """SHA-256 over the names of the cases and the SHA-256 of their image and label files.
+
+    The folder they lie in and their order do not count; the same cases give the same hash on every
+    machine.
+    """
+    digest = hashlib.sha256()
+    for case in sorted(cases, key=lambda case: case.name):
+        contents = [file_sha256(path) for path in (case.image, case.label) if path is not None]
+        digest.update("\0".join([case.name, *contents, ""]).encode())
+    return digest.hexdigest()

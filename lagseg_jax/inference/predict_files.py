@@ -1,0 +1,201 @@
+"""Predicts files case after case; one is written while the next one is computed."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.volume import MAX_BYTES, read_volume, remarks
+from lagseg_jax.inference.files import Input, Outputs, Prediction
+from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line, write_statistics
+from lagseg_jax.inference.postprocess import PostProcessing
+from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.runtime.console import log, still
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.processes import allgather, process, share
+
+if TYPE_CHECKING:  # it loads jax, which a command does without until there is something to compute
+    from lagseg_jax.inference.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Request:
+    """How all cases are predicted.
+
+    Attributes:
+        workdirs: folders of training runs; several are an ensemble.
+        weights: folders of encoder weights that were moved; one for all runs or one for each.
+        components: connected components kept, 0 for all; None: as trained.
+        min_mm3: components smaller than this go.
+        tta: average over the four in-plane mirrorings.
+        max_bytes: of voxels in one file.
+        orientation: of files that do not say it, as in `parse_volume`.
+        plane: that all volumes are cut in; "": as the run says.
+        allow: what DICOM series may have.
+    """
+
+    workdirs: Sequence[str]
+    weights: Sequence[str] | None = None
+    components: int | None = None
+    min_mm3: float = 0.0
+    tta: bool = False
+    max_bytes: int = MAX_BYTES
+    orientation: str = ""
+    plane: str = ""
+    allow: Sequence[str] = ()
+
+
+def predict_files(
+    jobs: Mapping[Input, Outputs],
+    folder: Path,
+    request: Request,
+    statistics: bool = False,
+    resume: bool = False,
+) -> int:
+    """Predicts this process' share of the cases, and says how many failed in all processes.
+
+    Args:
+        jobs: where the files of each case go.
+        folder: gets `statistics.csv` and `statistics.json` over all cases of all processes.
+        request: how they are predicted.
+        statistics: whether these two are written.
+        resume: leave out the cases whose files are all there.
+
+    Raises:
+        InputError: a workdir is not a run, or its model cannot be loaded.
+    """
+    # Shared first and filtered then: processes that start later would see other files.
+    mine = todo = {one: jobs[one] for one in share(list(jobs))}
+    if resume:
+        todo = {one: outputs for one, outputs in mine.items() if not outputs.complete()}
+        log.info("%d cases are there already, %d to do", len(mine) - len(todo), len(todo))
+    rows = {}
+    if todo:
+        segmenter = _load(request)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = predict_cases(segmenter, todo, request)
+    failed = len(todo) - len(rows)
+    if statistics:
+        for one in mine.keys() - todo.keys():
+            mask = read_volume(mine[one].mask, orientation=request.orientation)
+            rows[one] = _row(mask, mask.array)
+    parts = allgather([failed, {one.name: row for one, row in rows.items()}])
+    found = {name: row for _, part in parts for name, row in part.items()}
+    if statistics and found and process()[0] == 0:
+        ordered = [{"case": one.name, **found[one.name]} for one in jobs if one.name in found]
+        about = {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
+        about |= {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
+        write_statistics(folder, ordered, about)
+    return sum(count for count, _ in parts)
+
+
+def predict_cases(
+    segmenter: "Segmenter", jobs: Mapping[Input, Outputs], request: Request
+) -> dict[Input, dict[str, Any]]:
+    """Predicts, writes and reports all cases, in their order.
+
+    Returns:
+        The row of `mask_statistics` of every case that could be used and written.
+    """
+    post = replace(segmenter.postprocessing, min_mm3=request.min_mm3)
+    if request.components is not None:
+        post = replace(post, components=request.components)
+    note = " - random encoder" if segmenter.encoder.warning else ""
+    rows: dict[Input, dict[str, Any]] = {}
+
+    def finish(label: str, one: Input, done: Prediction) -> None:
+        outputs, row = jobs[one], _row(done.volume, done.mask)
+        title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
+        try:
+            outputs.write(done, post.threshold, title, segmenter.plane)
+        except InputError as error:
+            log.error("%s error: %s", label, error)
+        except OSError as error:
+            log.error("%s error: %s cannot be written: %s", label, outputs.mask, error)
+        else:
+            rows[one] = row
+            log.info("%s %s: %s", label, outputs.mask, statistics_line(row))
+
+    with ThreadPoolExecutor(1) as writer:
+        writing = writer.submit(lambda: None)
+        for number, (one, outputs) in enumerate(jobs.items(), 1):
+            label = f"{number}/{len(jobs)}"
+            try:
+                prediction = predict_case(segmenter, one, outputs, post, request)
+            except InputError as error:
+                writing.result()  # the case before is reported before this one
+                log.error("%s error: %s", label, error)
+                continue
+            writing.result()  # one case at a time waits for the disk: this bounds the memory
+            writing = writer.submit(finish, label, one, prediction)
+            del prediction  # it is the writer's now
+        writing.result()
+    return rows
+
+
+def predict_case(
+    segmenter: "Segmenter", one: Input, outputs: Outputs, post: PostProcessing, request: Request
+) -> Prediction:
+    """Reads and predicts one case, with a probability where the outputs need it.
+
+    Raises:
+        InputError: the files cannot be used.
+    """
+    with still(f"predicting {one.name}"):
+        volume = one.read(request.max_bytes, request.orientation, request.allow)
+        for remark in remarks(volume):
+            log.warning("WARNING: %s: %s", one.source, remark)
+        _, geometry = to_slices(volume.array, volume.affine, segmenter.plane)
+        segmenter.check_plane(geometry, str(one.source))
+        probability = None
+        place = volume.array, volume.spacing, volume.affine
+        if outputs.probability or outputs.mesh:
+            probability = segmenter.predict_probability(*place, request.tta, post.smooth_mm)
+            mask = post.mask(probability, volume.affine)
+        else:
+            mask = segmenter.predict_volume(*place, request.tta, post)
+    if outputs.preview is None:  # the grey values, the largest array, go; the shape stays
+        volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
+    return Prediction(volume, mask, probability)
+
+
+def _row(image: Volume, mask: np.ndarray) -> dict[str, Any]:
+    """The numbers of a mask (x, y, z), with what is to be said about the geometry of its image."""
+    return mask_statistics(mask, image.affine) | {"remarks": "; ".join(remarks(image))}
+
+
+def _load(request: Request) -> "Segmenter":
+    """The model or the ensemble, with a word on what it costs."""
+    from lagseg_jax.inference.segmenter import load_segmenter
+
+    segmenter = load_segmenter(request.workdirs, request.weights)
+    if request.plane:
+        segmenter = replace(segmenter, plane=request.plane)
+        log.warning("WARNING: --plane cuts all volumes into %s slices", request.plane)
+    models, mirrorings = len(request.workdirs), 4 if request.tta else 1
+    if models * mirrorings > 1:
+        log.info(
+            "%d models, %d mirrorings: %d times the computing of one prediction",
+            *(models, mirrorings, models * mirrorings),
+        )
+    if request.tta:
+        log.warning(
+            "WARNING: --tta shows the model mirrored hearts, which training never does; it cost 9 "
+            "points of Dice with configs/cpu.py: compare both on labelled cases first"
+        )
+    return segmenter
+
+
+def _encoder_weights(request: Request) -> str:
+    """Where the encoders of the runs come from; needs no jax."""
+    origins = []
+    for number, workdir in enumerate(request.workdirs):
+        encoder, moved = read_config(Path(workdir)).encoder, request.weights
+        weights = moved[min(number, len(moved) - 1)] if moved else encoder.weights
+        origins.append(weights or f"random (seed {encoder.seed})")
+    return ", ".join(origins)

@@ -1,0 +1,136 @@
+"""The loop over cases, with a model that is a function: writing overlaps computing, in order."""
+
+import logging
+import threading
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+
+from lagseg_jax.imaging.volume import read_volume
+from lagseg_jax.inference.files import Outputs, find_inputs, plan_outputs
+from lagseg_jax.inference.postprocess import PostProcessing
+from lagseg_jax.inference.predict_files import Request, predict_cases
+from lagseg_jax.runtime.errors import InputError
+
+SECONDS = 30  # for another thread to come
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """Four cases; the mask of each is its image, which is as bright as its number."""
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        image = np.zeros((7, 5, 3), np.int16)
+        image[1 : 2 + number, 2, 1] = number + 1
+        path = tmp_path / "in" / f"{number}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 2, 3, 1])), path)
+    return plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out")
+
+
+def segmenter_of(predict_volume):
+    return SimpleNamespace(
+        postprocessing=PostProcessing(0.25, 2, 1.5),
+        encoder=SimpleNamespace(warning=""),
+        plane="",
+        check_plane=lambda geometry, what: None,
+        predict_volume=predict_volume,
+    )
+
+
+def threshold(volume, spacing, affine, tta, post):
+    return (volume > 0).astype(np.uint8)
+
+
+def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
+    started = [threading.Event() for _ in range(5)]
+    started[4].set()  # there is no fifth case
+    write = Outputs.write
+
+    def predict_volume(volume, *others):
+        started[volume.max() - 1].set()
+        return threshold(volume, *others)
+
+    def waiting(self, *arguments):
+        assert started[int(self.mask.name[0]) + 1].wait(SECONDS), "the next case was not started"
+        write(self, *arguments)
+
+    monkeypatch.setattr(Outputs, "write", waiting)
+    rows = predict_cases(segmenter_of(predict_volume), jobs, Request([]))
+    assert [row["voxels"] for row in rows.values()] == [1, 2, 3, 4]
+    for number, outputs in enumerate(jobs.values(), 1):
+        assert read_volume(outputs.mask).array.sum() == number
+
+
+def test_one_case_at_a_time_waits_for_the_disk(jobs):
+    masks, alive = [], []
+
+    def predict_volume(*arguments):
+        alive.append(sum(mask() is not None for mask in masks))
+        mask = threshold(*arguments)
+        masks.append(weakref.ref(mask))
+        return mask
+
+    predict_cases(segmenter_of(predict_volume), jobs, Request([]))
+    assert len(alive) == 4 and max(alive) <= 1
+
+
+def test_what_fails_is_reported_in_its_turn(jobs, monkeypatch, caplog):
+    """The second case cannot be computed, the third not be written."""
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    write = Outputs.write
+
+    def predict_volume(volume, *others):
+        if volume.max() == 2:
+            raise InputError("it is the second")
+        return threshold(volume, *others)
+
+    def full(self, *arguments):
+        if self.mask.name == "2.nii.gz":
+            raise OSError(28, "No space left on device")
+        write(self, *arguments)
+
+    monkeypatch.setattr(Outputs, "write", full)
+    rows = predict_cases(segmenter_of(predict_volume), jobs, Request([]))
+    assert [one.name for one in rows] == ["0", "3"]
+    said = [record.getMessage() for record in caplog.records]
+    assert [sentence.split()[0] for sentence in said] == ["1/4", "2/4", "3/4", "4/4"]
+    assert said[1] == "2/4 error: it is the second"
+    assert said[2].startswith("3/4 error: ") and "No space left" in said[2]
+    assert [path.exists() for path in (o.mask for o in jobs.values())] == [True, False, False, True]
+
+
+def test_an_unexpected_error_of_the_writer_is_not_lost(jobs, monkeypatch):
+    def broken(self, *arguments):
+        if self.mask.name == "3.nii.gz":  # the last one: no other case comes after it
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Outputs, "write", broken)
+    with pytest.raises(ZeroDivisionError):
+        predict_cases(segmenter_of(threshold), jobs, Request([]))
+
+
+def test_what_is_asked_for_has_precedence_over_the_run(jobs):
+    asked = []
+
+    def predict_volume(volume, spacing, affine, tta, post):
+        asked.append((spacing, post, tta))
+        return threshold(volume, spacing, affine, tta, post)
+
+    segmenter = segmenter_of(predict_volume)
+    predict_cases(segmenter, jobs, Request([]))
+    predict_cases(segmenter, jobs, Request([], components=0, min_mm3=5.0, tta=True))
+    assert asked[0] == ((1, 2, 3), PostProcessing(0.25, 2, 1.5), False)
+    assert asked[4] == ((1, 2, 3), PostProcessing(0.25, 0, 1.5, 5.0), True)
+
+
+def test_masks_never_replace_their_inputs(jobs):
+    one = next(iter(jobs))
+    folder = Path(one.source).parent
+    with pytest.raises(InputError, match="would overwrite its input"):
+        plan_outputs([one], folder)
+    with pytest.raises(InputError, match="is a file, expected a folder"):
+        plan_outputs([one], one.source)
