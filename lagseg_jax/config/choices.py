@@ -1,4 +1,4 @@
-"""name of a DINOv2 variant -> its dimensions; needs no jax, so that configs are checked at once."""
+"""The names that a config can choose from; needs no jax, so that a config is checked at once."""
 
 from typing import TypedDict
 
