@@ -23,7 +23,7 @@ from lagseg_jax.imaging.volume import read_image_and_label, read_volume, remarks
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runtime.console import Progress, log, still
 from lagseg_jax.runtime.files import write_csv, write_json
-from lagseg_jax.runtime.processes import allgather, process, share
+from lagseg_jax.runtime.processes import allgather, once, process, share
 
 
 def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[str, Any]:
@@ -47,6 +47,8 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[
     if "plane" in segmenter.config.data.allow:
         segmenter = dataclasses.replace(segmenter, planes=())
     (folder / "masks").mkdir(parents=True, exist_ok=True)
+    # Written last: an evaluation that was killed is not taken for a finished one.
+    once((folder / "summary.json").unlink, True)
     rows: list[dict[str, Any]] = []
     said: Counter[str] = Counter()
     mine = share(cases)
@@ -71,10 +73,10 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[
     # The encoder's origin stands in every line, so that it survives copying.
     table = ({**row, "encoder_weights": encoder["weights"]} for row in rows)
     write_csv(folder / "per_case.csv", ["case", *METRICS, "encoder_weights"], table)
-    write_json(folder / "summary.json", summary)
     _write_overlays(segmenter, cases, rows, folder)
     _write_fusion_weights(folder / "fusion_weights.csv", segmenter)
     write_json(folder / "manifest.json", run_manifest(segmenter, cases))
+    write_json(folder / "summary.json", summary)
     return summary
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 from configs import default
 from lagseg_jax.data.layouts import detect
+from lagseg_jax.evaluation import evaluate as module
 from lagseg_jax.evaluation.evaluate import evaluate, summary_line
 from lagseg_jax.evaluation.metrics import case_metrics
+from lagseg_jax.evaluation.study import Run
 from lagseg_jax.imaging.volume import read_image_and_label, read_volume
 from lagseg_jax.reports.page import write_report
+from lagseg_jax.runtime.errors import InputError
 
 
 def segmenter_of(masks):
@@ -92,3 +96,31 @@ def test_nothing_found_anywhere_is_described(labelled, tmp_path):
     assert summary["hd95_mm"]["mean"] is None and summary["dice"]["mean"] == 0
     assert summary_line(summary) == "Dice 0.0000, IoU 0.0000 (mean over 1 cases)"
     assert [p.name for p in (tmp_path / "overlays").iterdir()] == [f"worst_{cases[0].name}.png"]
+
+
+@pytest.mark.parametrize("cut", ["per_case.csv", "overlays", "manifest.json"])
+def test_one_that_was_killed_is_not_taken_for_finished(labelled, tmp_path, monkeypatch, cut):
+    """Neither a new one nor one over an older one, wherever it stopped."""
+    cases, labels = labelled
+    masks = [label.array for label in labels]
+    folder = tmp_path / "run" / "evaluation"
+    run = Run("arm", -1, 0, tmp_path / "run", (), None)
+    evaluate(segmenter_of(masks), cases, folder)
+    assert run.finished
+
+    class Killed(Exception):
+        pass
+
+    def killed(path, *arguments):
+        if Path(path).name == cut or Path(path).parent.name == cut:
+            raise Killed
+        return original(path, *arguments)
+
+    name = {"per_case.csv": "write_csv", "overlays": "write_overlay"}.get(cut, "write_json")
+    original = getattr(module, name)
+    monkeypatch.setattr(module, name, killed)
+    with pytest.raises(Killed):
+        evaluate(segmenter_of(masks), cases, folder)
+    assert not run.finished
+    with pytest.raises(InputError, match=r"summary\.json"):
+        write_report(folder)
