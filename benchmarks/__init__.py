@@ -1,6 +1,6 @@
 """Speed, memory and accuracy, beside the same model in PyTorch, a U-Net and nnU-Net.
 
-The commands, each with `--help` or a first page that says what it measures:
+The commands:
 
     python -m benchmarks                 speed beside PyTorch and nnU-Net: docs/performance.md
     python -m benchmarks.accuracy        accuracy after equal time: docs/accuracy.md
