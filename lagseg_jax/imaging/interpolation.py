@@ -10,15 +10,21 @@ import numpy as np
 
 
 @functools.lru_cache(maxsize=256)
-def linear_matrix(size: int, new_size: int) -> np.ndarray:
+def linear_matrix(size: int, new_size: int, step: float | None = None) -> np.ndarray:
     """The matrix (new_size, size) that resizes a signal by linear interpolation; float32.
 
-    Row i holds the triangle kernel `max(0, 1 - |x - j| / k)` around `x = (i + 0.5) size / new_size
-    - 0.5`, with `k = max(1, size / new_size)`, normalised to sum 1 (edges repeat no pixel, they
-    renormalise). Pixel centres are at half-integers, and shrinking widens the kernel
-    (antialiasing), as `jax.image.resize(method="linear")` and PyTorch's `antialias=True` do.
+    Row i holds the triangle kernel `max(0, 1 - |x - j| / k)` around `x = (i + 0.5) step - 0.5`,
+    with `k = max(1, step)`, normalised to sum 1 (edges repeat no pixel, they renormalise). Pixel
+    centres are at half-integers, and shrinking widens the kernel (antialiasing), as
+    `jax.image.resize(method="linear")` and PyTorch's `antialias=True` do.
+
+    Args:
+        size: of the signal, in pixels.
+        new_size: of the result.
+        step: pixels of the signal for each new one. By default both cover the same length, so it
+            is `size / new_size`; a new size that was rounded up needs its own.
     """
-    scale = size / new_size
+    scale = size / new_size if step is None else step
     centres = (np.arange(new_size) + 0.5) * scale - 0.5
     distance = np.abs(centres[:, None] - np.arange(size)[None])
     weights = np.maximum(0, 1 - distance / max(1.0, scale))

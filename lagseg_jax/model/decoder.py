@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lagseg_jax.config.choices import PATCH
 from lagseg_jax.model.backend import convolves_in_onednn
 from lagseg_jax.model.convolution import conv3x3, convolve
 from lagseg_jax.model.resize import resize_linear, upsample_double
@@ -193,19 +194,22 @@ class Decoder(nn.Module):
         Returns:
             Logits (B, H, W), float32.
         """
+        # Pixel i of a map at 1/s is centred at (i + 0.5) s image pixels, also where the size was
+        # rounded up and the last one reaches beyond the image: so all maps lie over each other.
         height, width = image.shape[1:3]
-        h, w = fused.shape[2:4]
-        sizes = [(h, w)] + [(-(-height // s), -(-width // s)) for s in self.scales]
+        strides = (PATCH, *self.scales)
+        sizes = [(-(-height // s), -(-width // s)) for s in strides]
         views = self._image_views(image.astype(self.dtype), sizes)
         state: jax.Array | None = None
         for s, (size, channels) in enumerate(zip(sizes, self.widths)):
-            to_size = functools.partial(resize_linear, size=size)
+            from_tokens = functools.partial(resize_linear, size=size, step=strides[s] / PATCH)
             tokens = Projection(channels, self.dtype, name=f"project_{s}")(fused[s])
-            parts: list[tuple[jax.Array, Resize]] = [(tokens, to_size)]
+            parts: list[tuple[jax.Array, Resize]] = [(tokens, from_tokens)]
             if state is not None:  # from 1/14 to the first scale, or from a scale to the next
-                parts.append((state, to_size if s == 1 else functools.partial(_double, size=size)))
+                double = functools.partial(_double, size=size)
+                parts.append((state, from_tokens if s == 1 else double))
             if self.image_injection:
-                parts.append((views[s], to_size))
+                parts.append((views[s], lambda view: view))
             # A 1x1 convolution first: a 3x3 one over all joined channels costs twice as much.
             joined = Join(channels, self.dtype, name=f"join_{s}")(parts)
             state = ConvBlock(channels, dtype=self.dtype, name=f"block_{s}")(joined)
@@ -216,9 +220,9 @@ class Decoder(nn.Module):
         if not self.image_injection:
             return []
         if self.image_path == "resized":
-            return [resize_linear(image, size) for size in sizes]
+            return [resize_linear(image, *at) for at in zip(sizes, (PATCH, *self.scales))]
         pyramid = ImagePyramid(self.scales, self.widths[1:], self.dtype, name="pyramid")(image)
-        return [resize_linear(pyramid[0], sizes[0]), *pyramid]
+        return [resize_linear(pyramid[0], sizes[0], PATCH / self.scales[0]), *pyramid]
 
 
 def _double(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -6,14 +6,15 @@ import jax.numpy as jnp
 from lagseg_jax.imaging.interpolation import linear_matrix
 
 
-def resize_linear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_linear(x: jax.Array, size: tuple[int, int], step: float | None = None) -> jax.Array:
     """Resizes (B, H, W, C) to (B, *size, C) by linear interpolation, in the dtype of x.
 
-    The matrices are those of `interpolation.linear_matrix`, as everywhere in the project.
+    The matrices are those of `interpolation.linear_matrix`, as everywhere in the project; `step` is
+    the number of pixels of x for each new one, by default what the sizes say.
     """
     for axis, new in ((1, size[0]), (2, size[1])):
-        if x.shape[axis] != new:
-            matrix = jnp.asarray(linear_matrix(x.shape[axis], new), x.dtype)
+        if x.shape[axis] != new or step not in (None, 1):
+            matrix = jnp.asarray(linear_matrix(x.shape[axis], new, step), x.dtype)
             x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
     return x
 

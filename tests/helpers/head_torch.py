@@ -36,8 +36,15 @@ def conv_block(p, x, stride=1):
     return x
 
 
-def resize(x, size):
-    return F.interpolate(x, size=size, mode="bilinear", antialias=True)
+def resize(x, size, step):
+    """Triangle kernels of a pixel or more around (i + 0.5) step; the border renormalises them."""
+    for axis, new in ((2, size[0]), (3, size[1])):
+        old = torch.arange(x.shape[axis]) + 0.5
+        distance = (old[None] - (torch.arange(new)[:, None] + 0.5) * step).abs()
+        kernel = (1 - distance / max(1, step)).clamp(min=0)
+        kernel = kernel / kernel.sum(1, keepdim=True)
+        x = torch.movedim(torch.tensordot(kernel, x, dims=([1], [axis])), 0, axis)
+    return x
 
 
 def head_logits(params, patch_tokens, images, scales, image_path):
@@ -46,9 +53,10 @@ def head_logits(params, patch_tokens, images, scales, image_path):
     fused = torch.einsum("sl,lbhwd->sbdhw", weights, patch_tokens)
     p, image = params["decoder"], 4 * images[:, None] - 2
     height, width = images.shape[1:]
-    sizes = [fused.shape[-2:]] + [(-(-height // s), -(-width // s)) for s in scales]
+    strides = (14, *scales)
+    sizes = [(-(-height // s), -(-width // s)) for s in strides]
     if image_path == "resized":
-        views = [resize(image, size) for size in sizes]
+        views = [resize(image, size, s) for size, s in zip(sizes, strides)]
     else:
         # Channels of a pixel block: row, then column, then channel, as space_to_depth orders them.
         x = F.pixel_unshuffle(image, scales[-1])
@@ -57,12 +65,12 @@ def head_logits(params, patch_tokens, images, scales, image_path):
         for number in range(1, len(scales)):
             x = conv_block(p["pyramid"][f"ConvBlock_{number}"], x, stride=2)
             views.insert(0, x)
-        views.insert(0, resize(x, sizes[0]))
+        views.insert(0, resize(x, sizes[0], 14 / scales[0]))
     state = None
     for s, size in enumerate(sizes):
-        parts = [resize(dense(p[f"project_{s}"], fused[s]), size)]
+        parts = [resize(dense(p[f"project_{s}"], fused[s]), size, strides[s] / 14)]
         if s == 1:
-            parts.append(resize(state, size))
+            parts.append(resize(state, size, strides[s] / 14))
         elif s > 1:
             doubled = F.interpolate(state, scale_factor=2, mode="bilinear")
             parts.append(doubled[:, :, : size[0], : size[1]])

@@ -1,5 +1,7 @@
 """Linear resizing equals jax.image.resize and torch, keeps constants, and doubles exactly."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,3 +81,34 @@ def test_the_gradient_of_doubling_is_that_of_the_matrices(height, width):
 @pytest.mark.parametrize("resize", [lambda x: resize_linear(x, (5, 17)), upsample_double])
 def test_the_type_is_kept(resize):
     assert resize(jnp.ones((1, 7, 11, 2), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("size", [42, 98, 196, 224, 252, 336, 448, 490, 518, 14 * 13])
+@pytest.mark.parametrize("scales", [(8, 4, 2), (8, 4, 2, 1)])
+def test_all_maps_of_the_decoder_lie_over_each_other(size, scales):
+    """An affine ramp of the image position stays that ramp on every way between the maps.
+
+    Pixel i of a map at 1/s lies at (i + 0.5) s image pixels; sizes are rounded up. At the borders,
+    where kernels are cut off, there is less to compare.
+    """
+    if size % scales[-1]:
+        pytest.skip("no size of images for these scales")
+
+    def ramp(stride):
+        places = (np.arange(-(-size // stride)) + 0.5) * stride
+        return jnp.asarray(places[:, None] - 2 * places, jnp.float32)[None, ..., None]
+
+    def compare(found, stride, border, atol=1e-3):
+        inner = np.s_[0, border:-border, border:-border]
+        assert found[inner].size
+        np.testing.assert_allclose(found[inner], ramp(stride)[inner], rtol=0, atol=atol)
+
+    for stride in scales:
+        shape = ramp(stride).shape[1:3]
+        compare(resize_linear(ramp(14), shape, stride / 14), stride, 14 // stride + 1)
+        compare(resize_linear(ramp(1), shape, stride), stride, 2)
+    for coarse, fine in itertools.pairwise(scales):
+        height, width = ramp(fine).shape[1:3]
+        compare(upsample_double(ramp(coarse))[:, :height, :width], fine, 2)
+    # A kernel of 1.75 pixels does not meet all of them alike: within a pixel of the image.
+    compare(resize_linear(ramp(8), ramp(14).shape[1:3], 14 / 8), 14, 1, atol=2)
