@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from lagseg_jax.inference.slice_probability import slice_probability
+from lagseg_jax.inference.slice_probability import Resampling, slice_probability
 from lagseg_jax.model.segmentation import Model
 
 
@@ -13,4 +13,6 @@ def probability(
     """Images (B, S, S) in 0..1 -> probability of atrium (B, S, S) float32."""
     same = 2 * [jnp.eye(images.shape[-1])]
     grey = jnp.array([0.0, 1.0])
-    return slice_probability(model, encoder_params, head_params, images, same, same, grey)
+    return slice_probability(
+        model, encoder_params, head_params, images, Resampling(same, same, grey)
+    )

@@ -105,7 +105,6 @@ def test_grey_becomes_what_torchvision_makes_of_it():
         ({"decoder.widths": (16, 16)}, r"decoder\.widths is \(16, 16\), expected 3 multiples of 8"),
         ({"decoder.widths": (16, 16, 12)}, r"decoder\.widths is \(16, 16, 12\), expected 3"),
         ({"decoder.widths": (16, 0, 8)}, r"decoder\.widths is \(16, 0, 8\), expected 3"),
-        ({"decoder.image_path": "raw"}, r"image_path is 'raw', expected one of resized, pyramid"),
         ({"decoder.dtype": "float16"}, r"decoder\.dtype is 'float16', expected one of float32"),
         ({"encoder.dtype": "half"}, r"encoder\.dtype is 'half', expected one of float32, bfloat16"),
         ({"fusion.blocks": "4"}, r"fusion\.blocks is '4', expected .* from 0 to 3"),
