@@ -68,16 +68,27 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[
     rows = [by_name[case.name] for case in cases]
     encoder = segmenter.encoder.report()
     summary = {"encoder": encoder, "step": segmenter.step, **summarise(rows)}
-    if process()[0] > 0:
-        return summary
+    if process()[0] == 0:
+        _write(folder, segmenter, cases, rows, summary)
+    return summary
+
+
+def _write(
+    folder: Path,
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    rows: Sequence[dict[str, Any]],
+    summary: dict[str, Any],
+) -> None:
+    """All files but the masks; the summary last, which says that the others are there."""
     # The encoder's origin stands in every line, so that it survives copying.
-    table = ({**row, "encoder_weights": encoder["weights"]} for row in rows)
+    origin = summary["encoder"]["weights"]
+    table = ({**row, "encoder_weights": origin} for row in rows)
     write_csv(folder / "per_case.csv", ["case", *METRICS, "encoder_weights"], table)
     _write_overlays(segmenter, cases, rows, folder)
     _write_fusion_weights(folder / "fusion_weights.csv", segmenter)
     write_json(folder / "manifest.json", run_manifest(segmenter, cases))
     write_json(folder / "summary.json", summary)
-    return summary
 
 
 def read_labelled(case: Case, data: ml_collections.ConfigDict) -> tuple[Volume, Volume]:

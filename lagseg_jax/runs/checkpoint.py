@@ -11,20 +11,16 @@ because without the best checkpoint it would answer with another model.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import flax.struct
 import jax
-import optax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from lagseg_jax.runs.train_state import TrainState, is_whole, make_record
 from lagseg_jax.runtime.devices import shared_by_processes, tree_hash
 from lagseg_jax.runtime.errors import InputError, TrainingError
 
@@ -36,15 +32,6 @@ REMOVED = "removed"  # folder of checkpoints that are being deleted
 
 class _Damaged(Exception):
     """A checkpoint is not what was saved."""
-
-
-@flax.struct.dataclass
-class TrainState:
-    """All that training changes. The encoder is not in it, so it cannot be trained or saved."""
-
-    step: jax.Array  # int32 scalar, optimiser steps done
-    params: dict  # of the head, and of the adapter if there is one, float32
-    opt_state: optax.OptState
 
 
 class Checkpoints:
@@ -313,27 +300,3 @@ class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
 
 def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def make_record(
-    state: TrainState, data: dict, encoder_hash: str, validation_dice: float | None
-) -> dict:
-    """What a checkpoint says about itself, for JSON; arguments as in `Checkpoints.save`."""
-    finite = validation_dice is not None and math.isfinite(validation_dice)
-    record = {
-        "data": data,
-        "encoder_sha256": encoder_hash,
-        "validation_dice": validation_dice if finite else None,
-        "sha256": {"params": tree_hash(state.params), "opt_state": tree_hash(state.opt_state)},
-    }
-    return record | {"record_sha256": _content_hash(record)}
-
-
-def is_whole(record: dict) -> bool:
-    """Whether the record is what was saved."""
-    return record["record_sha256"] == _content_hash(record)
-
-
-def _content_hash(record: dict) -> str:
-    content = {key: value for key, value in record.items() if key != "record_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

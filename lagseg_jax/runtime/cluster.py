@@ -45,6 +45,11 @@ def how_to_join(
                 "JAX_PROCESS_ID or JOB_COMPLETION_INDEX": next(filter(None, indices), None),
             }
         )
+    return _detected(environment)
+
+
+def _detected(environment: Mapping[str, str]) -> dict | None:
+    """The same from a launcher's variables."""
 
     def number(name: str, otherwise: int = 1) -> int:
         return int(environment.get(name) or otherwise)

@@ -11,7 +11,7 @@ import ml_collections
 from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.data.layouts import Case
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
-from lagseg_jax.runs.checkpoint import TrainState
+from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import settled
 from lagseg_jax.runtime.errors import Interrupted
 from lagseg_jax.runtime.processes import preempted

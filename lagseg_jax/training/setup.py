@@ -14,7 +14,8 @@ from lagseg_jax.data.batches import TrainingBatches
 from lagseg_jax.data.layouts import Case
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model, build_model, decoder_dtype
-from lagseg_jax.runs.checkpoint import Checkpoints, TrainState
+from lagseg_jax.runs.checkpoint import Checkpoints
+from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import replicate
 from lagseg_jax.runtime.processes import process
 from lagseg_jax.training.metrics import TrainMetrics

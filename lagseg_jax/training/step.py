@@ -17,7 +17,7 @@ import optax
 from lagseg_jax.data.augment import Augmentation, augment, slice_keys
 from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
-from lagseg_jax.runs.checkpoint import TrainState
+from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import AXIS, mapped
 from lagseg_jax.training.losses import slice_losses
 from lagseg_jax.training.metrics import TrainMetrics, ValidationMetrics, overlap_counts

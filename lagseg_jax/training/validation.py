@@ -8,7 +8,7 @@ import ml_collections
 from lagseg_jax.data.batches import SliceSource, evaluation_batches, split_over_devices
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
-from lagseg_jax.runs.checkpoint import TrainState
+from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import settled
 from lagseg_jax.runtime.processes import process
 from lagseg_jax.training.step import make_validation_step

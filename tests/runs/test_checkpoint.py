@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lagseg_jax.runs.checkpoint import Checkpoints, TrainState
+from lagseg_jax.runs.checkpoint import Checkpoints
+from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import replicate, replicated
 from lagseg_jax.runtime.errors import InputError
 
