@@ -34,7 +34,7 @@ MARGIN = 4 / 3
 class SliceGeometry:
     """What `from_slices` needs to put slices back into the voxel order of their volume."""
 
-    orientation: np.ndarray  # (3, 2), of lagseg_jax.volume.to_canonical
+    orientation: np.ndarray  # (3, 2), of `volume.to_canonical`
     axis: int  # canonical axis across which the slices were cut
     volume_axis: int  # the same axis in the volume's own order
     spacing: tuple[float, ...]  # mm, from slice to slice, from row to row, from column to column

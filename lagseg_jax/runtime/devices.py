@@ -71,7 +71,7 @@ def use_compilation_cache() -> None:
 AXIS = "devices"
 
 
-def mapped(
+def pmapped(
     function: Callable,
     in_axes: tuple[int | None, ...],
     out_axes: int | None = None,
@@ -90,17 +90,17 @@ def mapped(
             go without: only `jax.pmap` itself puts their arrays together.
         devices: by default all of this process.
     """
-    pmapped = jax.pmap(
+    on_all = jax.pmap(
         function, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate, devices=devices
     )
     if not options or jax.process_count() > 1:
-        return pmapped
+        return on_all
     compiled: list[Callable] = []
 
     def call(*arguments):
         # pmap has no place for options of the compiler, but what it lowers to has.
         if not compiled:
-            compiled.append(pmapped.lower(*arguments).compile(compiler_options=options))
+            compiled.append(on_all.lower(*arguments).compile(compiler_options=options))
         return compiled[0](*arguments)
 
     return call

@@ -1,7 +1,7 @@
 """logits, masks -> loss and Dice, accumulated on the devices (clu.metrics).
 
 These steer the training (curves, early stopping, best checkpoint). The figures to report come from
-lagseg_jax.metrics, on whole volumes in their original grid.
+`evaluation.metrics`, on whole volumes in their original grid.
 """
 
 import flax.struct

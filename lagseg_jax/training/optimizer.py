@@ -1,9 +1,4 @@
-"""state, frozen encoder, batch -> next state and metrics: one device's share of a training step.
-
-The steps are pure functions of arrays. They run inside an axis named `devices`: gradients are
-averaged and metrics gathered over it, so that every device computes the same next state. A step
-whose loss or gradient is not finite changes nothing but the step's number.
-"""
+"""The optimiser of head and adapter, and its learning rate as a function of the step."""
 
 import jax
 import ml_collections

@@ -18,7 +18,7 @@ from lagseg_jax.data.augment import Augmentation, augment, slice_keys
 from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.train_state import TrainState
-from lagseg_jax.runtime.devices import AXIS, mapped
+from lagseg_jax.runtime.devices import AXIS, pmapped
 from lagseg_jax.training.losses import slice_losses
 from lagseg_jax.training.metrics import TrainMetrics, ValidationMetrics, overlap_counts
 
@@ -127,8 +127,8 @@ def make_train_step(
     adapts = model.adapter is not None
     encode = make_encode(model, augmentation, seed)
     for_encoder = backend.encoder_compiler_options(model.encoder.form)
-    encode = mapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
-    update = mapped(
+    encode = pmapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
+    update = pmapped(
         make_update(model, optimizer, loss),
         (None, 0, None) if adapts else (None, 0),
         donate=(0,),
@@ -174,9 +174,9 @@ def make_validation_step(
         )
 
     for_encoder = backend.encoder_compiler_options(model.encoder.form)
-    encode = mapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
+    encode = pmapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
     options = backend.decoder_compiler_options(model.head.decoder.dtype)
-    judge = mapped(judge, (None, 0, 0), options=options, devices=devices)
+    judge = pmapped(judge, (None, 0, 0), options=options, devices=devices)
 
     def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
         # Each part gets what it reads: tokens and masks go to the devices once.

@@ -25,7 +25,7 @@ from lagseg_jax.model.backend import encoder_compiler_options
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runtime.console import Progress, still
-from lagseg_jax.runtime.devices import mapped
+from lagseg_jax.runtime.devices import pmapped
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home
 from lagseg_jax.runtime.processes import barrier, share
@@ -127,7 +127,7 @@ def _make_encode(
         return jnp.moveaxis(model.tokens(params, images.astype(jnp.float32)), 0, 1)
 
     options = encoder_compiler_options(model.encoder.form)
-    on_devices = mapped(tokens, (None, 0), out_axes=0, options=options, devices=devices)
+    on_devices = pmapped(tokens, (None, 0), out_axes=0, options=options, devices=devices)
     count = batch_size * len(devices)
 
     def encode(images: np.ndarray) -> Iterator[np.ndarray]:

@@ -71,7 +71,7 @@ def names(folder):
 @pytest.fixture
 def encoded(monkeypatch):
     """The shapes of all batches that are encoded."""
-    shapes, original = [], token_cache.mapped
+    shapes, original = [], token_cache.pmapped
 
     def counted(function, *arguments, **options):
         call = original(function, *arguments, **options)
@@ -82,7 +82,7 @@ def encoded(monkeypatch):
 
         return count
 
-    monkeypatch.setattr(token_cache, "mapped", counted)
+    monkeypatch.setattr(token_cache, "pmapped", counted)
     return shapes
 
 
