@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.weights import CARD, TENSORS, param_structs
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import write_atomically, written_atomically
 
 Parts = Callable[[str], Iterable[np.ndarray]]
 _STORED = {"float32": "F32", "bfloat16": "BF16"}  # numpy's names -> safetensors'
@@ -39,13 +38,10 @@ def write_encoder(
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path, structs = folder / TENSORS, param_structs(spec, dtype)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with written_atomically(path) as temporary, open(temporary, "wb") as file:
             digest = _write_tensors(file, structs, leaf_parts)
-        os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
         if made:
             folder.rmdir()
         raise
