@@ -1,14 +1,15 @@
-"""evaluation folder -> report.html: one file with everything in it, that asks the network nothing.
+"""Writes report.html, one file with all that an evaluation says, which asks the network nothing.
 
-The page's own policy forbids the browser to load anything, and to run any other script than the one
-that sorts its table.
+The page's own policy forbids the browser to load anything, to send anything, and to run any other
+script than the one that sorts its table.
 """
 
 import base64
 import hashlib
-from html import escape
+from importlib import resources
 from pathlib import Path
 
+from lagseg_jax.reports.html import Html, document, join, raw, tag
 from lagseg_jax.reports.read import Evaluation, read_evaluation
 from lagseg_jax.reports.sections import (
     cases,
@@ -20,7 +21,6 @@ from lagseg_jax.reports.sections import (
     training,
     volume,
 )
-from lagseg_jax.reports.style import CSS, SCRIPT
 from lagseg_jax.runtime.files import write_atomically
 
 SECTIONS = {
@@ -55,36 +55,36 @@ def write_report(folder: Path) -> Path:
 
 def page(evaluation: Evaluation) -> str:
     """The whole HTML text."""
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in SECTIONS)
-    body = "".join(
-        f'<section id="{name.lower()}">{section(evaluation)}</section>'
-        for name, section in SECTIONS.items()
-    )
-    script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    files = resources.files("lagseg_jax.reports")
+    style, script = (files.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
     policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{script_hash}'"
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "form-action 'none'; base-uri 'none'"
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(evaluation.name)}: left atrium segmentation</title>
-<style>{CSS}</style>
-</head>
-<body>
-<header>{_header(evaluation)}<nav>{links}</nav></header>
-<main>{body}</main>
-<footer>{RESEARCH} Written by lagseg_jax from the files beside this one.</footer>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
+    head = join(
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"{evaluation.name}: left atrium segmentation"),
+        raw("style", style),
+    )
+    sections = {name.lower(): section(evaluation) for name, section in SECTIONS.items()}
+    links = [tag("a", name, href=f"#{name.lower()}") for name in SECTIONS]
+    body = join(
+        tag("header", _header(evaluation), tag("nav", links)),
+        tag("main", [tag("section", section, id=name) for name, section in sections.items()]),
+        tag("footer", f"{RESEARCH} Written by lagseg_jax from the files beside this one."),
+        raw("script", script),
+    )
+    return document(head, body)
 
 
-def _header(evaluation: Evaluation) -> str:
+def _hash(text: str) -> str:
+    """What a policy calls the only style or script that it allows."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _header(evaluation: Evaluation) -> Html:
     encoder = evaluation.summary["encoder"]
     registers = f" with {encoder['registers']} registers" if encoder.get("registers") else ""
     adapted = f", adapted: {encoder['adapted']}" if encoder.get("adapted") else ""
@@ -95,15 +95,14 @@ def _header(evaluation: Evaluation) -> str:
     ]
     if evaluation.manifest:
         facts.append(evaluation.manifest["date"].replace("T", " ").replace("+00:00", " UTC"))
-    banner = ""
-    if encoder.get("warning"):
-        sentence = escape(encoder["warning"])
-        banner = (
-            '<p class="banner" role="alert"><strong>Random encoder.</strong> '
-            f"{sentence[0].upper()}{sentence[1:]}.</p>"
-        )
-    return (
-        f"<h1>Left atrium segmentation: {escape(evaluation.name)}</h1>"
-        f'<p class="muted">{escape(" · ".join(facts))}</p>'
-        f'<p class="small muted">{RESEARCH}</p>{banner}'
+    banner = []
+    if sentence := str(encoder.get("warning") or ""):
+        strong = tag("strong", "Random encoder.")
+        text = f" {sentence[0].upper()}{sentence[1:]}."
+        banner.append(tag("p", strong, text, class_="banner", role="alert"))
+    return join(
+        tag("h1", f"Left atrium segmentation: {evaluation.name}"),
+        tag("p", " · ".join(facts), class_="muted"),
+        tag("p", RESEARCH, class_="small muted"),
+        banner,
     )

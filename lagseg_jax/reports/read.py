@@ -1,11 +1,13 @@
-"""evaluation folder -> everything its report shows: rows, summary, curves, weights, pictures."""
+"""Reads what an evaluation left, for its report; a file that cannot be what it says is refused."""
 
 import csv
 import dataclasses
+import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 
@@ -13,15 +15,23 @@ from lagseg_jax.evaluation.metrics import METRICS
 from lagseg_jax.runs.metrics_log import read_rows
 from lagseg_jax.runtime.errors import InputError
 
-# What the report needs of the two JSON files.
-SUMMARY = (
-    *("encoder", "step", "n_empty_truth", "n_empty_prediction", "n_distances_excluded"),
-    "dice_iou_check",
-)
-MANIFEST = (
-    *("date", "command", "git", "seed", "checkpoint_step", "encoder", "dataset", "devices"),
-    *("versions", "config"),
-)
+NUMBER = int | float
+ENCODER = {"variant": str, "weights": str}
+CHECK = {"consistent": bool | None, "found": NUMBER | None, "floor": NUMBER | None}
+# What the report needs of the two JSON files, and of which type.
+SUMMARY = {
+    **{"encoder": ENCODER, "step": NUMBER, "n_empty_truth": int, "n_empty_prediction": int},
+    **{"n_distances_excluded": int, "dice_iou_check": {"volume": CHECK, "slice": CHECK}},
+}
+MANIFEST: dict[str, Any] = {
+    **{"date": str, "command": str, "git": str | None, "seed": int, "checkpoint_step": int},
+    "encoder": {**ENCODER, "sha256": str | None},
+    "dataset": {"root": str, "cases": int, "sha256": str},
+    "devices": {"count": int, "kind": str, "platform": str, "processes": int},
+    **{"versions": {}, "config": {"fusion": {}}},
+}
+CURVES = ("loss", "dice", "validation_loss", "validation_dice")
+LARGEST = 1e30  # a number beyond it is none that a run wrote, and cannot be drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Evaluation:
         values: metric -> float64 (cases,), NaN where there is none.
         summary: content of summary.json.
         manifest: content of manifest.json, or None.
-        curve: rows of metrics.jsonl with a step; empty without that file.
+        curve: `step` and the numbers of `CURVES` in each row of metrics.jsonl; empty without it.
         scales: of the fusion weights, "1/14" and finer.
         fusion: fusion weights (S, L), or None.
         overlays: rank ("worst", ...) -> PNG file, worst first.
@@ -43,16 +53,16 @@ class Evaluation:
     name: str
     names: list[str]
     values: dict[str, np.ndarray]
-    summary: dict
-    manifest: dict | None
-    curve: list[dict]
+    summary: dict[str, Any]
+    manifest: dict[str, Any] | None
+    curve: list[dict[str, float]]
     scales: list[str]
     fusion: np.ndarray | None
     overlays: dict[str, Path]
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Reads what `lagseg_jax.evaluate.evaluate` wrote, and metrics.jsonl beside the folder.
+    """Reads what an evaluation wrote into this folder, and metrics.jsonl beside the folder.
 
     Raises:
         InputError: summary.json or per_case.csv is missing, or a file is damaged.
@@ -60,41 +70,86 @@ def read_evaluation(folder: Path) -> Evaluation:
     summary = _read_json(folder / "summary.json", SUMMARY)
     manifest = folder / "manifest.json"
     names, values = _read_cases(folder / "per_case.csv")
-    metrics = folder.parent / "metrics.jsonl"
     scales, fusion = _read_fusion(folder / "fusion_weights.csv")
-    pictures = {path.name.split("_")[0]: path for path in (folder / "overlays").glob("*.png")}
     return Evaluation(
         name=folder.resolve().parent.name,
         names=names,
         values=values,
         summary=summary,
         manifest=_read_json(manifest, MANIFEST) if manifest.exists() else None,
-        curve=[row for row in read_rows(metrics) if "step" in row] if metrics.exists() else [],
+        curve=_read_curve(folder.parent / "metrics.jsonl"),
         scales=scales,
         fusion=fusion,
-        overlays={r: pictures[r] for r in ("worst", "median", "best") if r in pictures},
+        overlays=_find_overlays(folder),
     )
 
 
-def _read_json(path: Path, fields: Sequence[str]) -> dict:
+def _find_overlays(folder: Path) -> dict[str, Path]:
+    """The pictures that lie here: a link may lead to what was not meant for the page."""
+    found = {}
+    for path in (folder / "overlays").glob("*.png"):
+        if path.is_file() and path.resolve() == folder.resolve() / "overlays" / path.name:
+            found[path.name.split("_")[0]] = path
+    return {rank: found[rank] for rank in ("worst", "median", "best") if rank in found}
+
+
+def _read_json(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-        missing = [field for field in fields if field not in content]
-    except (OSError, ValueError, TypeError) as error:
+        content = json.loads(_read_text(path))
+        json.dumps(content, indent=2)  # nested too deep to be shown: better met here
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, type(error).__name__) from None
-    if missing:
-        raise _damaged(path, f"no {', '.join(missing)}")
+    if wrong := _unlike(content, expected):
+        raise _damaged(path, wrong)
     return content
+
+
+def _unlike(content: Any, expected: Any, field: str = "its content") -> str:
+    """Where JSON is not as expected, in words; empty if it is."""
+    if not isinstance(expected, Mapping):
+        fits = isinstance(content, expected)
+        if isinstance(content, bool):  # to Python, one is a whole number, too
+            fits = bool in (expected, *get_args(expected))
+        elif isinstance(content, NUMBER):
+            fits = fits and _is_number(content)
+        return "" if fits else f"{field} is {str(content)[:40]!r}"
+    if not isinstance(content, dict):
+        return f"{field} is no object"
+    missing = [name for name in expected if name not in content]
+    if missing:
+        return f"no {', '.join(missing)}"
+    return next(filter(None, (_unlike(content[n], kind, n) for n, kind in expected.items())), "")
+
+
+def _read_curve(path: Path) -> list[dict[str, float]]:
+    """The numbers that the rows of metrics.jsonl have; rows without a step are left out."""
+    try:
+        rows = read_rows(path) if path.is_file() else []
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, type(error).__name__) from None
+    numbers = [
+        {name: row[name] for name in ("step", *CURVES) if _is_number(row.get(name))}
+        for row in rows
+        if isinstance(row, dict)
+    ]
+    return [row for row in numbers if "step" in row]
+
+
+def _is_number(value: Any) -> bool:
+    is_one = isinstance(value, NUMBER) and not isinstance(value, bool)
+    return is_one and abs(value) < LARGEST  # never true for NaN
 
 
 def _read_cases(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(_read_text(path))))
         names = [row["case"] for row in rows]
         columns = {m: np.array([float(row[m] or math.nan) for row in rows]) for m in METRICS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from None
+    for metric, column in columns.items():
+        if not (np.isnan(column) | (np.abs(column) < LARGEST)).all():
+            raise _damaged(path, f"{metric} is beyond {LARGEST:g}")
     return names, columns
 
 
@@ -102,12 +157,20 @@ def _read_fusion(path: Path) -> tuple[list[str], np.ndarray | None]:
     if not path.exists():
         return [], None
     try:
-        with path.open(newline="") as file:
-            _, first, *rest = csv.reader(file)
+        _, first, *rest = csv.reader(io.StringIO(_read_text(path)))
         rows = [first, *rest]
-        return [row[0] for row in rows], np.array([row[1:] for row in rows], float)
-    except (OSError, ValueError, IndexError) as error:
+        scales, weights = [row[0] for row in rows], np.array([row[1:] for row in rows], float)
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from None
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any(axis=1).all()):
+        raise _damaged(path, "weights that are no shares")
+    return scales, weights
+
+
+def _read_text(path: Path) -> str:
+    if path.exists() and not path.is_file():  # reading a pipe would never end
+        raise OSError("not a file")
+    return path.read_text("utf-8")
 
 
 def _damaged(path: Path, found: str) -> InputError:

@@ -1,6 +1,9 @@
 """The report says what the files say, whatever is in them, and stands alone."""
 
 import base64
+import hashlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,8 +14,10 @@ import numpy as np
 import pytest
 
 from lagseg_jax import report
+from lagseg_jax.evaluation.metrics import METRICS
 from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval
 from lagseg_jax.reports.figures import bland_altman_figure, curve_figure, number, strip
+from lagseg_jax.reports.html import DASH, MINUS
 from lagseg_jax.reports.page import write_report
 from lagseg_jax.runtime.errors import InputError
 from report_files import STRANGE, write_evaluation
@@ -20,14 +25,20 @@ from report_files import STRANGE, write_evaluation
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M/wHwAEBgIApD5fRAAAAABJRU5ErkJggg=="
 )
+CHECKED = {"consistent": None, "found": None, "floor": None}
+SUMMARY = {
+    **{"encoder": {"variant": "base", "weights": "w"}, "step": 60, "n_empty_truth": 0},
+    **{"n_empty_prediction": 0, "n_distances_excluded": 0},
+    "dice_iou_check": {"volume": CHECKED, "slice": CHECKED},
+}
 
 
 class Outline(HTMLParser):
-    """Raises unless every element is closed in order; collects texts and links."""
+    """Raises unless every element is closed in order; collects elements, texts and links."""
 
     def __init__(self, page):
         super().__init__()
-        self.open, self.texts, self.links = [], [], []
+        self.open, self.texts, self.links, self.elements, self.policy = [], [], [], [], ""
         self.feed(page)
         self.close()
         assert not self.open, self.open
@@ -35,10 +46,10 @@ class Outline(HTMLParser):
     def handle_starttag(self, tag, attributes):
         if tag not in ("meta", "img"):
             self.open.append(tag)
+        self.elements.append((tag, [name for name, _ in attributes]))
+        if ("http-equiv", "Content-Security-Policy") in attributes:
+            self.policy = dict(attributes)["content"]
         self.links += [v for k, v in attributes if k in ("src", "href", "data", "srcset", "action")]
-
-    def handle_startendtag(self, tag, attributes):
-        pass  # closed SVG elements
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag, (tag, self.open)
@@ -79,8 +90,109 @@ def test_it_stands_alone_and_escapes_names(tmp_path):
     assert "weights are &lt;random&gt;" in page.lower() and 'class="banner"' in page
     assert sum(link.startswith("data:image/png;base64,") for link in outline.links) == 3
     assert all(link.startswith(("data:image/", "#")) for link in outline.links)
-    assert "://" not in page and "default-src 'none'" in page
-    assert page.count("<script") == 1
+    assert "://" not in page and page.count("<script") == 1
+    policy = dict(part.split(" ", 1) for part in outline.policy.split("; "))
+    assert policy.pop("img-src") == "data:"
+    for kind in ("style", "script"):
+        text = re.search(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)[1]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy.pop(f"{kind}-src") == f"'sha256-{digest}'"
+    assert policy == dict.fromkeys(("default-src", "form-action", "base-uri"), "'none'")
+
+
+# What a stranger's folder may hold in place of names, paths, commands and dates.
+PAYLOADS = [
+    '<meta http-equiv="refresh" content="0;url=//x.example">',
+    "<form action=javascript:x()><input name=y></form>",
+    """"><script>x()</script>' onload='x()'""",
+    "</title></style></script></pre></svg><b>x</b><!--",
+    "&lt;b&gt;&#60;b>&amp;",
+    "javascript:x()",
+    "\ud800 is no Unicode, \x1b[31m neither nice",
+]
+MANIFEST = {
+    **{"date": "2026-01-02", "command": "python", "git": None, "seed": 0, "checkpoint_step": 60},
+    "encoder": {"variant": "base", "weights": "w", "sha256": "f", "adapted": "LoRA"},
+    "dataset": {"root": "data", "cases": 5, "sha256": "f"},
+    "devices": {"count": 1, "kind": "cpu", "platform": "cpu", "processes": 1},
+    **{"versions": {"jax": "1"}, "config": {"fusion": {"learned": True}, "data": {"root": "x"}}},
+}
+
+
+def filled(content, text):
+    """JSON with the text in place of every text, and as one more key and value of all objects."""
+    if isinstance(content, dict):
+        return {key: filled(value, text) for key, value in content.items()} | {text: text}
+    if isinstance(content, list):
+        return [filled(value, text) for value in content]
+    return text if isinstance(content, str) else content
+
+
+def write_strange(workdir, text):
+    """Files of an evaluation with the text wherever a text can stand."""
+    write_evaluation(workdir, 5, warning="w")
+    folder = workdir / "evaluation"
+    for name, content in (("manifest", MANIFEST), ("summary", None)):
+        path = folder / f"{name}.json"
+        content = content or json.loads(path.read_text())
+        content["encoder"]["adapted"] = "LoRA"
+        path.write_text(json.dumps(filled(content, text)))
+    safe = text.encode("utf-8", "replace").decode()
+    quoted = '"' + safe.replace('"', '""') + '"'
+    table = (folder / "per_case.csv").read_text().splitlines()
+    cases = [f"{quoted},{line.split(',', 1)[1]}" for line in table[-5:]]
+    (folder / "per_case.csv").write_text("\n".join([table[0], *cases]))
+    shares = (folder / "fusion_weights.csv").read_text().splitlines()
+    shares[1:] = [f"{quoted},{line.split(',', 1)[1]}" for line in shares[1:]]
+    (folder / "fusion_weights.csv").write_text("\n".join(shares))
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows += [{"step": 70, "loss": text, "dice": [text]}, text, [text], {"step": text}]
+    (workdir / "metrics.jsonl").write_text(
+        "".join(f"{json.dumps(filled(r, text))}\n" for r in rows)
+    )
+    picture = folder / "overlays" / f"worst_{safe.replace('/', '')[:99]}.png"
+    picture.write_bytes(PIXEL)
+
+
+@pytest.mark.parametrize("text", PAYLOADS)
+def test_nothing_from_outside_becomes_markup(tmp_path, text):
+    """The elements and attributes of the page are those of a page with harmless texts."""
+    outlines = []
+    for name, content in (("plain", "plain"), (text.replace("/", "")[:50], text)):
+        workdir = tmp_path / name.encode("utf-8", "replace").decode()
+        write_strange(workdir, content)
+        outlines.append(Outline(write_report(workdir / "evaluation").read_text()))
+    plain, strange = outlines
+    assert strange.elements == plain.elements and strange.policy == plain.policy
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in strange.links)
+    safe = text.encode("utf-8", "replace").decode()
+    assert sum(safe in shown for shown in strange.texts) > 15  # as text it is all there
+
+
+def test_pictures_are_not_taken_through_links(tmp_path):
+    write_evaluation(tmp_path / "run", 5)
+    elsewhere = tmp_path / "secret.png"
+    elsewhere.write_bytes(PIXEL)
+    overlays = tmp_path / "run/evaluation/overlays"
+    (overlays / "worst_train_1.png").symlink_to(elsewhere)
+    os.mkfifo(overlays / "median_train_1.png")
+    (overlays / "best_train_1.png").write_bytes(PIXEL)
+    page = write_report(tmp_path / "run/evaluation").read_text()
+    assert page.count("<img") == 1 and "Contours of the best case" in page
+    shutil.rmtree(overlays)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/best_train_1.png").write_bytes(PIXEL)
+    overlays.symlink_to(tmp_path / "pictures")
+    assert "<img" not in write_report(tmp_path / "run/evaluation").read_text()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    write_evaluation(tmp_path, 3)
+    path = tmp_path / "evaluation" / "summary.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"summary\.json cannot be read"):
+        write_report(tmp_path / "evaluation")
 
 
 def test_a_consistent_run_with_real_weights_has_no_banner(tmp_path):
@@ -91,7 +203,7 @@ def test_a_consistent_run_with_real_weights_has_no_banner(tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_cases_are_marked(tmp_path, count):
     page, _, _ = report_of(tmp_path, count)
-    assert page.count("&nbsp;†</p>") == 7 and "With fewer than 3 cases" in page
+    assert page.count("\N{NO-BREAK SPACE}†</p>") == 7 and "With fewer than 3 cases" in page
 
 
 def test_impossible_tables_are_called_so(tmp_path):
@@ -126,7 +238,16 @@ def test_what_is_not_there_is_said(tmp_path):
         ("per_case.csv", "case,dice\na,0.5\n", "KeyError"),
         ("fusion_weights.csv", "scale,block_0\n", "ValueError"),
         ("fusion_weights.csv", "scale,block_0\n1/14,x\n", "x"),
-        ("manifest.json", "[]", "no date"),
+        ("manifest.json", "[]", "no object"),
+        ("manifest.json", '{"date": ' + 100_000 * "[", "RecursionError"),
+        ("summary.json", json.dumps(SUMMARY | {"encoder": 3}), "encoder is no object"),
+        ("summary.json", json.dumps(SUMMARY | {"step": True}), "step is 'True'"),
+        ("summary.json", json.dumps(SUMMARY | {"step": 10**400}), "step is '1000"),
+        ("per_case.csv", "case," + ",".join(METRICS) + "\na" + ",1e300" * len(METRICS), "beyond"),
+        ("fusion_weights.csv", "scale,block_0\n1/14,0\n", "no shares"),
+        ("fusion_weights.csv", "scale,block_0\n1/14,nan\n", "no shares"),
+        ("fusion_weights.csv", '"' + "x" * 200_000, "Error"),
+        ("../metrics.jsonl", "[" * 100_000, "RecursionError"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, content, found):
@@ -135,7 +256,7 @@ def test_damaged_files_are_named(tmp_path, name, content, found):
     path.unlink(missing_ok=True)
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match=re.escape(str(path))) as caught:
+    with pytest.raises(InputError, match=re.escape(path.name)) as caught:
         write_report(tmp_path / "evaluation")
     assert found in str(caught.value)
     assert not (tmp_path / "evaluation" / "report.html").exists()
@@ -182,8 +303,8 @@ def test_200_cases_stay_small(tmp_path):
 
 
 def test_numbers():
-    assert number(-1.25, 1) == "&minus;1.2" and number(-0.004, 2) == "0.00"
-    assert number(np.nan, 2) == "&ndash;" and number(0.9, 3) == "0.900"
+    assert number(-1.25, 1) == f"{MINUS}1.2" and number(-0.004, 2) == "0.00"
+    assert number(np.nan, 2) == DASH and number(0.9, 3) == "0.900"
 
 
 def places(figure, element="circle", names=("cx", "cy")):
