@@ -36,7 +36,7 @@ class Profiler:
         if self._first <= step <= self._last and not self._tracing:
             self._tracing = True
             with self._never_the_end():
-                jax.profiler.start_trace(self._folder)
+                jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
 

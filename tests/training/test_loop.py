@@ -183,7 +183,7 @@ def test_a_profile_names_its_steps(phantom, tmp_path):
     """A trace that Perfetto and TensorBoard open, of the steps asked for and no others."""
     workdir = tmp_path / "profiled"
     tiny_run.run(workdir, phantom, profile_steps=(3, 4))
-    (trace,) = (workdir / "profile").rglob("*.trace.json.gz")
+    (trace,) = (workdir / "profile").rglob("perfetto_trace.json.gz")
     with gzip.open(trace, "rt") as file:
         events = json.load(file)["traceEvents"]
     steps = {event["args"]["step_num"] for event in events if "step_num" in event.get("args", {})}

@@ -15,7 +15,7 @@ from lagseg_jax.training.step import StepOutcome
 def traces(monkeypatch):
     """Folders of the traces that were begun, and None for each one that was ended."""
     found = []
-    monkeypatch.setattr(jax.profiler, "start_trace", found.append)
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **_: found.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: found.append(None))
     return found
 
