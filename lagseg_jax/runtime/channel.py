@@ -1,7 +1,8 @@
 """Messages between the processes of one run: JSON over sockets, by way of the first process.
 
-JAX's own collectives would do for values, but they give up after a time limit while one process
-has hours of work, they answer no signal, and through them a process that fails cannot say why.
+JAX's own collectives would do for values, but they give up after a time limit (30 minutes on CPUs)
+while one process has hours of work, they answer no signal, and through them a process that fails
+cannot say why.
 """
 
 import contextlib

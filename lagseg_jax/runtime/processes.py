@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from lagseg_jax.runtime.channel import Channel
 from lagseg_jax.runtime.cluster import how_to_join
@@ -88,9 +88,7 @@ def joined(
     import jax
 
     global _here, _channel
-    _start(options)
-    _here = jax.process_index(), jax.process_count()
-    _channel = Channel(*_here)
+    _here, _channel = _start(options)
     log_to_console(_here[0])
     log.info("process 0 of %d", _here[1])
     left = threading.Event()
@@ -110,8 +108,8 @@ def joined(
     _here, _channel = (0, 1), None
 
 
-def _start(options: dict) -> None:
-    """Finds the other processes and their devices."""
+def _start(options: dict) -> tuple[tuple[int, int], Channel]:
+    """Finds the other processes; returns the place of this one and the channel to the others."""
     import jax
 
     # JAX itself would end a process that waits too long without a sentence.
@@ -119,27 +117,40 @@ def _start(options: dict) -> None:
     timer.start()
     try:
         with still("waiting for the other processes"):
-            jax.distributed.initialize(
-                **options,
-                initialization_timeout=START_SECONDS + 60,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            )
-            jax.devices()  # waits for those of the others, which may need theirs much later
+            _start_jax(options)
+            here = jax.process_index(), jax.process_count()
+            return here, Channel(*here)
+    except InputError as error:
+        if jax.distributed.is_initialized():
+            _give_up(str(error))  # at an ordinary end, JAX would wait for those that wait for us
+        raise
+    finally:
+        timer.cancel()
+
+
+def _start_jax(options: dict) -> None:
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            **options,
+            initialization_timeout=START_SECONDS + 60,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+        jax.devices()  # waits for those of the others, which may need theirs much later
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"jax.distributed cannot be started ({error}), expected --coordinator_address, "
             "--num_processes and --process_id where JAX does not detect them"
         ) from None
-    finally:
-        timer.cancel()
 
 
-def _give_up() -> None:
-    sentence = (
-        f"error: not all processes have come within {START_SECONDS} s, expected all of them to "
-        "start and to reach the first one under --coordinator_address"
+def _give_up(sentence: str | None = None) -> NoReturn:
+    sentence = sentence or (
+        f"not all processes have come within {START_SECONDS} s, expected all of them to start and "
+        "to reach the first one under --coordinator_address"
     )
-    print(sentence, file=sys.stderr, flush=True)
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
     os._exit(2)
 
 

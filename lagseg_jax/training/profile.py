@@ -34,8 +34,9 @@ class Profiler:
     def step(self, step: int) -> Iterator[None]:
         """Names what happens in this block in the trace by the number of the step."""
         if self._first <= step <= self._last and not self._tracing:
-            jax.profiler.start_trace(self._folder)
             self._tracing = True
+            with self._never_the_end():
+                jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
 
@@ -47,11 +48,15 @@ class Profiler:
 
     def close(self) -> None:
         """Writes what there is of the trace."""
-        if not self._tracing:
-            return
-        self._tracing = False
+        if self._tracing:
+            self._tracing = False
+            with self._never_the_end():
+                jax.profiler.stop_trace()
+                log.info("profile: %s", self._folder)
+
+    @contextlib.contextmanager
+    def _never_the_end(self) -> Iterator[None]:
         try:
-            jax.profiler.stop_trace()
-            log.info("the profile of steps up to %d is in %s", self._last, self._folder)
-        except Exception as error:  # of many types, for a disk that is full or not there
+            yield
+        except Exception as error:  # of many types, for a full disk or another trace
             log.error("ERROR: no profile can be written to %s (%s)", self._folder, error)

@@ -225,6 +225,35 @@ def test_one_that_never_comes_is_named_in_a_sentence():
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_processes_that_cannot_connect_end_with_a_sentence_each():
+    """As behind a firewall that lets nothing but JAX's own port through."""
+    code = (
+        "import sys; from lagseg_jax.runtime import channel, console, processes\n"
+        "processes.START_SECONDS = 15\n"
+        "call = channel._call\n"
+        "channel._call = lambda invitation: call(invitation | {'port': 1})\n"
+        "def main():\n"
+        "    with processes.joined(sys.argv[1], 2, int(sys.argv[2])): print('joined')\n"
+        "sys.exit(console.exit_status(main))"
+    )
+    address = f"127.0.0.1:{free_port()}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, address, str(index)],
+            cwd=pod.ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], said
+    assert "error: not all processes have come within 15 s" in said[0]
+    assert "error: the first process cannot be reached at " in said[1]
+    assert "Traceback" not in said[0] + said[1]
+
+
 def train(processes, devices, phantom, workdir, **environment):
     status, said = pod.run(
         processes,

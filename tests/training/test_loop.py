@@ -152,11 +152,38 @@ def test_steps_that_are_not_finite(phantom, tmp_path, monkeypatch, caplog):
     assert saved_steps(workdir)[-1] == tiny_run.STEPS
 
 
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_skipped_last_step_is_saved_if_its_validation_is_finite(
+    phantom, tmp_path, monkeypatch, finite
+):
+    """Nothing comes after it that a checkpoint could wait for."""
+    last, following, count = tiny_run.STEPS, TrainingBatches.__next__, itertools.count(1)
+
+    def nan_in(batch):
+        return batch | {"image": np.full_like(batch["image"], np.nan)}
+
+    def last_is_nan(batches):
+        batch = following(batches)
+        return nan_in(batch) if next(count) == last else batch
+
+    validate, validations = validation.evaluation_batches, itertools.count(1)
+
+    def last_may_be_nan(*arguments):
+        broken = not finite and next(validations) == last // 2
+        return (nan_in(batch) if broken else batch for batch in validate(*arguments))
+
+    monkeypatch.setattr(TrainingBatches, "__next__", last_is_nan)
+    monkeypatch.setattr(validation, "evaluation_batches", last_may_be_nan)
+    tiny_run.run(tmp_path / "run", phantom)
+    assert saved_steps(tmp_path / "run")[-1] == (last if finite else last - 2)
+    assert "validation_dice" in rows_of(tmp_path / "run")[-1]
+
+
 def test_a_profile_names_its_steps(phantom, tmp_path):
     """A trace that Perfetto and TensorBoard open, of the steps asked for and no others."""
     workdir = tmp_path / "profiled"
     tiny_run.run(workdir, phantom, profile_steps=(3, 4))
-    (trace,) = (workdir / "profile").rglob("*.trace.json.gz")
+    (trace,) = (workdir / "profile").rglob("perfetto_trace.json.gz")
     with gzip.open(trace, "rt") as file:
         events = json.load(file)["traceEvents"]
     steps = {event["args"]["step_num"] for event in events if "step_num" in event.get("args", {})}
