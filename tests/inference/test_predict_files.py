@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.volume import read_volume
-from lagseg_jax.inference.files import Outputs, find_inputs, plan_outputs
+from lagseg_jax.inference.files import Outputs, plan_outputs
+from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.postprocess import PostProcessing
 from lagseg_jax.inference.predict_files import Request, predict_cases
 from lagseg_jax.runtime.errors import InputError
@@ -25,6 +26,7 @@ def jobs(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(4):
         image = np.zeros((7, 5, 3), np.int16)
+        image[0, :, 0] = -np.arange(1, 6)  # grey values, and no mask
         image[1 : 2 + number, 2, 1] = number + 1
         path = tmp_path / "in" / f"{number}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 2, 3, 1])), path)
