@@ -170,6 +170,16 @@ def test_an_empty_label_is_refused_unless_it_is_allowed(cases, folder):
         assert not prepare(cases, folder, allowed)[0].masks.any()
 
 
+def test_a_case_that_cannot_be_used_is_not_kept(cases, folder):
+    """Voxels that are not finite: readable, but no image."""
+    image = np.asarray(nib.load(cases[0].image).dataobj).astype(np.float32)
+    image[3, 2, 1] = np.nan
+    nib.save(nib.Nifti1Image(image, AFFINE), cases[0].image)
+    with pytest.raises(InputError, match=r"image_0\.nii\.gz"):
+        prepare(cases[:1], folder)
+    assert not names(folder)
+
+
 def test_the_same_voxels_in_two_files_are_refused(cases, folder):
     """The split would not know: one copy could be trained on, the other tested on."""
     voxels = np.asarray(nib.load(cases[0].image).dataobj)
@@ -245,7 +255,8 @@ def test_opening_an_entry_counts_as_use(cases, folder):
 
 def test_entries_in_use_are_never_evicted(cases, folder):
     keys = keys_of(cases, folder)
-    used(folder / keys[0], 1)
+    for key, days_ago in zip(keys, (1, -1, -1)):  # another run opens the others from now on
+        used(folder / key, days_ago)
     prepare(cases[:1], folder, max_gb=1.5 * entry_bytes(folder) / 1e9)
     assert names(folder) == {keys[0]}
 

@@ -80,6 +80,7 @@ def test_seed_and_order():
         ({"fractions": (0.9, 0.1, 0.0)}, "0.0"),
         ({"fractions": (0.1, 0.1, 0.8)}, "at least one"),
         ({"counts": (16, 4, 4)}, "4 together"),
+        ({"counts": (1, 1, 1)}, "4 together"),
         ({"counts": (4, 0, 0)}, "at least one"),
     ],
 )
@@ -129,6 +130,20 @@ def test_nnunet_folds_leave_out_copies_of_test_patients():
         split = nnunet_folds(cases, fold)
         in_test = {"case_0", "case_10"} & set(split["test"])
         assert len(all_names(split)) == 11 - (len(in_test) == 1)
+
+
+def test_nnunet_folds_are_of_cases_whoever_the_patient_is():
+    """Ten cases of five patients: two cases are tested, and their patients' others are nowhere."""
+    cases = cases_of([n // 2 for n in range(10)])
+    for fold in range(5):
+        split = nnunet_folds(cases, fold)
+        assert len(split["test"]) == 2
+        left_out = {case.name for case in cases} - set(all_names(split))
+        assert patients(cases, left_out) <= patients(cases, split["test"])
+
+
+def test_an_eighth_of_the_other_patients_of_a_fold_is_for_validation():
+    assert sizes(nnunet_folds(cases_of(range(100)), 0)) == [70, 10, 20]
 
 
 def test_folds_that_do_not_exist():

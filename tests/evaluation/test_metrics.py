@@ -138,6 +138,8 @@ def test_slice_metrics_skip_slices_empty_in_both(axis):
     found = metrics.slice_metrics(truth, prediction, axis)
     assert found["slice_dice"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert found["slice_iou"] == pytest.approx((1 + 1 / 3 + 0) / 3)
+    row = metrics.case_metrics(truth, prediction, SPACING, axis)
+    assert {name: row[name] for name in found} == found
 
 
 def test_a_stray_voxel_in_a_large_volume_costs_no_time():
@@ -178,6 +180,7 @@ def test_summary_means_sd_and_counts():
     assert summary["n_empty_truth"] == 1
     assert summary["n_empty_prediction"] == 2
     assert summary["n_distances_excluded"] == 2
+    assert metrics.summarise(rows[1:])["n_distances_excluded"] == 2  # of 3
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 

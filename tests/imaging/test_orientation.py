@@ -182,6 +182,14 @@ def test_an_unknown_nifti_unit_is_refused(tmp_path, code):
     refused(save(tmp_path / "a.nii", xyzt_units=code), f"unit of length {code & 7}", "mm")
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_voxel_size_of_0_is_refused_where_only_it_says_the_spacing(tmp_path, axis):
+    """nibabel would read 1 mm."""
+    pixdim = [1, *SPACING, 1, 1, 1, 1]
+    pixdim[axis] = 0
+    refused(save(tmp_path / "a.nii", sform=(None, 0), pixdim=pixdim), "voxel size", "above 0")
+
+
 def test_zeros_behind_the_voxels_are_read_anything_else_is_not(tmp_path):
     path = save(tmp_path / "a.nii")
     content = path.read_bytes()
@@ -239,7 +247,11 @@ def test_nrrd_with_spacings_only_needs_an_orientation(tmp_path, letters):
 
 @pytest.mark.parametrize(
     ("unit", "factor"),
-    [("mm", 1), ("m", 1000), ("cm", 10), ("um", 1e-3), ("µm", 1e-3), ("Millimeters", 1), ("", 1)],
+    [
+        *(("mm", 1), ("m", 1000), ("cm", 10), ("um", 1e-3), ("nm", 1e-6), ("µm", 1e-3), ("", 1)),
+        *(("Millimeters", 1), ("centimetre", 10), ("metres", 1000)),
+        *(("micron", 1e-3), ("micrometer", 1e-3), ("micrometres", 1e-3)),
+    ],
 )
 def test_nrrd_units_of_length(tmp_path, unit, factor):
     path = nrrd_file(tmp_path / "a.nrrd", **{"space units": " ".join([f'"{unit}"'] * 3)})

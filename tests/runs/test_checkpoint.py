@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lagseg_jax.runs.checkpoint import Checkpoints
-from lagseg_jax.runs.train_state import TrainState
+from lagseg_jax.runs import checkpoint as checkpoint_module
+from lagseg_jax.runs.checkpoint import REMOVED, Checkpoints
+from lagseg_jax.runs.train_state import TrainState, is_whole, make_record
 from lagseg_jax.runtime.devices import replicate, replicated
 from lagseg_jax.runtime.errors import InputError
 
@@ -82,6 +83,15 @@ def test_a_reader_leaves_a_save_in_progress_alone(tmp_path):
     # The next training run, which alone may write here, tidies up before it saves.
     save_all(tmp_path, {5: 0.4})
     assert not unfinished.exists() and steps(tmp_path) == [3, 5]
+
+
+def test_a_reader_changes_nothing_in_the_folder(tmp_path):
+    save_all(tmp_path, {3: 0.5})
+    (tmp_path / "checkpoints" / REMOVED / "2").mkdir(parents=True)  # a training is deleting it
+    before = sorted(tmp_path.rglob("*"))
+    with Checkpoints(tmp_path, "abc", read_only=True) as checkpoints:
+        assert checkpoints.best() == (3, 0.5)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_no_folder_is_made_by_reading(tmp_path):
@@ -175,6 +185,37 @@ def test_a_damaged_step_can_be_saved_anew(saved, tmp_path):
     with Checkpoints(workdir, "abc") as checkpoints:
         assert checkpoints.best() == (2, 0.7)
         assert int(checkpoints.restore_newest(state_at(0))[0].step) == 2
+
+
+@pytest.mark.parametrize("part", ["params", "opt_state"])
+def test_values_that_are_not_those_of_the_record_are_damage(tmp_path, caplog, monkeypatch, part):
+    """Whole files, but not what was saved: Orbax reads them, only the SHA-256 tells."""
+    save_all(tmp_path, {1: 0.4})
+    other = state_at(2).replace(**{part: jax.tree.map(lambda x: x + 1, getattr(state_at(2), part))})
+    with Checkpoints(tmp_path, "abc") as checkpoints:
+        right = make_record(state_at(2), {}, "abc", 0.6)
+        monkeypatch.setattr(checkpoint_module, "make_record", lambda *_: right)
+        checkpoints.save(other, {}, 0.6)
+    with Checkpoints(tmp_path, "abc") as checkpoints:
+        assert int(checkpoints.restore_newest(state_at(0))[0].step) == 1
+    assert f"the SHA-256 of its {part} is not what was saved" in caplog.text
+
+
+def test_a_changed_record_is_damage(saved, tmp_path):
+    """Of any of its fields; the validation Dice decides which model is the best."""
+    record = make_record(state_at(2), {"slices_consumed": 16}, "abc", 0.6)
+    assert is_whole(record)
+    for field in record:
+        assert not is_whole(record | {field: "other"}), field
+    workdir = tmp_path / "run"
+    shutil.copytree(saved, workdir)
+    (path,) = (workdir / "checkpoints" / "1").glob("extra/metadata")
+    path.write_text(path.read_text().replace("0.4", "0.9"))
+    with Checkpoints(workdir, "abc", read_only=True) as checkpoints:
+        with pytest.raises(
+            InputError, match=r"checkpoints/1 is damaged \(the SHA-256 of its record"
+        ):
+            checkpoints.best()
 
 
 @quiet
