@@ -110,12 +110,17 @@ class Linear(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.truncated_normal(0.02), shape, self.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:])
-        x = x.astype(self.dtype)
-        if self.form == "onednn":
-            # Fused with what comes before, a product is not given to oneDNN (encoder 1.2 times).
-            x = jax.lax.optimization_barrier(x)
-        y = product("...i,io->...o", x, kernel, self.form)
+        y = product("...i,io->...o", _apart(x.astype(self.dtype)), kernel, self.form)
         return y + bias.astype(y.dtype)
+
+
+def _apart(x: jax.Array) -> jax.Array:
+    """x as it is; on CPUs a product is not fused with what comes before it.
+
+    Else the encoder takes 1.2 times as long in the form "onednn", where oneDNN is not given all
+    products, and 1.1 times in "plain" (with AMX; docs/log/2026-11-27-performance.md).
+    """
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 class LayerNorm(nn.Module):
