@@ -33,8 +33,8 @@ def check_memory(
     if there is not None and needed > there:
         raise InputError(
             f"the volume has slices of {shape[1]} x {shape[2]} pixels, whose prediction needs "
-            f"{needed / 1e9:.1f} GB of memory where {there / 1e9:.1f} GB are free, expected smaller "
-            "slices, or a smaller config.predict.batch_size"
+            f"{needed / 1e9:.1f} GB of memory where {there / 1e9:.1f} GB are free, expected "
+            "smaller slices, or a smaller config.predict.batch_size"
         )
 
 

@@ -122,7 +122,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, content):
     ("field", "value", "expected"),
     [
         ("predict.threshold", 5.0, "config.predict.threshold is 5.0, expected a number above 0"),
-        ("predict.stride", 0, "config.predict.stride is 0, expected"),
+        ("predict.stride", -1, "config.predict.stride is -1, expected"),
         ("predict.smooth_mm", None, "config.predict.smooth_mm is None, expected"),
         ("predict.stirde", 2, "predict.stirde is not a field of the config, did you mean config.p"),
         ("decoder.widths", [8, 8], "config.decoder.widths is (8, 8), expected"),
