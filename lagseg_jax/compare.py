@@ -18,7 +18,7 @@ from lagseg_jax.evaluation.compare import (
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.commands import command_parser
-from lagseg_jax.runtime.console import exit_status, log_to_console
+from lagseg_jax.runtime.console import exit_status, log_to_console, printable, say
 from lagseg_jax.runtime.errors import one_of
 
 
@@ -69,13 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
         (options.allow,),
     )
     scores = score_masks(truth, folders, how)
-    print(*comparison_lines(scores), sep="\n")
+    say(*comparison_lines(scores))
     if options.output:
         told = {"orientation": options.orientation, "allow": options.allow}
         write_comparison(Path(options.output), options.truth, scores, told)
     problems = [sentence for one in scores for sentence in one.problems.values()]
     for sentence in problems:
-        print(f"error: {sentence}", file=sys.stderr)
+        print(printable(f"error: {sentence}"), file=sys.stderr)
     return 2 if problems else 0
 
 

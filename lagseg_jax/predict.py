@@ -13,7 +13,8 @@ from lagseg_jax.imaging.mesh import check_mesh_support
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
 from lagseg_jax.imaging.volume import MAX_BYTES
-from lagseg_jax.inference.files import find_inputs, plan_outputs
+from lagseg_jax.inference.files import plan_outputs
+from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.predict_files import Request, predict_files
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
@@ -35,6 +36,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         *("-i", "--input"),
         required=True,
         help="a .nii, .nii.gz or .nrrd file, a folder of them, a dataset, folders of DICOM files",
+    )
+    add(
+        "--pattern",
+        default="",
+        help="files in the input folder and below, such as '*_image.nii.gz'; with a slash: not below",
     )
     add("-o", "--output", required=True, help="folder for the masks")
     add("--weights", nargs="+", help="folder of the encoder weights, if they were moved")
@@ -58,7 +64,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--mesh", action="store_true", help="surface in scanner mm (LPS): meshes/CASE.stl")
     _add_reading(parser)
     add = parser.add_argument_group("continuing, and several processes").add_argument
-    add("--resume", action="store_true", help="skip cases whose files are all there already")
+    add(
+        "--resume", action="store_true", help="skip cases whose files this model made of this input"
+    )
     add("--coordinator_address", metavar="HOST:PORT", help="of the first of several processes")
     add("--num_processes", type=int, help="that share the cases, where it is not detected")
     add("--process_id", type=int, help="of this one, from 0")
@@ -106,10 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
         check_mesh_support()
     folder = Path(options.output)
     which = options.preview, options.save_probabilities, options.mesh
-    jobs = plan_outputs(find_inputs(Path(options.input)), folder, *which)
-    if not (options.resume and all(outputs.complete() for outputs in jobs.values())):
-        for workdir in options.workdir:
-            read_config(Path(workdir))  # refused before jax is loaded
+    jobs = plan_outputs(find_inputs(Path(options.input), options.pattern), folder, *which)
+    for workdir in options.workdir:
+        read_config(Path(workdir))  # refused before jax is loaded
     request = Request(
         workdirs=options.workdir,
         weights=options.weights,

@@ -140,7 +140,7 @@ def volume(problem: Problem) -> Prepared:
     segmenter = problem.segmenter()
 
     def call():
-        segmenter.predict_volume(problem.volume, SPACING)
+        segmenter.predict_volume(problem.volume, SPACING, orientation="RAS")
 
     return call, {}
 
@@ -164,7 +164,7 @@ def volume_searched(problem: Problem) -> Prepared:
 
     def call():
         with mock.patch("lagseg_jax.inference.segmenter.search", told):
-            segmenter.predict_volume(problem.volume, SPACING)
+            segmenter.predict_volume(problem.volume, SPACING, orientation="RAS")
 
     return call, {}
 

@@ -45,7 +45,7 @@ def outputs(path: str) -> None:
     found = {f"gradient/{k}": v for k, v in flatten_dict(gradients, sep="/").items()}
     found |= {"tokens": tokens[-1, 0].astype(np.float32), "loss": value, "logits": logits}
     part = problem.volume[:, :, : problem.config.predict.batch_size + 1]
-    found["probability"] = problem.segmenter().predict_probability(part, SPACING)
+    found["probability"] = problem.segmenter().predict_probability(part, SPACING, orientation="RAS")
     np.savez(path, **{name: np.asarray(array) for name, array in found.items()})
 
 

@@ -43,9 +43,11 @@ def slices(case: dict, counts: list[int]) -> list[dict]:
     for count in counts:
         repeats = -(-count // problem.volume.shape[2])
         volume = np.tile(problem.volume, (1, 1, repeats))[:, :, :count]
-        segmenter.predict_volume(volume[:, :, : case.predict_batch], SPACING)
+        segmenter.predict_volume(volume[:, :, : case.predict_batch], SPACING, orientation="RAS")
         seconds = [
-            timed(lambda volume=volume: segmenter.predict_volume(volume, SPACING))
+            timed(
+                lambda volume=volume: segmenter.predict_volume(volume, SPACING, orientation="RAS")
+            )
             for _ in range(3 if count < 1000 else 1)
         ]
         per_slice = 1e3 * statistics.median(seconds) / count
@@ -91,7 +93,7 @@ def compilations(case: dict) -> list[dict]:
     for name, number in (("first", batch + 1), ("next", 2 * batch + 1)):
         count[0] = 0
         volume = np.tile(problem.volume, (1, 1, 1 + number // problem.volume.shape[2]))
-        segmenter.predict_volume(volume[:, :, :number], SPACING)
+        segmenter.predict_volume(volume[:, :, :number], SPACING, orientation="RAS")
         what = f"compilations for the {name} volume ({number} slices in batches of {batch})"
         found.append(row(what, count[0], ""))
     return found

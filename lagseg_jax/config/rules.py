@@ -178,7 +178,7 @@ RULES: dict[str, Rule] = {
     "train.cache_features": FLAG,
     "train.feature_cache_gb": POSITIVE,
     "predict.batch_size": whole(1),
-    "predict.stride": whole(1),
+    "predict.stride": whole(0),
     "predict.threshold": expect(
         "a number above 0 and below 1", lambda value: is_number(value) and 0 < value < 1
     ),

@@ -15,14 +15,17 @@ from lagseg_jax.data.layouts import Case, detect
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.evaluation.statistics import bootstrap_interval, mean_and_sd, paired_wilcoxon
+from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import (
     MAX_BYTES,
     SUFFIXES,
+    atrium_mask,
     case_name,
     is_volume_file,
     on_grid_of,
     read_label,
+    read_volume,
 )
 from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
@@ -156,12 +159,21 @@ def _score_case(
         try:
             if case not in found:
                 raise InputError(f"{folder}: no mask of {case} found, expected one.")
-            mask = read_label(found[case], how.prediction_value, how.max_bytes, how.orientation)
+            mask = _read_mask(found[case], how)
             mask = on_grid_of(label, mask, how.allow)
             outcomes.append(case_metrics(label.array, mask.array, label.affine, axis))
         except InputError as error:
             outcomes.append(error)
     return outcomes
+
+
+def _read_mask(path: Path, how: Reading) -> Volume:
+    """A prediction; without the atrium's value, where that is named, it is an empty mask."""
+    volume = read_volume(path, how.max_bytes, how.orientation)
+    value = how.prediction_value
+    if value is not None and not (volume.array == value).any():
+        return dataclasses.replace(volume, array=np.zeros(volume.array.shape, np.uint8))
+    return atrium_mask(volume, value)
 
 
 def compare_pair(a: Scores, b: Scores) -> dict[str, dict[str, float | int | None]]:
@@ -201,11 +213,11 @@ def comparison_lines(scores: Sequence[Scores]) -> list[str]:
     head = "".join(
         f"{title + (f' ({UNITS[m]})' if m in UNITS else ''):>22}" for m, title in titles.items()
     )
-    lines = [f"{'':{width}}{'cases':>6}{head}"]
+    lines = [f"{'':{width}}{'cases':>12}{head}"]
     for one in scores:
         summary = summarise(list(one.rows.values()))
         cells = (f"{_mean_sd(summary[metric]):>22}" for metric in COMPARED)
-        lines.append(f"{one.name:{width}}{len(one.rows):>6}{''.join(cells)}")
+        lines.append(f"{one.name:{width}}{_counted(one):>12}{''.join(cells)}")
     for a, b in itertools.combinations(scores, 2):
         lines.append(f"\n{a.name} minus {b.name}, case by case:")
         for metric, row in compare_pair(a, b).items():
@@ -221,6 +233,11 @@ def comparison_lines(scores: Sequence[Scores]) -> list[str]:
     return lines
 
 
+def _counted(one: Scores) -> str:
+    """Of how many cases the means are, and of how many they should be."""
+    return f"{len(one.rows)} of {len(one.rows) + len(one.problems)}"
+
+
 def _mean_sd(value: Mapping) -> str:
     if value["mean"] is None:
         return "-"
@@ -233,14 +250,21 @@ def write_comparison(
     """Writes `per_case.csv` and `comparison.json`; `told` is what was said about the geometry."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"predictions": one.name, "case": c, **r} for one in scores for c, r in one.rows.items()
+        {"predictions": one.name, "case": case, **one.rows.get(case, {}), "problem": problem}
+        for one in scores
+        for case, problem in (dict.fromkeys(one.rows, "") | one.problems).items()
     ]
-    write_csv(folder / "per_case.csv", ["predictions", "case", *METRICS], rows)
+    write_csv(folder / "per_case.csv", ["predictions", "case", *METRICS, "problem"], rows)
     content = {
         "truth": truth,
         "told": dict(told or {}),
         "predictions": {
-            one.name: {**summarise(list(one.rows.values())), "problems": one.problems}
+            one.name: {
+                **summarise(list(one.rows.values())),
+                "n_cases": len(one.rows) + len(one.problems),
+                "n_missing": len(one.problems),
+                "problems": one.problems,
+            }
             for one in scores
         },
         "comparisons": [

@@ -76,7 +76,7 @@ def read_nifti(path: Path, max_bytes: int, orientation: str = "") -> Volume:
         dtype = header.get_data_dtype()
         stored_shape = tuple(int(size) for size in header.get_data_shape())
         shape = check_size(path, stored_shape, dtype, 4 if scaled else 1, max_bytes)
-        affine, note = _affine(path, header, sizes, shape, orientation)
+        affine, note = header_affine(path, header, sizes, shape, orientation)
         stream.read(offset - len(block))
         array = read_voxels(path, stream, shape, dtype)
     if scaled:
@@ -86,7 +86,7 @@ def read_nifti(path: Path, max_bytes: int, orientation: str = "") -> Volume:
     return Volume(array, affine, stored_shape, header, path, note)
 
 
-def _affine(path: Path, header, sizes, shape, orientation: str) -> tuple[np.ndarray, str]:
+def header_affine(path: Path, header, sizes, shape, orientation: str) -> tuple[np.ndarray, str]:
     """`nifti_affine` in mm, whatever the header's unit of length."""
     code = int(header["xyzt_units"]) & 7
     if code not in _UNITS_MM:

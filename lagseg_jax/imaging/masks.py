@@ -5,7 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grid import voxel_mm3
+from lagseg_jax.runtime.errors import InputError
+
+MASK_VALUES = 4  # whole numbers and no more of them than this: labels, no grey values
 
 
 def clean_mask(
@@ -68,3 +72,22 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
 def volume_ml(mask: np.ndarray, grid: np.ndarray | Sequence[float]) -> float:
     """Volume in mL of the non-zero voxels; `grid` is the affine (4, 4), or spacing in mm."""
     return np.count_nonzero(mask) * voxel_mm3(grid) / 1000
+
+
+def check_grey(volume: Volume) -> None:
+    """Refuses a mask that is given as an image: whole numbers, and no more than four of them.
+
+    Raises:
+        InputError: it is one.
+    """
+    values = np.empty(0)
+    for plane in np.moveaxis(volume.array, 2, 0):
+        values = np.union1d(values, plane)
+        if len(values) > MASK_VALUES:
+            return
+    if (values == np.round(values)).all():
+        listed = ", ".join(f"{value:g}" for value in values)
+        raise InputError(
+            f"{volume.path}: it has only the values {listed} and looks like a mask, expected an "
+            "image with grey values"
+        )

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from lagseg_jax.runtime.console import printable
 from lagseg_jax.runtime.files import write_atomically
 
 ROWS, COLUMNS = 2, 4
@@ -75,7 +76,8 @@ def write_overlay(
         panel.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
 
     middle = (1 + top) / 2
-    figure.text(0.008, middle, title, color=TEXT, fontsize=12, va="center")
+    title = " ".join(printable(title).split())
+    figure.text(0.008, middle, title, parse_math=False, color=TEXT, fontsize=12, va="center")
     figure.legend(
         handles=[Line2D([], [], color=colour, lw=2.4, label=name) for name, _, colour, _ in drawn],
         loc="center right",

@@ -96,8 +96,10 @@ def write_statistics(folder: Path, rows: Sequence[dict[str, Any]], about: dict) 
     """
     content = {**about, "units": UNITS, "cases": list(rows)}
     write_json(folder / "statistics.json", content)
-    flat = [_flat(row) | {"encoder_weights": about["encoder_weights"]} for row in rows]
-    write_csv(folder / "statistics.csv", list(flat[0]), flat)
+    given = {name: about[name] for name in ("encoder_weights",)}
+    flat = [given | _flat(row) for row in rows]
+    columns = dict.fromkeys(name for row in flat for name in row if name not in given)
+    write_csv(folder / "statistics.csv", [*columns, *given], flat)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

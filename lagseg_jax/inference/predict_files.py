@@ -1,5 +1,7 @@
 """Predicts files case after case; one is written while the next one is computed."""
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.slices import to_slices
-from lagseg_jax.imaging.volume import MAX_BYTES, read_volume, remarks
-from lagseg_jax.inference.files import Input, Outputs, Prediction
+from lagseg_jax.imaging.volume import MAX_BYTES, remarks
+from lagseg_jax.inference.files import Outputs, Prediction
+from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line, write_statistics
 from lagseg_jax.inference.postprocess import PostProcessing
+from lagseg_jax.inference.records import Record, content_hash, rows_on_record, run_identity
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import log, still
 from lagseg_jax.runtime.errors import InputError
@@ -69,35 +74,63 @@ def predict_files(
     Raises:
         InputError: a workdir is not a run, or its model cannot be loaded.
     """
+    about = _about(request)
     # Shared first and filtered then: processes that start later would see other files.
     mine = todo = {one: jobs[one] for one in share(list(jobs))}
     if resume:
-        todo = {one: outputs for one, outputs in mine.items() if not outputs.complete()}
+        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about)}
         log.info("%d cases are there already, %d to do", len(mine) - len(todo), len(todo))
     rows = {}
     if todo:
         segmenter = _load(request)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = predict_cases(segmenter, todo, request)
-    failed = len(todo) - len(rows)
-    if statistics:
-        for one in mine.keys() - todo.keys():
-            mask = read_volume(mine[one].mask, orientation=request.orientation)
-            rows[one] = _row(mask, mask.array)
-    parts = allgather([failed, {one.name: row for one, row in rows.items()}])
-    found = {name: row for _, part in parts for name, row in part.items()}
-    if statistics and found and process()[0] == 0:
-        ordered = [{"case": one.name, **found[one.name]} for one in jobs if one.name in found]
-        about = {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
-        about |= {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
-        write_statistics(folder, ordered, about)
-    return sum(count for count, _ in parts)
+        rows = predict_cases(segmenter, todo, request, about)
+    parts = allgather([len(todo) - len(rows)])
+    if statistics and process()[0] == 0:
+        found = rows_on_record(folder)
+        ordered = [one.name for one in jobs if one.name in found]
+        ordered += [case for case in found if case not in set(ordered)]
+        told = {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
+        told |= {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
+        if ordered:
+            write_statistics(folder, [{"case": case, **found[case]} for case in ordered], told)
+    return sum(count for (count,) in parts)
+
+
+def _about(request: Request) -> dict[str, Any]:
+    """What makes the masks, but for their inputs: the models and the options."""
+    names = ("components", "min_mm3", "tta", "orientation", "plane", "allow")
+    options = {name: getattr(request, name) for name in names}
+    options["allow"] = sorted(request.allow)
+    return {"runs": [run_identity(Path(w)) for w in request.workdirs], "options": options}
+
+
+def _is_done(one: Input, outputs: Outputs, about: dict[str, Any]) -> bool:
+    """Whether the files of a case are all there, made of this input by this model and options."""
+    content = Record.of(outputs.mask.parent, one.name).content
+    made_from = content.get("made_from") or {}
+    if not outputs.complete() or {k: made_from.get(k) for k in about} != _as_json(about):
+        return False
+    try:
+        return made_from.get("input") == content_hash(one.source)
+    except OSError:
+        return False
+
+
+def _as_json(content: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(content))
 
 
 def predict_cases(
-    segmenter: "Segmenter", jobs: Mapping[Input, Outputs], request: Request
+    segmenter: "Segmenter",
+    jobs: Mapping[Input, Outputs],
+    request: Request,
+    about: dict[str, Any] | None = None,
 ) -> dict[Input, dict[str, Any]]:
-    """Predicts, writes and reports all cases, in their order.
+    """Predicts, writes, records and reports all cases, in their order.
+
+    A case that fails keeps no outputs of an earlier call. `about` is what the record says of the
+    models and options.
 
     Returns:
         The row of `mask_statistics` of every case that could be used and written.
@@ -106,17 +139,25 @@ def predict_cases(
     if request.components is not None:
         post = replace(post, components=request.components)
     note = " - random encoder" if segmenter.encoder.warning else ""
+    models = {"workdirs": ", ".join(map(str, request.workdirs))}
+    models["encoder_weights"] = _encoder_weights(request)
     rows: dict[Input, dict[str, Any]] = {}
 
     def finish(label: str, one: Input, done: Prediction) -> None:
         outputs, row = jobs[one], _row(done.volume, done.mask)
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
+        record = Record.of(outputs.mask.parent, one.name)
         try:
+            record.begin(outputs.paths())
             outputs.write(done, post.threshold, title, segmenter.plane)
+            made_from = {**(about or {}), "input": done.input_hash}
+            record.finish(made_from, outputs.paths(), row | models)
         except InputError as error:
             log.error("%s error: %s", label, error)
+            _remove_older(one, outputs)
         except OSError as error:
             log.error("%s error: %s cannot be written: %s", label, outputs.mask, error)
+            _remove_older(one, outputs)
         else:
             rows[one] = row
             log.info("%s %s: %s", label, outputs.mask, statistics_line(row))
@@ -130,6 +171,7 @@ def predict_cases(
             except InputError as error:
                 writing.result()  # the case before is reported before this one
                 log.error("%s error: %s", label, error)
+                _remove_older(one, outputs)
                 continue
             writing.result()  # one case at a time waits for the disk: this bounds the memory
             writing = writer.submit(finish, label, one, prediction)
@@ -147,7 +189,12 @@ def predict_case(
         InputError: the files cannot be used.
     """
     with still(f"predicting {one.name}"):
+        try:
+            input_hash = content_hash(one.source)
+        except OSError as error:
+            raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
         volume = one.read(request.max_bytes, request.orientation, request.allow)
+        check_grey(volume)
         for remark in remarks(volume):
             log.warning("WARNING: %s: %s", one.source, remark)
         _, geometry = to_slices(volume.array, volume.affine, segmenter.plane)
@@ -156,12 +203,17 @@ def predict_case(
         place = volume.array, volume.spacing, volume.affine
         if outputs.probability or outputs.mesh:
             probability = segmenter.predict_probability(*place, request.tta, post.smooth_mm)
-            mask = post.mask(probability, volume.affine)
+            mask = segmenter.mask_of(probability, volume.affine, post)
         else:
             mask = segmenter.predict_volume(*place, request.tta, post)
     if outputs.preview is None:  # the grey values, the largest array, go; the shape stays
         volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
-    return Prediction(volume, mask, probability)
+    return Prediction(volume, mask, probability, input_hash)
+
+
+def _remove_older(one: Input, outputs: Outputs) -> None:
+    with contextlib.suppress(OSError):  # what cannot be removed has been reported
+        Record.of(outputs.mask.parent, one.name).remove()
 
 
 def _row(image: Volume, mask: np.ndarray) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from lagseg_jax.imaging.slices import (
     restore_matrices,
     to_slices,
 )
+from lagseg_jax.inference.given import Given, voxels_and_affine
+from lagseg_jax.inference.memory import check_memory
 from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
 from lagseg_jax.inference.slice_probability import (
     Resampling,
@@ -42,7 +44,6 @@ from lagseg_jax.runtime.devices import replicated, split_batch, use_compilation_
 from lagseg_jax.runtime.errors import InputError
 
 BUCKET = 64  # slice sizes are padded to multiples of this: few sizes, few compilations
-STORED_DTYPES = ("uint8", "int16", "uint16", "float32")  # go to the device as they are
 Item = TypeVar("Item")
 
 
@@ -78,11 +79,12 @@ class Segmenter:
 
     def predict_volume(
         self,
-        volume: np.ndarray,
-        spacing: Sequence[float],
+        volume: Given,
+        spacing: Sequence[float] | None = None,
         affine: np.ndarray | None = None,
         tta: bool = False,
         post: PostProcessing | None = None,
+        orientation: str = "",
     ) -> np.ndarray:
         """Segments the left atrium.
 
@@ -90,36 +92,37 @@ class Segmenter:
         as `config.predict.stride` says (see `slice_search`).
 
         Args:
-            volume: (x, y, z) grey values, any numeric dtype; as in NIfTI, indices grow towards the
-                patient's right, front and head, unless `affine` says otherwise.
+            volume: path of a file, nibabel image, or array (x, y, z) of grey values of any real
+                dtype and byte order; an array needs its affine, or spacing and orientation.
             spacing: voxel spacing in mm along x, y and z.
-            affine: (4, 4) voxel index -> scanner position in mm (RAS). Pass it where there is one:
-                a volume whose axes run otherwise is not recognised as such without it.
+            affine: (4, 4) voxel index -> scanner position in mm (RAS).
             tta: average over the four in-plane mirrorings, at four times the computing.
             post: what makes the mask of the probability; by default `self.postprocessing`.
+            orientation: the sides to which the axes grow, such as "LPS", where nothing else says it.
 
         Returns:
             Mask (x, y, z), uint8: 1 where the probability is the threshold or more.
 
         Raises:
-            InputError: the volume is not three-dimensional, or has values that are not finite.
+            InputError: a ValueError; no volume, no grey values, or no orientation known.
         """
+        volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
         post = post or self.postprocessing
         if post.smooth_mm:
-            probability = self.predict_probability(volume, spacing, affine, tta, post.smooth_mm)
-            return post.mask(probability, _affine(spacing, affine))
-        stride = self.config.predict.stride if post.components == 1 else 1
+            probability = self.predict_probability(volume, None, affine, tta, post.smooth_mm)
+            return post.mask(probability, affine)
         # Compared on the device: a whole volume of probabilities would be the largest array here.
-        mask = self._predict(volume, spacing, affine, tta, post.threshold, stride)
-        return post.clean(mask, _affine(spacing, affine))
+        mask = self._predict(volume, affine, tta, post.threshold, self._stride(post))
+        return post.clean(mask, affine)
 
     def predict_probability(
         self,
-        volume: np.ndarray,
-        spacing: Sequence[float],
+        volume: Given,
+        spacing: Sequence[float] | None = None,
         affine: np.ndarray | None = None,
         tta: bool = False,
         smooth_mm: float | None = None,
+        orientation: str = "",
     ) -> np.ndarray:
         """The probability of atrium (x, y, z), float32, to which the threshold is applied.
 
@@ -127,8 +130,40 @@ class Segmenter:
         """
         if smooth_mm is None:
             smooth_mm = self.postprocessing.smooth_mm
-        probability = self._predict(volume, spacing, affine, tta)
-        return smooth_across_slices(probability, _affine(spacing, affine), smooth_mm, self.plane)
+        volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
+        probability = self._predict(volume, affine, tta)
+        return smooth_across_slices(probability, affine, smooth_mm, self.plane)
+
+    def mask_of(
+        self, probability: np.ndarray, affine: np.ndarray, post: PostProcessing
+    ) -> np.ndarray:
+        """The mask that `predict_volume` gives, of the probability (x, y, z) of all slices.
+
+        Slices that it does not compute do not count here, either: a mask is the same whether or
+        not its probability is wanted, too.
+        """
+        if post.smooth_mm or self._stride(post) == 1:
+            return post.mask(probability, affine)
+        slices, geometry = to_slices(probability >= post.threshold, affine, self.plane)
+        mask = np.zeros(slices.shape, np.uint8)
+
+        def look(numbers: np.ndarray) -> np.ndarray:
+            mask[numbers] = slices[numbers]
+            return slices[numbers].any(axis=(1, 2))
+
+        search(look, len(slices), self._stride(post), self._batch)
+        return post.clean(from_slices(mask, geometry), affine)
+
+    def _stride(self, post: PostProcessing) -> int:
+        """Of `slice_search`; on accelerators, looking at all slices at once is faster."""
+        if post.components != 1:
+            return 1
+        return self.config.predict.stride or (4 if jax.default_backend() == "cpu" else 1)
+
+    @property
+    def _batch(self) -> int:
+        """Slices that are computed at a time."""
+        return self.config.predict.batch_size * jax.local_device_count()
 
     def fusion_weights(self) -> np.ndarray:
         """How much each encoder block counts at each decoder scale: (S, L), rows sum to 1."""
@@ -143,23 +178,13 @@ class Segmenter:
     def _predict(
         self,
         volume: np.ndarray,
-        spacing: Sequence[float],
-        affine: np.ndarray | None,
+        affine: np.ndarray,
         tta: bool,
         threshold: float | None = None,
         stride: int = 1,
     ) -> np.ndarray:
         """Volume -> probability (x, y, z) float32; uint8, where it is at a threshold or above."""
-        volume = np.asarray(volume)
-        if volume.ndim != 3 or 0 in volume.shape:
-            raise InputError(f"the volume has shape {volume.shape}, expected three axes x, y, z")
-        if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-            raise InputError(f"the spacing is {tuple(spacing)}, expected three lengths in mm")
-        if volume.dtype.name not in STORED_DTYPES:
-            volume = volume.astype(np.float32)
-        if volume.dtype == np.float32 and not np.isfinite(volume).all():
-            raise InputError("the volume has voxels that are NaN or infinite, expected finite ones")
-        slices, geometry = to_slices(volume, _affine(spacing, affine), self.plane)
+        slices, geometry = to_slices(volume, affine, self.plane)
         self.check_plane(geometry, "the volume")
         return from_slices(self._predict_slices(slices, tta, threshold, stride), geometry)
 
@@ -169,8 +194,9 @@ class Segmenter:
         """Slices (Z, H, W) -> the same as `_predict` for each; 0 where `search` leaves them out."""
         count, height, width = slices.shape
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
+        batch = self._batch
+        check_memory(slices.shape, padded, batch, slices.itemsize, threshold is None)
         members = [(m, m._resampling(slices, padded)) for m in (self, *self.partners)]
-        batch = self.config.predict.batch_size * jax.local_device_count()
         result = np.zeros(slices.shape, np.float32 if threshold is None else np.uint8)
 
         def start(numbers: np.ndarray) -> tuple[np.ndarray, jax.Array]:
@@ -207,10 +233,6 @@ class Segmenter:
         ]
         grey = np.array(grey_range(slices, self.config.data.clip_percentiles), np.float32)
         return Resampling(*jax.device_put((there, back, grey)))
-
-
-def _affine(spacing: Sequence[float], affine: np.ndarray | None) -> np.ndarray:
-    return np.diag([*spacing, 1.0]) if affine is None else affine
 
 
 def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:

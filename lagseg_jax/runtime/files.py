@@ -67,7 +67,9 @@ def _is_alive(pid: int) -> bool:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file, complete or not at all."""
     with written_atomically(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(
+            content.encode(errors="backslashreplace") if isinstance(content, str) else content
+        )
 
 
 def write_json(path: Path, content: Any) -> None:

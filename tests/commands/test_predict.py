@@ -17,7 +17,7 @@ from lagseg_jax.imaging.mesh import enclosed_ml
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference import files
-from lagseg_jax.inference.files import Input, find_inputs
+from lagseg_jax.inference.inputs import Input, find_inputs
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
 

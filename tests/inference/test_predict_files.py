@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.volume import read_volume
-from lagseg_jax.inference.files import Outputs, find_inputs, plan_outputs
+from lagseg_jax.inference.files import Outputs, plan_outputs
+from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.postprocess import PostProcessing
 from lagseg_jax.inference.predict_files import Request, predict_cases
 from lagseg_jax.runtime.errors import InputError

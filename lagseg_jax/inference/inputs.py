@@ -1,0 +1,163 @@
+"""Finds the volumes to predict at a path."""
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lagseg_jax.data.layouts import find_layouts
+from lagseg_jax.imaging.dicom import check_dicom_support, is_dicom_file, read_series, series_folders
+from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.imaging.volume import (
+    MAX_BYTES,
+    SUFFIXES,
+    case_name,
+    is_volume_file,
+    read_volume,
+)
+from lagseg_jax.inference.records import is_recorded
+from lagseg_jax.runtime.errors import InputError
+
+log = logging.getLogger(__name__)
+
+MASK_NAME = re.compile(
+    r"(.+?)[-_. ](?:seg|mask|label|segmentation|labels)", re.IGNORECASE | re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One volume to predict.
+
+    Attributes:
+        source: a file, or the folder of a DICOM series.
+        mask_name: the mask's file name.
+        label: of the case in its dataset, which no output may replace.
+    """
+
+    source: Path
+    mask_name: str
+    label: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The case, unique among the inputs."""
+        return case_name(self.mask_name)
+
+    def read(
+        self, max_bytes: int = MAX_BYTES, orientation: str = "", allow: Sequence[str] = ()
+    ) -> Volume:
+        """Raises InputError for what cannot be used, or has more than `max_bytes` of voxels."""
+        if self.source.is_dir():
+            return read_series(self.source, max_bytes, allow)
+        return read_volume(self.source, max_bytes, orientation)
+
+
+def find_inputs(path: Path, pattern: str = "") -> list[Input]:
+    """What there is to predict at `path`.
+
+    A file; the files of a pattern; the volume files in a folder, masks under their names; else the
+    cases of the datasets (`data.layouts`, with labels or without) in it, masks named by case; else
+    the DICOM series in it and in folders below, masks named by folder, as .nii.gz. What `predict`
+    made itself, and `CASE_seg`, `CASE_mask` or `CASE_label` beside CASE, is skipped with a line.
+
+    Args:
+        path: of a file or folder.
+        pattern: of the files in the folder, such as `*_image.nii.gz`: in all folders below, too,
+            unless it has a slash. Masks are named by folder and file.
+
+    Raises:
+        InputError: nothing is there, data lie on two levels, or two cases have the same name.
+    """
+    inputs = _matching(path, pattern) if pattern else _find(path)
+    seen: dict[str, Input] = {}
+    for one in inputs:
+        if (other := seen.setdefault(one.name, one)) is not one:
+            raise InputError(
+                f"{one.source} and {other.source} are both named {one.name}, expected each case "
+                "once; name the folder of one dataset, or one file"
+            )
+    return inputs
+
+
+def _find(path: Path) -> list[Input]:
+    if path.is_file():
+        if is_dicom_file(path):
+            raise InputError(f"{path} is a DICOM file, expected the folder of its whole series")
+        if is_recorded(path):
+            raise InputError(f"{path} was made by predict, expected an image")
+        return [Input(path, path.name)]
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist, expected a volume file or a folder of them")
+    if files := _images(f for f in path.iterdir() if is_volume_file(f)):
+        if (other := _deeper(path)) is not None:
+            raise InputError(
+                f"{path} has data on two levels, {files[0].name} and {other.relative_to(path)}, "
+                "expected one: name a folder, or the files with --pattern ('./*.nii.gz' for those "
+                "right in it, '*.nii.gz' for all)"
+            )
+        return [Input(file, file.name) for file in files]
+    inputs = []
+    for layout, folder, cases in find_layouts(path):
+        log.info("input: %s at %s, %d cases", layout, folder, len(cases))
+        for case in cases:
+            suffix = case.image.name[len(case_name(case.image)) :]
+            inputs.append(Input(case.image, case.name + suffix, case.label))
+    return inputs or _series(path)
+
+
+def _series(path: Path) -> list[Input]:
+    series = series_folders(path)
+    if not series:
+        raise InputError(
+            f"{path} has no volume files, expected some that end in {', '.join(SUFFIXES)}, a known "
+            "dataset, folders of DICOM files, or a --pattern"
+        )
+    check_dicom_support()
+    log.info("input: %d folders of DICOM files at %s", len(series), path)
+    root = path.resolve()
+    names = ["_".join(folder.resolve().relative_to(root).parts) or root.name for folder in series]
+    return [Input(folder, f"{name}.nii.gz") for folder, name in zip(series, names)]
+
+
+def _matching(path: Path, pattern: str) -> list[Input]:
+    """The images of a pattern, named by their folders below `path`."""
+    if not path.is_dir():
+        raise InputError(f"--pattern is {pattern!r} but {path} is no folder, expected one")
+    try:
+        found = list(path.glob(pattern) if "/" in pattern else path.rglob(pattern))
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"--pattern is {pattern!r} ({error}), expected one such as '*_image.nii.gz'"
+        ) from None
+    files = _images(f for f in found if is_volume_file(f) and f.is_file())
+    if not files:
+        raise InputError(f"{path} has no volume files that match --pattern={pattern}")
+    return [Input(file, "_".join(file.relative_to(path).parts)) for file in files]
+
+
+def _images(files: Iterable[Path]) -> list[Path]:
+    """The files in order without those that are masks by their name or by our record of them."""
+    files = sorted(files)
+    names = {(file.parent, case_name(file)) for file in files}
+    images = []
+    for file in files:
+        named = MASK_NAME.fullmatch(case_name(file))
+        if is_recorded(file):
+            log.info("%s: skipped, it was made by predict", file)
+        elif named and (file.parent, named[1]) in names:
+            log.info("%s: skipped, a mask beside the image %s", file, named[1])
+        else:
+            images.append(file)
+    return images
+
+
+def _deeper(path: Path) -> Path | None:
+    """A volume file, or folder of DICOM files, below a folder that has volume files itself."""
+    below = [folder for folder in path.iterdir() if folder.is_dir() and folder.name[0] != "."]
+    for folder in sorted(below):
+        for file in sorted(folder.rglob("*")):
+            if is_volume_file(file) and file.is_file() and not is_recorded(file):
+                return file
+    return next(iter(series_folders(path)), None)

@@ -1,0 +1,124 @@
+"""Keeps a record beside the masks of what made each of them: OUTPUT/records/CASE.json.
+
+One file per case, so that several processes can write them. A record is there before the first
+output of its case, without the mask's hash: what a killed process leaves is known as unfinished.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lagseg_jax.imaging.volume import case_name
+from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.runtime.files import file_sha256, write_json
+
+FOLDER = "records"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Of one case in an output folder.
+
+    Attributes:
+        file: where it is kept.
+        content: `made_from`, what made the outputs; `files`, {path in the folder: SHA-256, null
+            while they are written}; `row`, the case's statistics.
+    """
+
+    file: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path, case: str) -> "Record":
+        """The record of a case; without content, where there is none that can be read."""
+        file = folder / FOLDER / f"{case}.json"
+        try:
+            content = json.loads(file.read_bytes())
+            whole = isinstance(content["files"], dict) and isinstance(content["row"], dict)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+        return cls(file, content if whole else {})
+
+    def begin(self, outputs: Sequence[Path]) -> None:
+        """Says that these are being written; those recorded before stay recorded."""
+        names = {*self.content.get("files", {}), *map(self._name, outputs)}
+        self._write({}, dict.fromkeys(sorted(names)), {})
+
+    def finish(self, made_from: dict, outputs: Sequence[Path], row: dict[str, Any]) -> None:
+        """Says that they are complete, and what made them."""
+        self._write(made_from, {self._name(path): file_sha256(path) for path in outputs}, row)
+
+    def remove(self) -> None:
+        """Removes the outputs on record, and the record."""
+        for name in self.content.get("files", {}):
+            path = self.file.parent.parent / name
+            if is_recorded(path):
+                path.unlink(missing_ok=True)
+        self.file.unlink(missing_ok=True)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.file.parent.parent).as_posix()
+
+    def _write(self, made_from: dict, files: dict, row: dict) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, {"made_from": made_from, "files": files, "row": row})
+
+
+def is_recorded(path: Path) -> bool:
+    """Whether `predict` made this file, and nobody has changed it since."""
+    for folder in (path.parent, path.parent.parent):
+        case = case_name(path) if path.suffix not in (".png", ".stl") else path.stem
+        files = Record.of(folder, case).content.get("files", {})
+        name = path.relative_to(folder).as_posix()
+        if name in files and path.is_file() and not path.is_symlink():
+            return files[name] is None or files[name] == file_sha256(path)
+    return False
+
+
+def rows_on_record(folder: Path) -> dict[str, dict[str, Any]]:
+    """{case: its statistics} of all cases in an output folder whose mask is there."""
+    rows = {}
+    for file in sorted((folder / FOLDER).glob("*.json")):
+        case = file.name.removesuffix(".json")
+        content = Record.of(folder, case).content
+        if content.get("row") and all((folder / name).exists() for name in content["files"]):
+            rows[case] = content["row"]
+    return rows
+
+
+def content_hash(source: Path) -> str:
+    """SHA-256 of a file; of a folder, of the names and contents of the files right in it."""
+    if not source.is_dir():
+        return file_sha256(source)
+    files = sorted(file for file in source.iterdir() if file.is_file())
+    found = [(file.name, file_sha256(file)) for file in files]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def run_identity(workdir: Path) -> dict[str, Any]:
+    """Which model a run's folder holds; needs no jax.
+
+    Every checkpoint's record has its step, the hash of its parameters and that of its encoder.
+
+    Raises:
+        InputError: the folder is not a run.
+    """
+    config = read_config(workdir).to_dict()
+    predict = config.pop("predict")
+    steps = [path for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+    records = {
+        path.name: file_sha256(file)
+        for path in sorted(steps, key=lambda path: int(path.name))
+        for file in [path / "extra" / "metadata"]
+        if file.is_file()
+    }
+    parts = {key: config[key] for key in ("data", "encoder", "fusion", "decoder")}
+    for name in ("root", "cache_dir", "cache_gb", "read_threads"):
+        parts["data"].pop(name, None)
+    parts["encoder"].pop("weights", None)
+    content = json.dumps([parts, records], sort_keys=True, default=str)
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    return {"checkpoints": list(records), "sha256": sha256, "predict": predict}
