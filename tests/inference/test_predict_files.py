@@ -26,6 +26,7 @@ def jobs(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(4):
         image = np.zeros((7, 5, 3), np.int16)
+        image[0, :, 0] = -np.arange(1, 6)  # grey values, and no mask
         image[1 : 2 + number, 2, 1] = number + 1
         path = tmp_path / "in" / f"{number}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 2, 3, 1])), path)
