@@ -9,6 +9,11 @@ from lagseg_jax.runtime.errors import InputError
 # Slices as stored, as float32 and resized in one direction, and their probability.
 COPIES = 3
 IN_FLIGHT = 2  # batches: one is computed while the one before is fetched
+# Of versions 2 and 1: the limit of a container, and what is used of it.
+_COUNTERS = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 _LIMITS = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")
 
 
@@ -33,8 +38,8 @@ def check_memory(
     if there is not None and needed > there:
         raise InputError(
             f"the volume has slices of {shape[1]} x {shape[2]} pixels, whose prediction needs "
-            f"{needed / 1e9:.1f} GB of memory where {there / 1e9:.1f} GB are free, expected smaller "
-            "slices, or a smaller config.predict.batch_size"
+            f"{needed / 1e9:.1f} GB of memory where {there / 1e9:.1f} GB are free, expected "
+            "smaller slices, or a smaller config.predict.batch_size"
         )
 
 

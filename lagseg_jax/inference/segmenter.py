@@ -98,7 +98,7 @@ class Segmenter:
             affine: (4, 4) voxel index -> scanner position in mm (RAS).
             tta: average over the four in-plane mirrorings, at four times the computing.
             post: what makes the mask of the probability; by default `self.postprocessing`.
-            orientation: the sides to which the axes grow, such as "LPS", where nothing else says it.
+            orientation: the sides to which the axes grow, such as "LPS", where nothing else says.
 
         Returns:
             Mask (x, y, z), uint8: 1 where the probability is the threshold or more.
