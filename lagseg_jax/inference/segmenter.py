@@ -15,12 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from lagseg_jax.imaging.slices import (
-    SliceGeometry,
-    check_trained_plane,
-    from_slices,
-    to_slices,
-)
+from lagseg_jax.imaging.slices import SliceGeometry, check_trained_plane, from_slices, to_slices
 from lagseg_jax.inference.given import Given, voxels_and_affine
 from lagseg_jax.inference.memory import check_memory
 from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
