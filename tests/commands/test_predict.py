@@ -517,3 +517,13 @@ def test_names_of_any_characters(finished_run, one_case, tmp_path):
     assert len(list((out / "previews").iterdir())) == len(names)
     assert set(rows_of(out)) == {os.fsdecode(name) for name in names}
     assert "100%s%d" in (out / "statistics.csv").read_text("utf-8")
+
+
+def test_older_outputs_stay_only_while_they_are_true(finished_run, one_case, tmp_path):
+    """A preview is kept beside the same mask, and goes with the mask that it showed."""
+    out = tmp_path / "out"
+    how = ("--workdir", finished_run, "-i", one_case, "-o", out)
+    preview = out / "previews" / "a.png"
+    assert call(*how, "--preview") == 0 and call(*how) == 0 and preview.exists()
+    assert call(*how, "--preview") == 0 and preview.exists()
+    assert call(*how, "--keep_components=0") == 0 and not preview.exists()
