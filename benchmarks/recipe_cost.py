@@ -42,7 +42,8 @@ def column(
     judged = hours.least_seconds(bounds(forward, slices))
     counts = options.training_slices, options.validation_slices
     least = hours.training_seconds(config, *counts, step, judged)
-    stride = config.predict.stride if config.predict.components == 1 else 1
+    stride = config.predict.stride or 1  # 0: on accelerators, which all of these are, it is 1
+    stride = stride if config.predict.components == 1 else 1
     computed, batches = hours.predicted_batches(
         options.volume_slices, options.atrium, stride, at_once * machine.devices
     )

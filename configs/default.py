@@ -82,9 +82,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.predict = predict = ml_collections.ConfigDict()
     predict.batch_size = 8  # slices per device at a time, also where features are cached
-    predict.stride = (
-        0  # of the slices looked at first for one component; 1: all; 0: 4 on CPUs, else 1
-    )
+    predict.stride = 0  # of the slices looked at first for one component; 0: 4 on CPUs, else 1
     predict.threshold = 0.5  # of the probability, after the way back to the input grid
     predict.smooth_mm = 0.0  # Gaussian across the slices on the probability, SD in mm; 0: none
     predict.components = 1  # connected components kept, largest first; 0: all

@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--pattern",
         default="",
-        help="files in the input folder and below, such as '*_image.nii.gz'",
+        help="files in the input folder and below: '*_image.nii.gz'; with a slash: not below",
     )
     add("-o", "--output", required=True, help="folder for the masks")
     add("--weights", nargs="+", help="folder of the encoder weights, if they were moved")

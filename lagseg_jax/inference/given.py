@@ -50,7 +50,7 @@ def voxels_and_affine(
 def _image_affine(image: nib.spatialimages.SpatialImage, orientation: str) -> np.ndarray:
     """As of the same image in a file; of other formats than NIfTI what nibabel says."""
     if not isinstance(image, nib.Nifti1Pair):
-        return np.asarray(image.affine)  # type: ignore[attr-defined]
+        return image.affine
     header = image.header.copy()
     sizes = header["pixdim"][1:4].astype(np.float64)
     path = Path(image.get_filename() or "the nibabel image")

@@ -9,6 +9,11 @@ from lagseg_jax.runtime.errors import InputError
 # Slices as stored, as float32 and resized in one direction, and their probability.
 COPIES = 3
 IN_FLIGHT = 2  # batches: one is computed while the one before is fetched
+# Of versions 2 and 1: the limit of a container, and what is used of it.
+_COUNTERS = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 _LIMITS = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")
 
 

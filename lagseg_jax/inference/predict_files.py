@@ -147,10 +147,10 @@ def predict_cases(
         outputs, row = jobs[one], _row(done.volume, done.mask)
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
         record = Record.of(outputs.mask.parent, one.name)
+        made_from = {**(about or {}), "input": done.input_hash}
         try:
-            record.begin(outputs.paths())
+            record = record.begin(made_from, outputs.paths())
             outputs.write(done, post.threshold, title, segmenter.plane)
-            made_from = {**(about or {}), "input": done.input_hash}
             record.finish(made_from, outputs.paths(), row | models)
         except InputError as error:
             log.error("%s error: %s", label, error)

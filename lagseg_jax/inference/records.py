@@ -37,24 +37,40 @@ class Record:
         file = folder / FOLDER / f"{case}.json"
         try:
             content = json.loads(file.read_bytes())
-            whole = isinstance(content["files"], dict) and isinstance(content["row"], dict)
+            whole = all(isinstance(content[key], dict) for key in ("made_from", "files", "row"))
+            whole &= not any(
+                ".." in Path(name).parts or name[:1] == "/" for name in content["files"]
+            )
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             whole = False
         return cls(file, content if whole else {})
 
-    def begin(self, outputs: Sequence[Path]) -> None:
-        """Says that these are being written; those recorded before stay recorded."""
-        names = {*self.content.get("files", {}), *map(self._name, outputs)}
-        self._write({}, dict.fromkeys(sorted(names)), {})
+    def begin(self, made_from: dict, outputs: Sequence[Path]) -> "Record":
+        """Says that these are being written, and removes older ones that something else made.
+
+        Returns:
+            The record to finish; of the older outputs it has those made as these will be.
+        """
+        older = dict(self.content.get("files", {}))
+        for path in outputs:
+            older.pop(self._name(path), None)
+        if older and self.content["made_from"] != json.loads(json.dumps(made_from)):
+            for path in map(self._path, older):
+                if is_recorded(path):
+                    path.unlink()
+            older = {}
+        files = older | {self._name(path): None for path in outputs}
+        return self._write({}, files, {})
 
     def finish(self, made_from: dict, outputs: Sequence[Path], row: dict[str, Any]) -> None:
         """Says that they are complete, and what made them."""
-        self._write(made_from, {self._name(path): file_sha256(path) for path in outputs}, row)
+        files = {self._name(path): file_sha256(path) for path in outputs}
+        self._write(made_from, self.content["files"] | files, row)
 
     def remove(self) -> None:
         """Removes the outputs on record, and the record."""
         for name in self.content.get("files", {}):
-            path = self.file.parent.parent / name
+            path = self._path(name)
             if is_recorded(path):
                 path.unlink(missing_ok=True)
         self.file.unlink(missing_ok=True)
@@ -62,9 +78,14 @@ class Record:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.file.parent.parent).as_posix()
 
-    def _write(self, made_from: dict, files: dict, row: dict) -> None:
+    def _path(self, name: str) -> Path:
+        return self.file.parent.parent / name
+
+    def _write(self, made_from: dict, files: dict, row: dict) -> "Record":
+        content = {"made_from": made_from, "files": files, "row": row}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, {"made_from": made_from, "files": files, "row": row})
+        write_json(self.file, content)
+        return Record(self.file, content)
 
 
 def is_recorded(path: Path) -> bool:

@@ -15,21 +15,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from lagseg_jax.imaging.grey_values import grey_range
-from lagseg_jax.imaging.slices import (
-    SliceGeometry,
-    check_trained_plane,
-    from_slices,
-    resize_matrices,
-    restore_matrices,
-    to_slices,
-)
+from lagseg_jax.imaging.slices import SliceGeometry, check_trained_plane, from_slices, to_slices
 from lagseg_jax.inference.given import Given, voxels_and_affine
 from lagseg_jax.inference.memory import check_memory
 from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
 from lagseg_jax.inference.slice_probability import (
-    Resampling,
     average_probability,
+    resampling,
     slice_probability,
 )
 from lagseg_jax.inference.slice_search import search
@@ -98,7 +90,7 @@ class Segmenter:
             affine: (4, 4) voxel index -> scanner position in mm (RAS).
             tta: average over the four in-plane mirrorings, at four times the computing.
             post: what makes the mask of the probability; by default `self.postprocessing`.
-            orientation: the sides to which the axes grow, such as "LPS", where nothing says it.
+            orientation: the sides to which the axes grow, such as "LPS", where nothing else says.
 
         Returns:
             Mask (x, y, z), uint8: 1 where the probability is the threshold or more.
@@ -196,7 +188,7 @@ class Segmenter:
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
         batch = self._batch
         check_memory(slices.shape, padded, batch, slices.itemsize, threshold is None)
-        members = [(m, m._resampling(slices, padded)) for m in (self, *self.partners)]
+        members = [(m, resampling(m.config.data, slices, padded)) for m in (self, *self.partners)]
         result = np.zeros(slices.shape, np.float32 if threshold is None else np.uint8)
 
         def start(numbers: np.ndarray) -> tuple[np.ndarray, jax.Array]:
@@ -205,8 +197,8 @@ class Segmenter:
             block[: len(numbers), :height, :width] = slices[numbers]
             block = split_batch(block)
             outputs = [
-                slice_probability(m.model, m.encoder.params, m.head_params, block, resampling, tta)
-                for m, resampling in members
+                slice_probability(m.model, m.encoder.params, m.head_params, block, how, tta)
+                for m, how in members
             ]
             return numbers, average_probability(outputs, threshold)
 
@@ -218,21 +210,6 @@ class Segmenter:
 
         search(look, count, stride, batch)
         return result
-
-    def _resampling(self, slices: np.ndarray, padded: Sequence[int]) -> Resampling:
-        """For slices (Z, H, W), padded to these sides, and this model's images."""
-        size, (height, width) = self.config.data.image_size, slices.shape[1:]
-        # Zero columns (rows) in the matrices make the padding of the slices irrelevant.
-        there = [
-            np.pad(m, ((0, 0), (0, p - m.shape[1])))
-            for m, p in zip(resize_matrices(height, width, size), padded)
-        ]
-        back = [
-            np.pad(m, ((0, p - m.shape[0]), (0, 0)))
-            for m, p in zip(restore_matrices(height, width, size), padded)
-        ]
-        grey = np.array(grey_range(slices, self.config.data.clip_percentiles), np.float32)
-        return Resampling(*jax.device_put((there, back, grey)))
 
 
 def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:

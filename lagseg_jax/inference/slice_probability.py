@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+import numpy as np
 
+from lagseg_jax.imaging.grey_values import grey_range
+from lagseg_jax.imaging.slices import resize_matrices, restore_matrices
 from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
 
@@ -29,6 +33,24 @@ class Resampling(NamedTuple):
     there: Sequence[jax.Array]
     back: Sequence[jax.Array]
     grey: jax.Array
+
+
+def resampling(
+    data: ml_collections.ConfigDict, slices: np.ndarray, padded: Sequence[int]
+) -> Resampling:
+    """For slices (Z, H, W), padded to these sides, and the images of `config.data`."""
+    size, (height, width) = data.image_size, slices.shape[1:]
+    # Zero columns (rows) in the matrices make the padding of the slices irrelevant.
+    there = [
+        np.pad(m, ((0, 0), (0, p - m.shape[1])))
+        for m, p in zip(resize_matrices(height, width, size), padded)
+    ]
+    back = [
+        np.pad(m, ((0, p - m.shape[0]), (0, 0)))
+        for m, p in zip(restore_matrices(height, width, size), padded)
+    ]
+    grey = np.array(grey_range(slices, data.clip_percentiles), np.float32)
+    return Resampling(*jax.device_put((there, back, grey)))
 
 
 def slice_probability(

@@ -127,7 +127,7 @@ def test_missing_shifted_and_damaged_masks_are_named_and_the_rest_is_scored(fold
     out, err = capsys.readouterr()
     (line_a,) = [line for line in out.splitlines() if line.split()[:1] == ["a"]][:1]
     (line_b,) = [line for line in out.splitlines() if line.split()[:1] == ["b"]]
-    assert line_a.split()[1] == "5" and line_b.split()[1] == "6"
+    assert line_a.split()[1:4] == ["5", "of", "7"] and line_b.split()[1:4] == ["6", "of", "7"]
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
     for text in ("no mask of case_1", "a/case_2.nii.gz: position", "b/case_3.nii.gz: damaged"):
@@ -259,3 +259,21 @@ def test_distances_in_sheared_volumes_follow_the_affine():
         == pytest.approx(14.87, abs=0.01)
     )
     assert row["truth_ml"] == pytest.approx(1.5 * 1.5 * 2.75 / 1000)
+
+
+def test_a_case_that_cannot_be_scored_has_a_row_and_counts(folders, tmp_path, capsys):
+    """A value that a tool did not find is Dice 0; a damaged or missing file is missing and said."""
+    truth, a, _ = folders
+    (a / "case_1.nii.gz").unlink()
+    (a / "case_2.nii.gz").write_bytes(b"damaged")
+    save(a / "case_3.nii.gz", np.uint8(2) * block(3, 9))  # another class only
+    assert call(truth, a, "--prediction_value=1", "--output", tmp_path / "out") == 2
+    assert "5 of 7" in capsys.readouterr().out
+    with (tmp_path / "out" / "per_case.csv").open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 7 and rows["case_3"]["dice"] == "0.0" and not rows["case_3"]["problem"]
+    assert rows["case_1"]["dice"] == "" and "no mask of case_1" in rows["case_1"]["problem"]
+    assert "damaged" in rows["case_2"]["problem"]
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())["predictions"]["a"]
+    assert (found["n_cases"], found["n_missing"], found["dice"]["n"]) == (7, 2, 5)
+    assert found["dice"]["mean"] == pytest.approx(4 / 5 * 5 / 6)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,11 @@ def inputs(phantom, tmp_path):
     return folder
 
 
+def names_in(folder):
+    """What a prediction leaves right in its folder, but for the records."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "records")
+
+
 def call(*arguments):
     return exit_status(lambda: predict.main([str(a) for a in arguments]))
 
@@ -59,8 +65,8 @@ def test_folder_with_one_bad_file(finished_run, inputs, tmp_path, caplog):
     caplog.set_level(logging.INFO, "lagseg_jax")
     output = tmp_path / "out"
     assert call("--workdir", finished_run, "-i", inputs, "-o", output) == 2
-    assert sorted(p.name for p in output.iterdir()) == ["Müller scan.1.nii.gz", "b.nii", "c.nrrd"]
-    for path in output.iterdir():
+    assert names_in(output) == ["Müller scan.1.nii.gz", "b.nii", "c.nrrd"]
+    for path in (output / name for name in names_in(output)):
         source, mask = read_volume(inputs / path.name), read_volume(path)
         assert mask.stored_shape == source.stored_shape
         np.testing.assert_allclose(mask.affine, source.affine, atol=1e-6)
@@ -71,20 +77,19 @@ def test_folder_with_one_bad_file(finished_run, inputs, tmp_path, caplog):
     np.testing.assert_array_equal(a, b)
 
 
-def test_resume_skips_finished_ones(finished_run, inputs, tmp_path, caplog):
+def test_resume_skips_finished_ones(finished_run, inputs, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "lagseg_jax")
     (inputs / "bad.nii.gz").unlink()
     output = tmp_path / "out"
-    output.mkdir()
-    marker = b"finished before"
-    (output / "b.nii").write_bytes(marker)
-    assert call("--workdir", finished_run, "-i", inputs, "-o", output, "--resume") == 0
-    assert (output / "b.nii").read_bytes() == marker
-    assert len(list(output.iterdir())) == 3 and "1 cases are there already" in caplog.text
-    # Nothing left to do needs no model at all.
-    assert call("--workdir", tmp_path, "-i", inputs, "-o", output, "--resume") == 0
     assert call("--workdir", finished_run, "-i", inputs / "b.nii", "-o", output) == 0
-    assert (output / "b.nii").read_bytes() != marker
+    before = (output / "b.nii").stat().st_mtime_ns
+    everything = ("--workdir", finished_run, "-i", inputs, "-o", output, "--resume")
+    assert call(*everything) == 0
+    assert (output / "b.nii").stat().st_mtime_ns == before
+    assert len(names_in(output)) == 3 and "1 cases are there already" in caplog.text
+    # Nothing left to do needs no model at all.
+    monkeypatch.setattr("lagseg_jax.inference.predict_files._load", None)
+    assert call(*everything) == 0
 
 
 def test_components_flag(finished_run, inputs, tmp_path):
@@ -140,6 +145,7 @@ def test_every_output_describes_the_same_atrium(everything, finished_run):
     _, output = everything
     names = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
     expected = {place.format(n) for place in (*SIDE, "{}.nii.gz") for n in (1, 2)}
+    expected |= {"records/1.json", "records/2.json"}
     assert names == expected | {"statistics.csv", "statistics.json"}
     for name, row in rows_of(output).items():
         mask = read_volume(output / f"{name}.nii.gz")
@@ -238,9 +244,7 @@ def test_dataset_and_dicom_folders(finished_run, phantom, tmp_path, caplog):
 
     caplog.set_level(logging.INFO, "lagseg_jax")
     assert call("--workdir", finished_run, "-i", phantom, "-o", tmp_path / "a") == 0
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
-        f"train_{n}.nii.gz" for n in range(1, 7)
-    ]
+    assert names_in(tmp_path / "a") == [f"train_{n}.nii.gz" for n in range(1, 7)]
     assert "LAScarQS" in caplog.text
     image = read_volume(phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz")
     planes, _ = to_slices(image.array, image.affine)
@@ -249,7 +253,7 @@ def test_dataset_and_dicom_folders(finished_run, phantom, tmp_path, caplog):
         dicom_series.write_series(tmp_path / "dicom" / name, planes, spacing=spacing)
     options = ("-i", tmp_path / "dicom", "-o", tmp_path / "b")
     assert call("--workdir", finished_run, *options) == 0
-    names = sorted(p.name for p in (tmp_path / "b").iterdir())
+    names = names_in(tmp_path / "b")
     assert names == ["patient 1_LGE.nii.gz", "patient 2.nii.gz"]
     expected = read_volume(tmp_path / "a" / "train_1.nii.gz")
     found = read_volume(tmp_path / "b" / "patient 2.nii.gz")
@@ -391,3 +395,135 @@ def test_a_sheared_volume_is_named_and_measured_by_its_affine(
     a, b = json.loads((out / "statistics.json").read_text())["cases"]
     assert a["volume_ml"] == pytest.approx(b["volume_ml"]) and a["voxels"] == b["voxels"] > 0
     assert a["remarks"] == "" and "sheared" in b["remarks"]
+
+
+@pytest.fixture
+def one_case(phantom, tmp_path):
+    """A folder with one scan."""
+    (tmp_path / "in").mkdir()
+    return scan(phantom, tmp_path / "in" / "a.nii.gz")
+
+
+def test_nothing_that_predict_did_not_make_is_replaced(finished_run, one_case, tmp_path, capsys):
+    """Labels of a dataset, masks of others, and our own that somebody has corrected."""
+    image = nibabel.load(one_case)
+    label = nibabel.Nifti1Image((np.asarray(image.dataobj) > 100).astype(np.uint8), image.affine)
+    for layout, name in (("nnunet", "a_0000.nii.gz"), ("msd", "a.nii.gz")):
+        for folder, file, what in (("imagesTr", name, image), ("labelsTr", "a.nii.gz", label)):
+            (tmp_path / layout / folder).mkdir(parents=True)
+            nibabel.save(what, tmp_path / layout / folder / file)
+        labels = tmp_path / layout / "labelsTr"
+        before = (labels / "a.nii.gz").read_bytes()
+        assert call("--workdir", finished_run, "-i", tmp_path / layout, "-o", labels) == 2
+        assert "labels, expected another --output" in capsys.readouterr().err
+        assert names_in(labels) == ["a.nii.gz"] and (labels / "a.nii.gz").read_bytes() == before
+    how = ("--workdir", finished_run, "-i", tmp_path / "msd" / "imagesTr", "-o", labels)
+    assert call(*how) == 2 and "was not made" in capsys.readouterr().err
+    assert (labels / "a.nii.gz").read_bytes() == before
+    how = ("--workdir", finished_run, "-i", one_case, "-o", tmp_path / "out")
+    assert call(*how) == 0 and call(*how) == 0
+    nibabel.save(label, tmp_path / "out" / "a.nii.gz")
+    assert call(*how) == 2 and "has been changed" in capsys.readouterr().err
+    assert call("--workdir", finished_run, "-i", one_case, "-o", one_case / "out") == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_resume_makes_anew_what_another_input_or_option_made(
+    finished_run, one_case, phantom, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    how = ["--workdir", finished_run, "-i", one_case.parent, "-o", tmp_path / "out", "--resume"]
+
+    def to_do(*options):
+        caplog.clear()
+        assert call(*how, *options) == 0
+        return "0 to do" not in caplog.text
+
+    assert to_do() and not to_do()
+    assert to_do("--keep_components=2") and to_do()
+    other = phantom / "task2" / "train_data" / "train_2" / "enhanced.nii.gz"
+    shutil.copy(other, one_case)
+    assert to_do() and not to_do()
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["predict"]["threshold"] = 0.4
+    (copy / "config.json").write_text(json.dumps(config))
+    how[1] = copy
+    assert to_do() and not to_do()
+
+
+def test_a_case_that_fails_keeps_no_older_mask_and_tables_are_merged(
+    finished_run, phantom, one_case, tmp_path
+):
+    out = tmp_path / "out"
+    how = ["--workdir", finished_run, "-o", out, "--statistics"]
+    assert call(*how, "-i", one_case) == 0
+    second = scan(phantom, tmp_path / "b.nii.gz")
+    assert call(*how, "-i", second) == 0
+    assert list(rows_of(out)) == ["b", "a"]
+    assert str(finished_run) in rows_of(out)["a"]["workdirs"]
+    one_case.write_bytes(b"damaged")
+    assert call(*how, "-i", one_case) == 2
+    assert not (out / "a.nii.gz").exists() and list(rows_of(out)) == ["b"]
+    assert len((out / "statistics.csv").read_text().splitlines()) == 2
+
+
+def test_masks_are_no_images(finished_run, phantom, one_case, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    folder, out = one_case.parent, tmp_path / "out"
+    mask = np.zeros((47, 43, 11), np.uint8)
+    mask[20:30, 20:30, 3:9] = 1
+    scan(phantom, folder / "a_seg.nii.gz", voxels=mask)
+    scan(phantom, folder / "b.nii.gz", voxels=mask)
+    scan(phantom, folder / "c_mask.nii.gz")  # no c beside it: an image of that name
+    assert call("--workdir", finished_run, "-i", folder, "-o", out) == 2
+    assert "a_seg.nii.gz: skipped" in caplog.text and "looks like a mask" in caplog.text
+    assert names_in(out) == ["a.nii.gz", "c_mask.nii.gz"]
+    with pytest.raises(InputError, match="no volume files"):
+        find_inputs(out)
+    with pytest.raises(InputError, match="was made by predict"):
+        find_inputs(out / "a.nii.gz")
+
+
+def test_data_on_two_levels_and_patterns(phantom, one_case):
+    root = one_case.parent
+    for name in ("p1", "p2"):
+        (root / name).mkdir()
+        scan(phantom, root / name / "x_image.nii.gz")
+        scan(phantom, root / name / "x_other.nii.gz")
+    with pytest.raises(InputError, match=r"two levels, a.nii.gz and p1/x_image.nii.gz"):
+        find_inputs(root)
+    names = [one.mask_name for one in find_inputs(root, "*_image.nii.gz")]
+    assert names == ["p1_x_image.nii.gz", "p2_x_image.nii.gz"]
+    assert [one.mask_name for one in find_inputs(root, "./*.nii.gz")] == ["a.nii.gz"]
+    for pattern in ("/x/*", "*.png"):
+        with pytest.raises(InputError, match="--pattern"):
+            find_inputs(root, pattern)
+
+
+def test_names_of_any_characters(finished_run, one_case, tmp_path):
+    names = [b"a$x^{$", b"$5 $6", b"100%s%d", b"<b>&\"'", b"two\nlines", b"caf\xe9", b"n" * 243]
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in names:
+        shutil.copy(one_case, os.path.join(os.fsencode(folder), name + b".nii.gz"))
+    out = tmp_path / "out"
+    assert (
+        call("--workdir", finished_run, "-i", folder, "-o", out, "--preview", "--statistics") == 0
+    )
+    written = {os.fsencode(path.name) for path in out.glob("*.nii.gz")}
+    assert written == {name + b".nii.gz" for name in names}
+    assert len(list((out / "previews").iterdir())) == len(names)
+    assert set(rows_of(out)) == {os.fsdecode(name) for name in names}
+    assert "100%s%d" in (out / "statistics.csv").read_text("utf-8")
+
+
+def test_older_outputs_stay_only_while_they_are_true(finished_run, one_case, tmp_path):
+    """A preview is kept beside the same mask, and goes with the mask that it showed."""
+    out = tmp_path / "out"
+    how = ("--workdir", finished_run, "-i", one_case, "-o", out)
+    preview = out / "previews" / "a.png"
+    assert call(*how, "--preview") == 0 and call(*how) == 0 and preview.exists()
+    assert call(*how, "--preview") == 0 and preview.exists()
+    assert call(*how, "--keep_components=0") == 0 and not preview.exists()

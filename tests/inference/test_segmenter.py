@@ -60,40 +60,40 @@ def test_orientation_of_the_file_does_not_matter(segmenter, volume):
         np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=codes)
 
 
-def test_spacing_alone_means_right_anterior_superior(segmenter, volume):
+def test_letters_say_what_an_affine_says(segmenter, volume):
     spacing = (1.0, 1.5, 4.0)
     np.testing.assert_array_equal(
-        segmenter.predict_probability(volume.array, spacing),
+        segmenter.predict_probability(volume.array, spacing, orientation="RAS"),
         segmenter.predict_probability(volume.array, spacing, np.diag([*spacing, 1])),
     )
 
 
 def test_grey_scale_and_dtype_do_not_matter(segmenter, volume):
-    plain = segmenter.predict_probability(volume.array, volume.spacing)
+    plain = segmenter.predict_probability(volume.array, volume.spacing, orientation="RAS")
     for scaled in (
         volume.array.astype(np.float64) * 0.25 + 3,
         volume.array.astype(np.int64) * 2,
     ):
-        found = segmenter.predict_probability(scaled, volume.spacing)
+        found = segmenter.predict_probability(scaled, volume.spacing, orientation="RAS")
         np.testing.assert_allclose(found, plain, atol=1e-4)
 
 
 def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, volume):
     """11 slices in batches of 4 (2 devices): any split into batches gives the same."""
     assert segmenter.config.predict.batch_size == 2
-    all_at_once = segmenter.predict_probability(volume.array, volume.spacing)
+    all_at_once = segmenter.predict_probability(volume.array, volume.spacing, orientation="RAS")
     config = segmenter.config.copy_and_resolve_references()
     with config.unlocked():
         config.predict.batch_size = 11
     other = type(segmenter)(
         config, segmenter.model, segmenter.encoder, segmenter.head_params, segmenter.step
     )
-    found = other.predict_probability(volume.array, volume.spacing)
+    found = other.predict_probability(volume.array, volume.spacing, orientation="RAS")
     np.testing.assert_allclose(found, all_at_once, atol=1e-5)
 
 
 def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
-    segmenter.predict_probability(volume.array, volume.spacing)
+    segmenter.predict_probability(volume.array, volume.spacing, orientation="RAS")
     functions = (
         encoder(segmenter.model.encoder.form),
         decoder(segmenter.model.head.decoder.dtype),
@@ -101,7 +101,7 @@ def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
     before = [function._cache_size() for function in functions]
     for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
         array = np.resize(volume.array, shape).astype(volume.array.dtype)
-        assert segmenter.predict_volume(array, (1, 1, 3)).shape == shape
+        assert segmenter.predict_volume(array, (1, 1, 3), orientation="RAS").shape == shape
     assert [function._cache_size() for function in functions] == before
 
 
@@ -124,14 +124,14 @@ def test_slices_far_from_the_atrium_are_not_computed(segmenter, volume, monkeypa
     for stride in (1, 4):
         config.predict.stride, computed[:] = stride, []
         other = dataclasses.replace(segmenter, config=config)
-        mask = other.predict_volume(array, (1, 1, 3))
+        mask = other.predict_volume(array, (1, 1, 3), orientation="RAS")
         np.testing.assert_array_equal(mask, array > 0)
         batches[stride] = len(computed)
     # Too thin to be sure, or nothing at all: then everything is looked at.
     assert (batches[4] < 0.8 * batches[1]) == (len(shown) == 12)
     computed[:] = []
     two = PostProcessing(components=2)
-    assert other.predict_volume(array, (1, 1, 3), post=two).any() == bool(shown)
+    assert other.predict_volume(array, (1, 1, 3), post=two, orientation="RAS").any() == bool(shown)
     assert len(computed) == batches[1]  # two components: no slice is left out
 
 
@@ -184,11 +184,14 @@ def test_a_call_may_ask_for_other_postprocessing_than_the_runs(segmenter, volume
 def test_mirroring_makes_the_answer_symmetric(segmenter, volume):
     """A mirrored patient gets the mirrored probability; without `tta` the network may differ."""
     array = volume.array[:, :, 2:7]
+    affine = np.diag([*volume.spacing, 1])
     mirrored = {}
     for tta in (False, True):
-        plain = segmenter.predict_probability(array, volume.spacing, tta=tta)
+        plain = segmenter.predict_probability(array, affine=affine, tta=tta)
         for axes in ((0,), (1,), (0, 1)):
-            turned = segmenter.predict_probability(np.flip(array, axes), volume.spacing, tta=tta)
+            turned = segmenter.predict_probability(
+                np.flip(array, axes), volume.spacing, tta=tta, orientation="RAS"
+            )
             mirrored[tta, axes] = np.abs(np.flip(turned, axes) - plain).max()
     assert all(mirrored[True, axes] < 1e-5 < mirrored[False, axes] for _, axes in mirrored)
 
@@ -196,10 +199,13 @@ def test_mirroring_makes_the_answer_symmetric(segmenter, volume):
 def test_mirroring_is_the_mean_of_four(segmenter, volume):
     array = volume.array[:, :, 2:7]
     parts = [
-        np.flip(segmenter.predict_probability(np.flip(array, axes), volume.spacing), axes)
+        np.flip(
+            segmenter.predict_probability(np.flip(array, axes), volume.spacing, orientation="RAS"),
+            axes,
+        )
         for axes in ((), (0,), (1,), (0, 1))
     ]
-    found = segmenter.predict_probability(array, volume.spacing, tta=True)
+    found = segmenter.predict_probability(array, volume.spacing, tta=True, orientation="RAS")
     np.testing.assert_allclose(found, np.mean(parts, 0), atol=1e-5)
 
 
@@ -245,14 +251,64 @@ def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
         (np.zeros((4, 5, 6, 2), np.uint8), (1, 1, 1), "(4, 5, 6, 2)"),
         (np.full((4, 5, 6), np.nan, np.float32), (1, 1, 1), "NaN"),
         (np.zeros((4, 5, 6), np.uint8), (1, 0, 1), "spacing"),
+        (np.zeros((4, 5, 6), np.complex64), (1, 1, 1), "complex64"),
+        (np.zeros((4, 5, 6), [("r", "u1"), ("g", "u1")]), (1, 1, 1), "expected one real number"),
+        (np.zeros((4, 5, 6), bool), (1, 1, 1), "bool"),
     ],
 )
 def test_refuses_what_is_no_volume(segmenter, array, spacing, found):
     with pytest.raises(ValueError, match=r".") as error:
-        segmenter.predict_volume(array, spacing)
+        segmenter.predict_volume(array, spacing, orientation="RAS")
     assert found in str(error.value)
 
 
 def test_refuses_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json"):
         lagseg_jax.load_segmenter(tmp_path)
+
+
+def test_a_path_an_image_and_an_array_with_its_affine_give_one_mask(segmenter, volume):
+    """In any byte order; an array alone is refused, as its axes may run anywhere."""
+    expected = segmenter.predict_volume(volume.array, affine=volume.affine)
+    assert expected.any()
+    image = nibabel.load(volume.path)
+    swapped = volume.array.astype(volume.array.dtype.newbyteorder(">"))
+    start = nibabel.io_orientation(volume.affine)
+    letters = "".join(nibabel.orientations.ornt2axcodes(start))
+    for given, how in (
+        (volume.path, {}),
+        (str(volume.path), {}),
+        (image, {}),
+        (volume, {}),
+        (swapped, {"affine": volume.affine}),
+        (volume.array.astype(np.int64), {"affine": volume.affine}),
+        (volume.array, {"spacing": volume.spacing, "orientation": letters}),
+    ):
+        np.testing.assert_array_equal(segmenter.predict_volume(given, **how), expected)
+    for how in ({}, {"spacing": volume.spacing}):
+        with pytest.raises(ValueError, match="does not say which way its axes grow"):
+            segmenter.predict_volume(volume.array, **how)
+    silent = nibabel.Nifti1Image(volume.array, None)
+    with pytest.raises(ValueError, match="orientation is not known"):
+        segmenter.predict_volume(silent)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_the_mask_of_a_probability_is_that_of_the_volume(segmenter, volume, stride):
+    """Slices that the search leaves out do not count, whatever their probability is."""
+    array = np.resize(volume.array, (47, 43, 40)).astype(volume.array.dtype)
+    config = segmenter.config.copy_and_resolve_references()
+    config.predict.stride = stride
+    other = dataclasses.replace(segmenter, config=config)
+    probability = other.predict_probability(array, affine=volume.affine)
+    for threshold in np.quantile(probability, (0.5, 0.9, 0.999, 0.9999)):
+        post = PostProcessing(threshold=float(threshold))
+        found = other.mask_of(probability, volume.affine, post)
+        mask = other.predict_volume(array, affine=volume.affine, post=post)
+        np.testing.assert_array_equal(found, mask)
+
+
+def test_a_volume_that_needs_more_memory_than_there_is_is_refused(segmenter, volume, monkeypatch):
+    monkeypatch.setattr("lagseg_jax.inference.memory.available_bytes", lambda: 10**5)
+    with pytest.raises(ValueError, match=r"slices of 4\d x 4\d pixels"):
+        segmenter.predict_volume(volume)
