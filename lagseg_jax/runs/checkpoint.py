@@ -1,4 +1,4 @@
-"""train state + data position <-> numbered Orbax checkpoints: two newest and the best are kept.
+"""The numbered checkpoints of a run: the two newest and the best are kept, by Orbax.
 
 A checkpoint holds what training changes (step, head, adapter if there is one, optimiser), and as
 `extra` a record: the position in the data order, the validation Dice, SHA-256 of all of them, and
@@ -15,14 +15,15 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from lagseg_jax.runs.train_state import TrainState, is_whole, make_record
 from lagseg_jax.runtime.devices import shared_by_processes, tree_hash
 from lagseg_jax.runtime.errors import InputError, TrainingError
+from lagseg_jax.runtime.processes import barrier
 
 log = logging.getLogger(__name__)
 
@@ -196,8 +197,7 @@ class Checkpoints:
                 folder.rename(aside)
             self._records.pop(step, None)
         if damaged:
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            barrier()  # none looks before they are set aside
             self._manager.reload()
         self._damaged = {}
 
@@ -224,7 +224,7 @@ class Checkpoints:
         except _Damaged as error:
             raise self._refusal(step, str(error)) from None
 
-    def _restore_state(self, step: int, like, **options):
+    def _restore_state(self, step: int, like: Any, **options: Any) -> Any:
         """A tree with the shapes, dtypes and sharding of `like`, with checked parameters."""
         self._check_encoder(step)
         restore_args = ocp.checkpoint_utils.construct_restore_args(like)
@@ -232,9 +232,7 @@ class Checkpoints:
         try:
             state = self._manager.restore(step, args=ocp.args.Composite(state=args)).state
         except Exception as error:  # of many types, for the many files of a checkpoint
-            raise _Damaged(
-                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            ) from None
+            raise _Damaged(_short(error)) from None
         params = state["params"] if isinstance(state, dict) else state.params
         self._check_hash(step, "params", params)
         return state
@@ -252,7 +250,7 @@ class Checkpoints:
                 f"but the one given has {self._encoder_hash}"
             )
 
-    def _check_hash(self, step: int, part: str, tree) -> None:
+    def _check_hash(self, step: int, part: str, tree: Any) -> None:
         if tree_hash(tree) != self._records[step]["sha256"][part]:
             raise _Damaged(f"the SHA-256 of its {part} is not what was saved")
 
@@ -281,7 +279,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -291,7 +289,7 @@ class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
 
     checkpoints: Checkpoints
 
-    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
         steps = [info.step for info in checkpoints]
         best = self.checkpoints.best()
         keep = {*sorted(steps)[-NEWEST:], best and best[0]}

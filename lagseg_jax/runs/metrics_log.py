@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.files import without_nan, write_atomically
@@ -100,7 +101,7 @@ class _Board:
         start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
         self._add(purge_step, session_log=start)
 
-    def _add(self, step: int, **content) -> None:
+    def _add(self, step: int, **content: Any) -> None:
         self._writer.write_event(self._event(step=step, wall_time=time.time(), **content))
 
     def write(self, step: int, values: dict[str, float]) -> None:

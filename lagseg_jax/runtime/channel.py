@@ -132,14 +132,14 @@ class Channel:
         if index not in self.left and not self._closing:
             self._receive(kind="failed", index=index, status=1, sentence=GONE)
 
-    def _tell_first(self, **message) -> None:
+    def _tell_first(self, **message: Any) -> None:
         message["index"] = self._index
         if self._index == 0:
             self._receive(**message)
         else:
             self._send(0, message)
 
-    def _tell_all(self, **message) -> None:
+    def _tell_all(self, **message: Any) -> None:
         for index in self._connections:
             self._send(index, message)
 
@@ -147,7 +147,7 @@ class Channel:
         with self.changed, contextlib.suppress(OSError):  # who is gone shows in `_listen`
             self._connections[index].send_bytes(json.dumps(message).encode())
 
-    def _receive(self, kind: str, **message) -> None:
+    def _receive(self, kind: str, **message: Any) -> None:
         with self.changed:
             getattr(self, f"_on_{kind}")(**message)
             self.changed.notify_all()

@@ -1,4 +1,4 @@
-"""options, environment -> arguments of jax.distributed.initialize, or None for a process alone."""
+"""Finds out from options and environment whether this process is one of several, and which."""
 
 import importlib.util
 import re

@@ -1,9 +1,10 @@
-"""arrays on the host -> the same arrays on every local device; compiled code kept on disk."""
+"""Puts arrays on all devices of a process, maps functions over them, and keeps compiled code."""
 
 import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lagseg_jax.runtime.files import cache_home
+
+Tree = TypeVar("Tree")  # of arrays
 
 
 def local_mesh() -> Mesh:
@@ -24,7 +27,7 @@ def replicated() -> NamedSharding:
     return NamedSharding(local_mesh(), PartitionSpec())
 
 
-def replicate(tree):
+def replicate(tree: Any) -> Any:
     """Puts a tree on all local devices once.
 
     A pmapped function whose argument has `in_axes=None` takes such arrays as they are; arrays that
@@ -33,7 +36,7 @@ def replicate(tree):
     return jax.device_put(tree, replicated())
 
 
-def shared_by_processes(tree):
+def shared_by_processes(tree: Tree) -> Tree:
     """Arrays that every process has on its local devices -> the same as arrays on all devices.
 
     Nothing is copied. Several processes can save only such arrays together.
@@ -44,12 +47,12 @@ def shared_by_processes(tree):
     return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
 
 
-def split_batch(tree):
+def split_batch(tree: Any) -> Any:
     """Puts a tree on the local devices, the first axis of every leaf divided among them."""
     return jax.device_put(tree, NamedSharding(local_mesh(), PartitionSpec("devices")))
 
 
-def settled(tree):
+def settled(tree: Tree) -> Tree:
     """The same arrays; on simulated CPU devices, where collectives must not overlap, computed."""
     return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree
 
@@ -59,7 +62,7 @@ def use_compilation_cache() -> None:
 
     JAX's own settings (JAX_COMPILATION_CACHE_DIR and the one below) have precedence.
     """
-    # Of what runs in oneDNN (see `convolution`, `encoder_form`), XLA can write nothing.
+    # Of what runs in oneDNN (see `model.backend`), XLA can write nothing.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
@@ -97,7 +100,7 @@ def pmapped(
         return on_all
     compiled: list[Callable] = []
 
-    def call(*arguments):
+    def call(*arguments: Any) -> Any:
         # pmap has no place for options of the compiler, but what it lowers to has.
         if not compiled:
             compiled.append(on_all.lower(*arguments).compile(compiler_options=options))
@@ -116,7 +119,7 @@ def params_hash(params: dict) -> str:
     return digest.hexdigest()
 
 
-def tree_hash(tree) -> str:
+def tree_hash(tree: Any) -> str:
     """SHA-256 (hexadecimal) over paths, shapes, dtypes and bytes of the arrays of any tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return params_hash({jax.tree_util.keystr(path): leaf for path, leaf in leaves})

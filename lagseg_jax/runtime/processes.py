@@ -51,7 +51,7 @@ def barrier() -> None:
     allgather(None)
 
 
-def once(function: Callable, *arguments) -> None:
+def once(function: Callable, *arguments: Any) -> None:
     """Calls the function in the first process; the others wait until it has returned."""
     if process()[0] == 0:
         function(*arguments)

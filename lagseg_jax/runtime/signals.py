@@ -50,7 +50,7 @@ def handled(continues: bool) -> Iterator[None]:
         _asked.clear()
 
 
-def _handle(number: int, _) -> None:
+def _handle(number: int, _: object) -> None:
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if _asked:

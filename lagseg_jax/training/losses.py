@@ -1,4 +1,4 @@
-"""logits (B, H, W), mask (B, H, W) -> one loss per slice (B,).
+"""The losses: logits (B, H, W), mask (B, H, W) -> one loss per slice (B,).
 
 Per slice, so that the mean over a batch does not depend on how it is spread over devices.
 """

@@ -1,4 +1,4 @@
-"""logits, masks -> loss and Dice, accumulated on the devices (clu.metrics).
+"""Loss and Dice of the network's slices, accumulated on the devices (clu.metrics).
 
 These steer the training (curves, early stopping, best checkpoint). The figures to report come from
 `evaluation.metrics`, on whole volumes in their original grid.
@@ -41,7 +41,7 @@ class Dice(metrics.Metric):
     counts: jax.Array
 
     @classmethod
-    def from_model_output(cls, counts: jax.Array, **_) -> "Dice":
+    def from_model_output(cls, counts: jax.Array, **_: object) -> "Dice":
         """From counts (groups, 3)."""
         return cls(counts=counts)
 

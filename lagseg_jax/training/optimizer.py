@@ -1,5 +1,7 @@
 """The optimiser of head and adapter, and its learning rate as a function of the step."""
 
+from typing import Any
+
 import jax
 import ml_collections
 import optax
@@ -18,29 +20,22 @@ def make_optimizer(
     return optax.chain(
         optax.clip_by_global_norm(train.gradient_clip) if train.gradient_clip else optax.identity(),
         optax.scale_by_adam(),
-        _decay_head(train.weight_decay),
+        optax.add_decayed_weights(
+            train.weight_decay, mask=lambda params: {name: name != LORA for name in params}
+        ),
         _scale_by_learning_rate(
             learning_rate(train, steps), train.encoder_learning_rate / train.learning_rate
         ),
     )
 
 
-def _decay_head(weight_decay: float) -> optax.GradientTransformation:
-    # optax's mask would change the tree of the optimiser's state, and with it old checkpoints.
-    decay = optax.add_decayed_weights(weight_decay)
-
-    def update(updates, state, params=None):
-        decayed, state = decay.update(updates, state, params)
-        return (decayed | {LORA: updates[LORA]} if LORA in updates else decayed), state
-
-    return optax.GradientTransformation(decay.init, update)
-
-
 def _scale_by_learning_rate(
     schedule: optax.Schedule, for_adapter: float
 ) -> optax.GradientTransformationExtraArgs:
     # optax.adamw would count the steps itself, and leave out those that are skipped.
-    def update(updates, state, params=None, *, step):
+    def update(
+        updates: dict, state: Any, params: dict | None = None, *, step: jax.Array
+    ) -> tuple[dict, Any]:
         scaled = jax.tree.map(lambda u: -schedule(step) * u, updates)
         if LORA in scaled:
             scaled[LORA] = jax.tree.map(lambda u: for_adapter * u, scaled[LORA])

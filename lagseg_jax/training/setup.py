@@ -19,13 +19,12 @@ from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import replicate
 from lagseg_jax.runtime.processes import process
 from lagseg_jax.training.load_slices import load_slices
-from lagseg_jax.training.metrics import TrainMetrics
 from lagseg_jax.training.monitor import Meter, Watch
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
 from lagseg_jax.training.plan import Plan, make_plan
 from lagseg_jax.training.profile import Profiler
 from lagseg_jax.training.run_log import RunLog
-from lagseg_jax.training.step import StepOutcome, augmentation_of, init_state, make_train_step
+from lagseg_jax.training.step import StepResult, augmentation_of, init_state, make_train_step
 from lagseg_jax.training.validation import Validator
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Training:
 
     plan: Plan
     encoder_params: dict
-    train_step: Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics, StepOutcome]]
+    train_step: Callable[[TrainState, dict, dict], StepResult]
     batches: TrainingBatches
     validator: Validator
     checkpoints: Checkpoints

@@ -1,4 +1,4 @@
-"""state, frozen encoder, batch -> next state and metrics: one device's share of a training step.
+"""One training step and one validation step: what each device does with its share of a batch.
 
 The steps are pure functions of arrays. They run inside an axis named `devices`: gradients are
 averaged and metrics gathered over it, so that every device computes the same next state. A step
@@ -7,6 +7,7 @@ whose loss or gradient is not finite changes nothing but the step's number.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -28,6 +29,9 @@ class StepOutcome:
     """What the host must know about a step; the same on every device of every process."""
 
     skipped: jax.Array  # bool scalar: the loss or the gradient was not finite
+
+
+StepResult = tuple[TrainState, TrainMetrics, StepOutcome]
 
 
 def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
@@ -70,10 +74,10 @@ def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str
     With an adapter, the function takes `encoder_params` as a third argument.
     """
 
-    def update(state: TrainState, encoded: dict, encoder_params=None):
+    def update(state: TrainState, encoded: dict, encoder_params: Any = None) -> StepResult:
         images, masks = encoded["image"], encoded["mask"]
 
-        def mean_loss(params):
+        def mean_loss(params: dict) -> tuple[jax.Array, jax.Array]:
             if model.adapter is None:
                 tokens = encoded["tokens"]
             else:
@@ -116,13 +120,13 @@ def make_train_step(
     augmentation: Augmentation,
     seed: int,
     devices: Sequence[jax.Device] | None = None,
-) -> Callable[[TrainState, dict, dict], tuple[TrainState, TrainMetrics, StepOutcome]]:
+) -> Callable[[TrainState, dict, dict], StepResult]:
     """(state, encoder_params, batch of all devices) -> all that a step returns; mapped.
 
     The state is given away: its memory becomes the next one's. The batch is one of
-    `TrainingBatches`, divided by `split_over_devices`. Encoder and update
-    are compiled apart: each has options of the compiler that the other must not have. An adapter's
-    update contains the encoder, and goes without.
+    `TrainingBatches`, divided by `split_over_devices`. Encoder and update are compiled apart: each
+    has options of the compiler that the other must not have. An adapter's update contains the
+    encoder, and goes without.
     """
     adapts = model.adapter is not None
     encode = make_encode(model, augmentation, seed)
@@ -136,7 +140,7 @@ def make_train_step(
         devices=devices,
     )
 
-    def train_step(state: TrainState, encoder_params: dict, batch: dict):
+    def train_step(state: TrainState, encoder_params: dict, batch: dict) -> StepResult:
         encoded = encode(state.step, encoder_params, batch)
         return update(state, encoded, *([encoder_params] if adapts else []))
 

@@ -1,9 +1,9 @@
-"""prepared cases + encoder -> tokens of every slice on disk, computed only once.
+"""The cache that keeps the encoder's tokens of every slice on disk, computed only once.
 
 An entry is a folder `<key>/` with `tokens.npy` (Z, L, h, w, D), read through a memory map: float32,
 or the bit patterns (uint16) of bfloat16, which NumPy's files have no name for. The key covers
 everything that decides the content: the key of the decoded slices (files and preparation) and the
-encoder's weights, dtype and settings. `entries` says how entries come and go.
+encoder's weights, dtype and settings. `data.disk_cache` says how entries come and go.
 
 Legend: Z slices of a case, L encoder blocks, h x w patches, D encoder width.
 """
@@ -31,6 +31,8 @@ from lagseg_jax.runtime.files import cache_home
 from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
+
+Encode = Callable[[np.ndarray], Iterator[np.ndarray]]
 
 FORMAT = 1  # raise when the content of an entry changes for the same key
 
@@ -117,9 +119,7 @@ def _make_room(
         )
 
 
-def _make_encode(
-    model: Model, params: dict, batch_size: int
-) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
+def _make_encode(model: Model, params: dict, batch_size: int) -> Encode:
     """The function images (Z, S, S) -> batches of tokens (B, L, h, w, D), Z slices in all."""
     devices = jax.local_devices()  # each process encodes cases of its own
 
@@ -142,7 +142,7 @@ def _make_encode(
     return encode
 
 
-def _write_entries(jobs: Sequence[tuple[Path, PreparedCase]], model: Model, encode) -> None:
+def _write_entries(jobs: Sequence[tuple[Path, PreparedCase]], model: Model, encode: Encode) -> None:
     if not jobs:
         return
     progress = Progress("encoding cases", len(jobs))
@@ -155,7 +155,7 @@ def _write_entries(jobs: Sequence[tuple[Path, PreparedCase]], model: Model, enco
         progress.close()
 
 
-def _write_tokens(path: Path, case: PreparedCase, model: Model, encode) -> None:
+def _write_tokens(path: Path, case: PreparedCase, model: Model, encode: Encode) -> None:
     # Not through a memory map: a full disk would end the process with SIGBUS.
     header = {"shape": _shape(case, model), "fortran_order": False}
     stored = _stored(_dtype(model))
