@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lagseg_jax.model.encoder import EncoderSpec
-from lagseg_jax.model.weights import CARD, TENSORS, param_structs
+from lagseg_jax.model.weights import CARD, TENSORS, encoder_hash, param_structs
 from lagseg_jax.runtime.files import write_atomically, written_atomically
 
 Parts = Callable[[str], Iterable[np.ndarray]]
@@ -53,6 +53,7 @@ def write_encoder(
         "dtype": dtype,
         "parameters": sum(leaf.size for leaf in structs.values()),
         "sha256": digest,
+        "encoder_sha256": encoder_hash(digest, spec),
         **card,
     }
     write_atomically(folder / CARD, json.dumps(written, indent=2) + "\n")

@@ -262,11 +262,10 @@ def load_segmenter(
 
 
 def _encoder_identity(encoder: ml_collections.ConfigDict) -> tuple:
-    """Equal for encoders of equal weights in equal precision, adapted in equal shape."""
+    """Equal for encoders of equal weights and rules in equal precision, adapted in equal shape."""
     weights = ("random", encoder.seed)
     if encoder.weights:
-        card = read_card(encoder.weights)
-        weights = (card["sha256"], card["interpolation"])
+        weights = ("converted", read_card(encoder.weights)["encoder_sha256"])
     adapter = encoder.lora_rank, encoder.lora_blocks
     return encoder.variant, encoder.registers, encoder.dtype, *adapter, *weights
 

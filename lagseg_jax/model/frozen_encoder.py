@@ -9,7 +9,7 @@ import ml_collections
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.lora import adapter_of
 from lagseg_jax.model.segmentation import compute_dtype
-from lagseg_jax.model.weights import load_params, random_params
+from lagseg_jax.model.weights import encoder_hash, load_params, random_params
 from lagseg_jax.runtime.console import still
 from lagseg_jax.runtime.devices import params_hash, replicate
 
@@ -23,8 +23,8 @@ class FrozenEncoder:
     Attributes:
         spec: variant, registers and interpolation rule.
         params: replicated over the local devices, in the compute dtype.
-        sha256: of the weights, without any adapter; checkpoints and results name their encoder
-            by it.
+        sha256: of the tensors and the interpolation rule, without any adapter (`encoder_hash`);
+            checkpoints and results name their encoder by it.
         origin: folder of the converted weights, or "random (seed 0)".
         warning: what readers of results must know about random weights; empty otherwise.
         adapted: by what the run adapts the encoder, in words; empty if it stays frozen.
@@ -42,6 +42,8 @@ class FrozenEncoder:
         report = {
             "variant": self.spec.variant,
             "registers": self.spec.registers,
+            "interpolation": self.spec.interpolation,
+            "grid": self.spec.grid,
             "weights": self.origin,
             "sha256": self.sha256,
         }
@@ -70,9 +72,8 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
     )
     log.warning("WARNING: %s", warning)
     origin = f"random (seed {encoder.seed})"
-    return FrozenEncoder(
-        *(spec, replicate(params), params_hash(params), origin, warning, _adapted(encoder, spec))
-    )
+    sha256, adapted = encoder_hash(params_hash(params), spec), _adapted(encoder, spec)
+    return FrozenEncoder(spec, replicate(params), sha256, origin, warning, adapted)
 
 
 def _adapted(encoder: ml_collections.ConfigDict, spec: EncoderSpec) -> str:

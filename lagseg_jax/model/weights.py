@@ -2,9 +2,10 @@
 
 A folder of converted weights holds card.json and encoder.safetensors. `weight_conversion` writes it
 once; nothing here needs PyTorch or unpickles. The card says what the tensors are and carries the
-SHA-256 of the tensor file.
+SHA-256 of the tensor file, by which damage shows, and that of the encoder, which is its identity.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -110,7 +111,7 @@ def load_params(
         verify: compare the SHA-256 of the tensor file with the card (one extra read).
 
     Returns:
-        Spec, parameter tree, and the SHA-256 on the card.
+        Spec, parameter tree, and the encoder's SHA-256 (`encoder_hash`).
 
     Raises:
         InputError: no converted weights there, another variant than expected, a damaged file, or
@@ -133,7 +134,7 @@ def load_params(
         flat = {name: put(leaf) for name, leaf in _read_leaves(path, spec, dtype)}
     except SafetensorError as error:
         raise InputError(f"{path} cannot be read as a safetensors file: {error}.") from None
-    return spec, unflatten_dict(flat, sep="/"), card["sha256"]
+    return spec, unflatten_dict(flat, sep="/"), card["encoder_sha256"]
 
 
 def _read_leaves(
@@ -160,6 +161,21 @@ def _read_leaf(path: Path, name: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
     return leaf
 
 
+def encoder_hash(tensors_sha256: str, spec: EncoderSpec) -> str:
+    """Identity of an encoder: SHA-256 (hexadecimal) over its tensors and its rules.
+
+    The same tensors give other tokens by another rule of position-embedding interpolation, which
+    says whether it antialiases, or another grid.
+
+    Args:
+        tensors_sha256: hash of all tensors, such as that of their file.
+        spec: of the encoder.
+    """
+    rules = {"grid": spec.grid, "interpolation": spec.interpolation}
+    content = json.dumps([tensors_sha256, rules], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def spec_of(card: Mapping[str, Any]) -> EncoderSpec:
     """The encoder that a card describes."""
     return EncoderSpec(*(card[key] for key in ("variant", "registers", "interpolation", "grid")))
@@ -167,6 +183,8 @@ def spec_of(card: Mapping[str, Any]) -> EncoderSpec:
 
 def read_card(folder: str | Path) -> dict:
     """The card of converted weights.
+
+    Its `encoder_sha256` is computed anew, so that it is that of the rules which are used.
 
     Raises:
         InputError: the folder holds no converted weights, or its card is unreadable.
@@ -180,8 +198,8 @@ def read_card(folder: str | Path) -> dict:
             )
     try:
         card = json.loads((folder / CARD).read_text())
-        spec_of(card)
-        return card | {"sha256": str(card["sha256"])}
+        sha256 = str(card["sha256"])
+        return card | {"sha256": sha256, "encoder_sha256": encoder_hash(sha256, spec_of(card))}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder / CARD} is not a card written by weight_conversion: {error!r}."

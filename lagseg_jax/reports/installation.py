@@ -38,7 +38,7 @@ def find_weights(folders: Sequence[Path]) -> list[dict[str, object]]:
         for card in sorted([*folder.glob("card.json"), *folder.glob("*/card.json")]):
             try:
                 content = json.loads(card.read_text("utf-8"))
-                names = ("variant", "registers", "dtype", "parameters", "sha256")
+                names = ("variant", "registers", "dtype", "parameters", "encoder_sha256")
                 entry = {name: content[name] for name in names}
             except (OSError, ValueError, KeyError, TypeError) as error:
                 entry = {"problem": f"{card}: not a readable card ({type(error).__name__})"}

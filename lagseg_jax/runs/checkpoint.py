@@ -247,7 +247,8 @@ class Checkpoints:
         if saved_with != self._encoder_hash:
             raise InputError(
                 f"{self.folder / str(step)} was trained on an encoder with SHA-256 {saved_with}, "
-                f"but the one given has {self._encoder_hash}"
+                f"but the one given has {self._encoder_hash}: other tensors, or another rule of "
+                "position-embedding interpolation"
             )
 
     def _check_hash(self, step: int, part: str, tree: Any) -> None:

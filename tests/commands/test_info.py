@@ -22,7 +22,7 @@ ROOT = Path(lagseg_jax.__file__).parent.parent
 def weights(tmp_path):
     """Cards as weight_conversion writes them: one whole, one without its tensors, one damaged."""
     card = {"variant": "small", "registers": 4, "interpolation": "antialias", "grid": 37}
-    card |= {"dtype": "bfloat16", "parameters": 22_057_728, "sha256": "ab" * 32}
+    card |= {"dtype": "bfloat16", "parameters": 22_057_728, "encoder_sha256": "ab" * 32}
     for name in ("whole", "half", "damaged"):
         (tmp_path / "weights" / name).mkdir(parents=True)
         (tmp_path / "weights" / name / "card.json").write_text(json.dumps(card))

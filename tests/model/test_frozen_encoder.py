@@ -9,9 +9,12 @@ from flax.traverse_util import flatten_dict
 
 import tiny_run
 from lagseg_jax import main
+from lagseg_jax.inference.segmenter import load_segmenter
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
-from lagseg_jax.model.weights import TENSORS, random_params
+from lagseg_jax.model.weights import TENSORS, encoder_hash, random_params
+from lagseg_jax.runtime.devices import params_hash
+from lagseg_jax.runtime.errors import InputError
 from weight_conversion.write import write_encoder
 
 
@@ -37,14 +40,36 @@ def test_a_run_names_its_encoder_and_knows_it_again(weights, phantom, tmp_path):
     workdir = tmp_path / "run"
     config = with_weights(phantom, folder)
     summary = main.run(config, workdir, "train")
-    assert summary["encoder"]["sha256"] == card["sha256"]
+    assert summary["encoder"]["sha256"] == card["encoder_sha256"]
     assert summary["encoder"]["weights"] == str(folder) and "warning" not in summary["encoder"]
     assert "random" not in (workdir / "evaluation" / "per_case.csv").read_text()
     assert "warning" not in json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
-    # The same run with random weights, which are another encoder, is refused.
+    # Training the same run further with random weights, which are another encoder, is refused.
     config.encoder.weights = ""
-    with pytest.raises(ValueError, match=card["sha256"]):
-        main.run(config, workdir, "evaluate")
+    with pytest.raises(InputError, match=card["encoder_sha256"]):
+        main.run(config, workdir, "train")
+
+
+def test_the_same_tensors_by_another_rule_are_another_encoder(weights, phantom, tmp_path):
+    folder, card = weights
+    main.run(with_weights(phantom, folder), tmp_path / "run", "train")
+    flat = flatten_dict(random_params(EncoderSpec("tiny"), 7, "float32"), sep="/")
+    other = write_encoder(
+        *(tmp_path / "other", EncoderSpec("tiny", interpolation="size"), "float32"),
+        *(lambda name: [np.asarray(flat[name])], {}),
+    )
+    assert other["sha256"] == card["sha256"]
+    with pytest.raises(InputError, match=f"{card['encoder_sha256']}.*{other['encoder_sha256']}"):
+        main.run(with_weights(phantom, tmp_path / "other"), tmp_path / "run", "evaluate")
+    with pytest.raises(InputError, match="another rule of position-embedding interpolation"):
+        load_segmenter(tmp_path / "run", tmp_path / "other")
+
+
+def test_identity_of_a_random_encoder(phantom):
+    config = tiny_run.config(phantom, epochs=1 / 8)
+    encoder = load_frozen_encoder(config)
+    assert encoder.sha256 == encoder_hash(params_hash(encoder.params), encoder.spec)
+    assert encoder.report()["interpolation"] == "offset" and encoder.report()["grid"] == 37
 
 
 def test_on_all_devices_in_the_compute_dtype(weights, phantom):

@@ -14,9 +14,11 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 import lagseg_jax
+from lagseg_jax.imaging.interpolation import RULES
 from lagseg_jax.model import weights
 from lagseg_jax.model.encoder import Encoder, EncoderSpec
 from lagseg_jax.model.weights import (
+    encoder_hash,
     load_encoder,
     load_params,
     mismatch,
@@ -51,7 +53,7 @@ def test_what_is_written_is_read_back(folder, params):
     spec, loaded, sha256 = load_params(folder, "float32")
     assert spec == SPEC
     assert params_hash(loaded) == params_hash(params)
-    assert sha256 == json.loads((folder / "card.json").read_text())["sha256"]
+    assert sha256 == json.loads((folder / "card.json").read_text())["encoder_sha256"]
     assert sorted(p.name for p in folder.iterdir()) == ["card.json", "encoder.safetensors"]
 
 
@@ -60,6 +62,19 @@ def test_safetensors_own_reader_agrees(folder, params):
     flat = flatten_dict(params, sep="/")
     assert {name: leaf.shape for name, leaf in stored.items()} == param_shapes(SPEC)
     assert all(np.array_equal(stored[name], flat[name]) for name in flat)
+
+
+def test_identity_is_tensors_and_rules(folder):
+    ours = load_params(folder, "float32")[2]
+    card = json.loads((folder / "card.json").read_text())
+    assert ours == card["encoder_sha256"] != card["sha256"]
+    rules = [(rule, grid) for rule in RULES for grid in (16, 37)]
+    specs = [EncoderSpec("tiny", 4, *rule) for rule in rules]
+    assert len({encoder_hash(hashes, s) for s in specs for hashes in "ab"}) == 2 * len(specs)
+    # Whoever changes the rule on the card gets another encoder, whatever else stands there.
+    (folder / "card.json").write_text(json.dumps(card | {"interpolation": "size"}))
+    spec, _, other = load_params(folder, "float32")
+    assert other == encoder_hash(card["sha256"], spec) != ours
 
 
 def test_card_says_what_it_is(folder):
@@ -223,7 +238,7 @@ def test_mismatch_in_words():
 def test_run_time_has_neither_torch_nor_pickle():
     for path in Path(lagseg_jax.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in getattr(node, "names", [])]
+            names = [getattr(n, "name", n) for n in getattr(node, "names", [])]
             names.append(getattr(node, "module", "") or "")
             assert not {name.split(".")[0] for name in names} & {"torch", "pickle"}, path
     code = "import sys, lagseg_jax.model.weights; sys.exit('torch' in sys.modules)"

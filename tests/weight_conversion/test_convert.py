@@ -180,6 +180,9 @@ def test_all_formats_give_the_same_bytes(tmp_path, request, variant, registers):
         cards[style] = card
         shutil.rmtree(tmp_path / style)
     assert len({card["sha256"] for card in cards.values()}) == 1
+    # The same tensors are another encoder where they are interpolated by another rule.
+    rules = {(card["encoder_sha256"], card["interpolation"]) for card in cards.values()}
+    assert len(rules) == len({identity for identity, _ in rules}) == (1 if registers else 2)
 
 
 def test_training_at_224_pixels_has_its_own_grid(tmp_path):
@@ -332,7 +335,7 @@ def test_earlier_conversion_survives_a_failed_one(tmp_path):
     bad = {"pos_embed": torch.full((1, 1370, 64), float("nan"))}
     with pytest.raises(InputError, match="NaN"):
         convert(publish(tmp_path / "bad", "meta", "tiny", 0, tiny_state(**bad)), tmp_path / "out")
-    assert load_params(tmp_path / "out", "float32")[2] == card["sha256"]
+    assert load_params(tmp_path / "out", "float32")[2] == card["encoder_sha256"]
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
