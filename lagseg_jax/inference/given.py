@@ -37,7 +37,7 @@ def voxels_and_affine(
     if isinstance(volume, str | Path):
         volume = read_volume(volume, orientation=orientation)
     if isinstance(volume, Volume):
-        volume, affine = volume.array, volume.affine
+        affine, volume = volume.affine, volume.array
     elif isinstance(volume, nib.spatialimages.SpatialImage):
         affine = _image_affine(volume, orientation)
         volume = np.asanyarray(volume.dataobj)
