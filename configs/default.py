@@ -15,10 +15,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.root = ""  # dataset folder; its layout is detected. "phantom" generates a synthetic one
     data.label_value = 0  # voxel value of the atrium in the labels; 0: the only non-zero value
+    data.label_threshold = 0.0  # the atrium is where a label is at least this; 0: by its value
     data.orientation = ""  # of files that do not say it: sides the axes grow to (LPS), sform, qform
     data.plane = ""  # of the slices: axial, coronal, sagittal; "": by the voxels, mostly axial
     data.image_size = 448  # pixels; slices are padded to a square and resized; multiple of 14
     data.clip_percentiles = (0.5, 99.5)  # of a volume's grey values, mapped to 0 and 1
+    data.patient = ""  # regular expression with a group, or CSV case,patient; "": one per file
+    data.split = ""  # splits.json, or nnU-Net's splits_final.json (with fold); "": drawn
     data.fractions = (0.7, 0.1, 0.2)  # training, validation and test patients
     data.counts = ()  # the same as numbers of patients, e.g. (16, 4, 4); () uses the fractions
     data.fold = -1  # 0-4: nnU-Net's seeded five folds, this one is the test split; -1: not used

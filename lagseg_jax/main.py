@@ -45,7 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     # Imported late: a mistake in the config is answered before jax is loaded.
     import jax
 
-    from lagseg_jax.data.split import load_split
+    from lagseg_jax.data.run_split import load_split
     from lagseg_jax.inference.segmenter import restore_segmenter
     from lagseg_jax.model.frozen_encoder import load_frozen_encoder
     from lagseg_jax.runs.checkpoint import Checkpoints

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.accuracy.arms import arms_of, configure, core_slots, run_job
 from benchmarks.accuracy.record import Record
 from benchmarks.common.worker import WorkerError
-from lagseg_jax.data.split import load_split
+from lagseg_jax.data.run_split import load_split
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

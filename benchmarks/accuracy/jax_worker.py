@@ -12,7 +12,7 @@ from benchmarks.common import machine
 from benchmarks.common.timing import CLOCKS
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.config.validate import check_config
-from lagseg_jax.data.split import load_split
+from lagseg_jax.data.run_split import load_split
 from lagseg_jax.evaluation.evaluate import evaluate
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference.segmenter import restore_segmenter

@@ -32,13 +32,14 @@ DECODER_DTYPE_NAMES = (*DTYPE_NAMES, "auto")
 
 PLANES = ("sagittal", "coronal", "axial")  # as in imaging.slices, which needs nibabel
 
-# Every code with its severity. The first seven leave nothing that could be used.
+# Every code with its severity. The first eight leave nothing that could be used.
 SEVERITY = {
     "missing_label": "error",
     "unreadable_image": "error",
     "unreadable_label": "error",
     "not_finite": "error",
     "label_values": "error",
+    "fractional_label": "error",
     "orientation": "error",
     "shape": "error",
     "geometry": "error",
@@ -46,10 +47,18 @@ SEVERITY = {
     "plane": "error",
     "empty_label": "error",
     "no_contrast": "error",
+    "inverted_label": "error",
+    "full_label": "error",
+    "label_outside": "error",
+    "unlike_values": "error",
+    "changed_label": "error",
     "duplicate": "error",
     "same_file": "warning",
+    "visits": "warning",
+    "rounded_label": "warning",
+    "mixed_values": "warning",
     "spacing": "warning",
     "slab": "warning",
     "volume": "warning",
 }
-ALLOWED = tuple(SEVERITY)[7:]  # what `config.data.allow` and `--allow` may name
+ALLOWED = tuple(SEVERITY)[8:]  # what `config.data.allow` and `--allow` may name

@@ -105,6 +105,7 @@ RULES: dict[str, Rule] = {
         lambda value: is_text(value) and value != "",
     ),
     "data.label_value": whole(0),
+    "data.label_threshold": NOT_NEGATIVE,
     "data.orientation": orientation,
     "data.plane": choice(("", *PLANES)),
     "data.image_size": multiple_of_patch,
@@ -112,6 +113,8 @@ RULES: dict[str, Rule] = {
         "two numbers with 0 <= low < high <= 100",
         lambda value: is_tuple(value, is_number, 2) and 0 <= value[0] < value[1] <= 100,
     ),
+    "data.patient": TEXT,
+    "data.split": TEXT,
     "data.fractions": expect(
         "3 numbers in parentheses, all above 0 and with sum 1",
         lambda value: (

@@ -40,6 +40,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     check_decoder(config.decoder, config.data.image_size)
     check_lora(config)
     check_token_cache(config)
+    if config.data.label_value and config.data.label_threshold:
+        raise InputError(
+            f"config.data.label_value is {config.data.label_value} and config.data.label_threshold "
+            f"is {config.data.label_threshold}, expected one of them"
+        )
 
 
 def flat_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """dataset folder -> its layout and cases (name, patient, image file, label file), read in place."""
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,30 +105,6 @@ def check_processes(config: ml_collections.ConfigDict, count: int) -> None:
             )
 
 
-def group_duplicates(cases: Iterable[Case]) -> list[Case]:
-    """Gives cases with byte-identical image files (SHA-256) the same patient.
-
-    LAScarQS task 1, task 2 and the 2018 challenge share patients under different names; a copy of
-    a training image in the test set would be scored from memory.
-    """
-    cases = list(cases)
-    merged_into: dict[str, str] = {}
-
-    def patient_of(patient: str) -> str:
-        while patient in merged_into:
-            patient = merged_into[patient]
-        return patient
-
-    first_with: dict[str, str] = {}
-    for case in cases:
-        with case.image.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        first = patient_of(first_with.setdefault(content, case.patient))
-        if patient_of(case.patient) != first:
-            merged_into[patient_of(case.patient)] = first
-    return [replace(case, patient=patient_of(case.patient)) for case in cases]
-
-
 def _lascarqs(folder: Path) -> list[Case] | None:
     """`task2/train_data/train_7/{enhanced,atriumSegImgMO}.nii.gz`; task 1 adds a scar label."""
     return _case_folders(folder, "enhanced.nii.gz", "atriumSegImgMO.nii.gz")
@@ -154,7 +129,15 @@ def _nnunet(folder: Path) -> list[Case] | None:
         {path: re.fullmatch(r"(.+)_([0-9]{4})", case_name(path)) for path in _volumes(part, ending)}
         for part in (folder / "imagesTr", folder / "imagesTs")
     )
-    if not any(train.values()):
+    # MSD's names may end in four digits, too; then the label has the whole name of the image.
+    labels = {path.name for path in _visible(folder / "labelsTr")}
+    whole = sum(image.name in labels for image in train)
+    without = sum(
+        match[1] + image.name[len(case_name(image)) :] in labels
+        for image, match in train.items()
+        if match
+    )
+    if not any(train.values()) or whole > without:
         return None
     for image, match in (train | test).items():
         if match is None or match[2] != "0000":

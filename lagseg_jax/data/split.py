@@ -1,20 +1,17 @@
-"""cases -> names of the training, validation and test cases, no patient in two of them."""
+"""Draws or reads who is in the training, validation and test part, no patient in two of them."""
 
+import hashlib
 import json
-import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import ml_collections
 import numpy as np
 
-from lagseg_jax.data.layouts import Case, detect, group_duplicates
-from lagseg_jax.data.phantom import write_dataset
-from lagseg_jax.runs.workdir import has_checkpoints
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.patients import listed
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
-from lagseg_jax.runtime.processes import once
 
 PARTS = ("train", "validation", "test")
 NNUNET_SEED = 12345
@@ -62,37 +59,46 @@ def split_by_patient(
     return _parts(cases, shuffled[:train], shuffled[train:validation], shuffled[validation:])
 
 
-def nnunet_folds(cases: Sequence[Case], fold: int) -> Split:
+def nnunet_folds(cases: Sequence[Case], fold: int, by_patient: bool = False) -> Split:
     """The split of nnU-Net v2's `fold` of five, so that results pair with nnU-Net's case by case.
 
     nnU-Net: `KFold(n_splits=5, shuffle=True, random_state=12345)` over the sorted case names
     (`generate_crossval_split`). Its validation fold is the test part here. nnU-Net stops at a
     fixed epoch and needs no other part; our early stopping does, so one eighth of the remaining
-    patients (10 of 80 %) become the validation part. Folds know no patients: a case whose patient
-    is also in the test part is left out.
+    patients (10 of 80 %) become the validation part. nnU-Net's folds know no patients: a case whose
+    patient is also in the test part is left out.
+
+    Args:
+        cases: labelled cases; the order does not matter.
+        fold: 0 to 4.
+        by_patient: draws the folds over the sorted patients instead, so that no case is left out.
 
     Raises:
-        InputError: `fold` is not 0 to 4, or there are fewer than five cases.
+        InputError: `fold` is not 0 to 4, or there are fewer than five cases (or patients).
     """
-    names = sorted(case.name for case in cases)
+    names = sorted({case.patient if by_patient else case.name for case in cases})
     if fold not in range(5) or len(names) < 5:
         raise InputError(
-            f"split: fold {fold} of {len(names)} cases found, expected fold 0 to 4 of at least 5."
+            f"split: fold {fold} of {len(names)} {'patients' if by_patient else 'cases'} found, "
+            "expected fold 0 to 4 of at least 5."
         )
     # What scikit-learn's KFold does: five consecutive pieces of the shuffled names, the first
     # len(names) % 5 of which hold one more.
     pieces = np.array_split(_shuffled(names, NNUNET_SEED), 5)
     in_fold = set(pieces[fold].tolist())
-    test = {case.patient for case in cases if case.name in in_fold}
-    others = sorted({case.patient for case in cases} - test)
+    test = [case for case in cases if (case.patient if by_patient else case.name) in in_fold]
+    return _with_validation(cases, test, f"outside fold {fold}")
+
+
+def _with_validation(cases: Sequence[Case], test: Sequence[Case], where: str) -> Split:
+    """Of the patients that are not in the test part, one eighth becomes the validation part."""
+    others = sorted({case.patient for case in cases} - {case.patient for case in test})
     if len(others) < 2:
-        raise InputError(
-            f"split: {len(others)} patients outside fold {fold} found, expected at least two."
-        )
+        raise InputError(f"split: {len(others)} patients {where} found, expected at least two.")
     shuffled = _shuffled(others, NNUNET_SEED)
     validation = max(1, round(len(others) / 8))
     split = _parts(cases, shuffled[validation:], shuffled[:validation], [])
-    return split | {"test": [case.name for case in cases if case.name in in_fold]}
+    return split | {"test": [case.name for case in test]}
 
 
 def fewer_training_patients(
@@ -123,43 +129,86 @@ def fewer_training_patients(
     return split | {"train": [name for name in split["train"] if patient_of[name] in set(kept)]}
 
 
-def write_split(path: str | Path, split: Split) -> None:
+def write_split(path: str | Path, split: Mapping[str, object]) -> None:
     """Writes `splits.json`, complete or not at all."""
     write_atomically(Path(path), json.dumps(split, indent=1, ensure_ascii=False) + "\n")
+
+
+def split_sha256(split: Mapping[str, Sequence[str]]) -> str:
+    """What checkpoints keep of a split: SHA-256 of the names of every part, in their order."""
+    names = {part: list(split[part]) for part in PARTS}
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
 
 
 def read_split(path: str | Path, cases: Sequence[Case]) -> Split:
     """Reads `splits.json` back and checks it against `cases`.
 
     Raises:
-        InputError: not such a file, an empty part, a name that `cases` lacks, or a patient in two
-            parts.
+        InputError: not such a file, an empty part, names that `cases` lacks or that stand there
+            twice, or a patient in two parts.
     """
-    path = Path(path)
+    return parse_split(Path(path), read_json(path), cases)
+
+
+def read_json(path: str | Path) -> object:
+    """The content of a split's file; raises InputError if it cannot be read."""
     try:
-        split = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable split ({error}), expected JSON.") from error
-    if not (
-        isinstance(split, dict)
-        and set(split) == set(PARTS)
-        and all(isinstance(names, list) and names for names in split.values())
-    ):
+
+
+def parse_split(path: Path, content: object, cases: Sequence[Case]) -> Split:
+    """The parts in the content of a `splits.json`; arguments and errors as in `read_split`."""
+    split = content if isinstance(content, dict) else {}
+    parts = {part: split.get(part) for part in PARTS}
+    if not all(isinstance(names, list) and names for names in parts.values()):
         raise InputError(f"{path}: expected one non-empty list of names for each of {PARTS}.")
+    return _checked(path, parts, cases)
+
+
+def nnunet_split(path: Path, content: list, cases: Sequence[Case], fold: int) -> Split:
+    """A fold of nnU-Net's `splits_final.json`: `val` is the test part here, as in `nnunet_folds`.
+
+    Raises:
+        InputError: no such fold, or names as in `read_split`.
+    """
+    folds = len(content)
+    if not 0 <= fold < folds:
+        raise InputError(
+            f"{path}: nnU-Net's {folds} folds found and config.data.fold is {fold}, expected 0 to "
+            f"{folds - 1}."
+        )
+    one = content[fold] if isinstance(content[fold], dict) else {}
+    parts = {part: one.get(part) for part in ("train", "val")}
+    if not all(isinstance(names, list) and names for names in parts.values()):
+        raise InputError(f"{path}: expected non-empty lists train and val in fold {fold}.")
+    _checked(path, parts, cases)
+    named = set(parts["train"]) | set(parts["val"])
+    test = [case for case in cases if case.name in set(parts["val"])]
+    return _with_validation([case for case in cases if case.name in named], test, "to train on")
+
+
+def _checked(path: Path, parts: Mapping, cases: Sequence[Case]) -> Split:
+    """The parts, if every name is one of the cases', stands there once, and no patient in two."""
     patient_of = {case.name: case.patient for case in cases}
-    for name in (name for names in split.values() for name in names):
-        if not isinstance(name, str) or name not in patient_of:
-            raise InputError(f"{path}: case {name!r} found, expected a name of the dataset.")
-    part_of: dict[str, str] = {}
-    for part, names in split.items():
-        for name in names:
-            other = part_of.setdefault(patient_of[name], part)
+    names = [name for part in parts.values() for name in part]
+    unknown = [name for name in names if not isinstance(name, str) or name not in patient_of]
+    if unknown:
+        raise InputError(f"{path}: {listed(unknown)} found, expected names of the dataset.")
+    first: dict[str, tuple[str, str]] = {}  # patient -> part and case
+    for part, members in parts.items():
+        twice = sorted({name for name in members if members.count(name) > 1})
+        if twice:
+            raise InputError(f"{path}: {listed(twice)} found twice in {part}, expected once.")
+        for name in members:
+            other, case = first.setdefault(patient_of[name], (part, name))
             if other != part:
                 raise InputError(
-                    f"{path}: patient {patient_of[name]} found in {other} and in {part}, expected "
-                    "in one part."
+                    f"{path}: patient {patient_of[name]} found in {other} and in {part} (cases "
+                    f"{case} and {name}), expected in one part."
                 )
-    return split
+    return {part: list(members) for part, members in parts.items()}
 
 
 def _shuffled(names: list[str], seed: int) -> list[str]:
@@ -174,54 +223,3 @@ def _parts(cases: Sequence[Case], *patients: Sequence[str]) -> Split:
         part: [case.name for case in cases if case.patient in set(members)]
         for part, members in zip(PARTS, patients)
     }
-
-
-log = logging.getLogger(__name__)
-
-
-def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, list[Case]]:
-    """Finds the cases of the dataset and who is in which part; the first start writes it down.
-
-    Args:
-        config: `config.data` says where and how.
-        workdir: keeps `splits.json`, which a run with checkpoints obeys, and the phantom.
-
-    Returns:
-        {"train": cases, "validation": cases, "test": cases}
-
-    Raises:
-        InputError: the dataset cannot be used, or has changed since the split was made.
-    """
-    data = config.data
-    root = Path(data.root)
-    if data.root == "phantom":
-        root = workdir / "phantom"
-        once(write_dataset, root)
-    dataset = detect(root)
-    path = workdir / "splits.json"
-    log.info(
-        "data: %s at %s, %d labelled cases, %d without label",
-        *(dataset.layout, dataset.root, len(dataset.cases), dataset.unlabelled),
-    )
-    once(_write_split, data, dataset.cases, path)
-    split = read_split(path, dataset.cases)
-    by_name = {case.name: case for case in dataset.cases}
-    sizes = ", ".join(f"{part} {len(names)}" for part, names in split.items())
-    log.info("split by patient: %s cases (%s)", sizes, path)
-    return {part: [by_name[name] for name in names] for part, names in split.items()}
-
-
-def _write_split(data: ml_collections.ConfigDict, cases: list[Case], path: Path) -> None:
-    """Unless the run has checkpoints, which bind it to the split that is there."""
-    if path.exists() and has_checkpoints(path.parent):
-        return
-    cases = group_duplicates(cases)
-    if data.fold >= 0:
-        split = nnunet_folds(cases, data.fold)
-    else:
-        counts = tuple(data.counts) or None
-        split = split_by_patient(cases, tuple(data.fractions), data.split_seed, counts)
-    patients = (data.train_patients, data.train_fraction)
-    split = fewer_training_patients(split, cases, *patients, data.split_seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_split(path, split)

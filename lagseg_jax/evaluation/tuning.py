@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.data.layouts import Case
-from lagseg_jax.data.split import load_split
+from lagseg_jax.data.run_split import load_split
 from lagseg_jax.evaluation import calibration
 from lagseg_jax.evaluation.calibration import SETTINGS, VOLUMES
 from lagseg_jax.evaluation.compare import Scores, compare_pair

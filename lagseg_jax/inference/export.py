@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
+from lagseg_jax.data.split import PARTS
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.slice_probability import Resampling, decode, encode
 from lagseg_jax.runtime.devices import params_hash
@@ -155,7 +156,8 @@ def _counts(workdir: Path) -> dict[str, int] | None:
     path = workdir / "splits.json"
     if not path.is_file():
         return None
-    return {part: len(names) for part, names in json.loads(path.read_text()).items()}
+    split = json.loads(path.read_text("utf-8"))
+    return {part: len(split[part]) for part in PARTS}
 
 
 def _evaluation(workdir: Path) -> dict | None:

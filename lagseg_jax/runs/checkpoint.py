@@ -41,6 +41,7 @@ class Checkpoints:
     Args:
         workdir: the run's folder; checkpoints lie in `checkpoints/<step>`.
         encoder_hash: SHA-256 of the frozen encoder; a checkpoint of another one is refused.
+        split_hash: SHA-256 of the split, for what is saved; see `check_split`.
         read_only: changes nothing in the folder, where a training may be saving right now.
 
     Attributes:
@@ -50,12 +51,14 @@ class Checkpoints:
         InputError: `read_only`, and there is no such folder.
     """
 
-    def __init__(self, workdir: Path, encoder_hash: str, read_only: bool = False):
+    def __init__(
+        self, workdir: Path, encoder_hash: str, read_only: bool = False, split_hash: str = ""
+    ):
         self.folder = Path(workdir).absolute() / "checkpoints"
         if read_only and not self.folder.is_dir():
             raise InputError(f"{self.folder} does not exist, expected the checkpoints of a run")
         self.failed: list[int] = []
-        self._encoder_hash = encoder_hash
+        self._encoder_hash, self._split_hash = encoder_hash, split_hash
         self._read_only = read_only
         self._manager = self._open()
         self._records: dict[int, dict] = {}
@@ -103,7 +106,7 @@ class Checkpoints:
         if step in self._records:
             self._manager.delete(step)
         self._empty_removed()
-        record = make_record(state, data, self._encoder_hash, validation_dice)
+        record = make_record(state, data, self._encoder_hash, validation_dice, self._split_hash)
         save_state = ocp.args.PyTreeSave(shared_by_processes(state))
         args = ocp.args.Composite(state=save_state, extra=ocp.args.JsonSave(record))
         try:
@@ -241,6 +244,15 @@ class Checkpoints:
         """Raises InputError if the newest checkpoint belongs to another encoder."""
         if (step := self.newest()) is not None:
             self._check_encoder(step)
+
+    def check_split(self, path: Path, split_hash: str) -> None:
+        """Raises InputError if the newest checkpoint was trained with another split than `path`."""
+        step = self.newest()
+        if step is not None and self._records[step]["split_sha256"] != split_hash:
+            raise InputError(
+                f"{path} is not the split that {self.folder / str(step)} was trained with, "
+                "expected that one; put it back, or take another --workdir"
+            )
 
     def _check_encoder(self, step: int) -> None:
         saved_with = self._records[step]["encoder_sha256"]

@@ -21,13 +21,18 @@ class TrainState:
 
 
 def make_record(
-    state: TrainState, data: dict, encoder_hash: str, validation_dice: float | None
+    state: TrainState,
+    data: dict,
+    encoder_hash: str,
+    validation_dice: float | None,
+    split_hash: str = "",
 ) -> dict:
     """What a checkpoint says about itself, for JSON; arguments as in `Checkpoints.save`."""
     finite = validation_dice is not None and math.isfinite(validation_dice)
     record = {
         "data": data,
         "encoder_sha256": encoder_hash,
+        "split_sha256": split_hash,
         "validation_dice": validation_dice if finite else None,
         "sha256": {"params": tree_hash(state.params), "opt_state": tree_hash(state.opt_state)},
     }

@@ -29,6 +29,20 @@ FIXED = (
     "decoder.image_injection",
     "decoder.image_path",
 )
+# What else made the run, so that its record stays true: an evaluation takes them from there.
+MADE_BY: tuple[str, ...] = (
+    "seed",
+    "data.label_value",
+    "data.label_threshold",
+    "data.patient",
+    "data.split",
+    "data.fold",
+    "data.fractions",
+    "data.counts",
+    "data.split_seed",
+    "data.train_patients",
+    "data.train_fraction",
+)
 # Where things lie, and how they are read: an evaluation may name others.
 PLACES: tuple[str, ...] = (
     "data.root",
@@ -38,8 +52,9 @@ PLACES: tuple[str, ...] = (
     "data.cache_gb",
     "data.read_threads",
 )
-PLACES += ("encoder.weights",)
+PLACES += ("encoder.weights", "data.allow")
 CONFIG = "config.json"
+OWN_SPLIT = "WORKDIR/splits.json"  # `config.data.split` where that file was there before the run
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -56,7 +71,15 @@ def check_continues(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if not has_checkpoints(workdir):
         return
     before, now = flat_fields(read_config(workdir)), flat_fields(config)
-    for field in FIXED:
+    if before["data.split"] == OWN_SPLIT and not now["data.split"]:
+        now["data.split"] = OWN_SPLIT  # the file is still there, or its lack is an error
+    _refuse_changes(workdir, before, now, FIXED + MADE_BY)
+
+
+def _refuse_changes(
+    workdir: Path, before: dict[str, Any], now: dict[str, Any], fields: tuple[str, ...]
+) -> None:
+    for field in fields:
         if before[field] != now[field]:
             raise InputError(
                 f"config.{field} is {now[field]!r}, but {workdir / CONFIG} says that this run was "
@@ -77,12 +100,13 @@ def evaluation_config(
         InputError: the folder is not a run, or `config` is that of another model.
     """
     trained = read_config(workdir)
-    check_continues(workdir, config)
     before, now = flat_fields(trained), flat_fields(config)
+    if has_checkpoints(workdir):
+        _refuse_changes(workdir, before, now, FIXED)
     unused = []
     for field, value in now.items():
         section, _, name = field.rpartition(".")
-        if section == "predict" or (field in PLACES and value not in ("", before[field])):
+        if section == "predict" or (field in PLACES and value not in ("", (), before[field])):
             trained[section][name] = value
         elif field not in PLACES and value != before[field]:
             unused.append(field)

@@ -12,6 +12,7 @@ from clu import parameter_overview
 
 from lagseg_jax.data.batches import TrainingBatches
 from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.split import split_sha256
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model, build_model, decoder_dtype
 from lagseg_jax.runs.checkpoint import Checkpoints
@@ -63,7 +64,10 @@ def set_up(
     optimizer = make_optimizer(options, plan.steps)
     batches = TrainingBatches(slices, options.batch_size, config.seed, threads, process())
     at_end.callback(batches.close)
-    checkpoints = at_end.enter_context(Checkpoints(workdir, encoder.sha256))
+    names = {part: [case.name for case in cases] for part, cases in split.items()}
+    checkpoints = at_end.enter_context(
+        Checkpoints(workdir, encoder.sha256, split_hash=split_sha256(names))
+    )
     state = replicate(init_state(_init_params(config, model, encoder), optimizer))
     state = _continue(state, batches, checkpoints)
     header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(slices)}

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lagseg_jax.data.layouts import Case, detect, group_duplicates
+from lagseg_jax.data.contents import hash_cases
+from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.patients import group_duplicates
 from lagseg_jax.imaging.volume import read_label, read_volume
 from lagseg_jax.runtime.errors import InputError
 
@@ -149,13 +151,28 @@ def test_malformed_dataset_json(tmp_path, content, expected):
     refused(tmp_path, tmp_path / "dataset.json", expected)
 
 
+def test_four_digits_are_a_channel_only_where_no_label_has_them(tmp_path):
+    """MSD's names may end so, too; so may cases of nnU-Net."""
+    names = [f"patient_{number:04}" for number in range(3)]
+    images = [f"imagesTr/{name}.nii.gz" for name in names]
+    make(tmp_path / "msd", *images, *(f"labelsTr/{name}.nii.gz" for name in names[1:]))
+    dataset = detect(tmp_path / "msd")
+    assert dataset.layout == "MSD Task02"
+    assert [case.label.name for case in dataset.cases] == [f"{name}.nii.gz" for name in names]
+    make(tmp_path / "raw", *(f"imagesTr/{name}_0000.nii.gz" for name in ["patient", *names]))
+    make(tmp_path / "raw", *(f"labelsTr/{name}.nii.gz" for name in ["patient", *names]))
+    dataset = detect(tmp_path / "raw")
+    assert dataset.layout == "nnU-Net raw"
+    assert [case.name for case in dataset.cases] == ["patient", *names]
+
+
 @pytest.mark.parametrize(
     "files, where, expected",
     [
         (("train_1/enhanced.nii.gz",), "train_1", "atriumSegImgMO.nii.gz"),
         (("ID/lgemri.nrrd", "ID2/lgemri.nrrd", "ID2/laendo.nrrd"), "ID", "laendo.nrrd"),
         (("imagesTr/la_003.nii.gz",), "imagesTr", "labelsTr/la_003.nii.gz"),
-        (("imagesTr/a_0000.nii.gz", "labelsTr/a_0000.nii.gz"), "imagesTr", "labelsTr/a.nii.gz"),
+        (("imagesTr/a_0000.nii.gz", "labelsTr/b.nii.gz"), "imagesTr", "labelsTr/a.nii.gz"),
     ],
 )
 def test_a_missing_label_does_not_hide_the_case(tmp_path, files, where, expected):
@@ -200,13 +217,13 @@ def test_copies_of_an_image_are_one_patient(tmp_path):
         return Case(name, patient or name, tmp_path / name, None)
 
     cases = [case("a", b"1"), case("b", b"2"), case("c", b"1"), case("d", b"3"), case("e", b"1")]
-    grouped = group_duplicates(cases)
+    grouped = group_duplicates(cases, hash_cases(cases))
     assert [one.patient for one in grouped] == ["a", "b", "a", "d", "a"]
     assert [(one.name, one.image) for one in grouped] == [(one.name, one.image) for one in cases]
     # i makes r and q one person, then j makes these p.
     chain = [case("f", b"4", "p"), case("g", b"5", "q"), case("h", b"6", "r")]
     chain += [case("i", b"5", "r"), case("j", b"4", "q"), case("k", b"7", "r")]
-    assert {one.patient for one in group_duplicates(chain)} == {"p"}
+    assert {one.patient for one in group_duplicates(chain, hash_cases(chain))} == {"p"}
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the 24 real volumes are not here")
@@ -214,7 +231,10 @@ def test_real_volumes():
     dataset = detect(REAL)
     assert (dataset.layout, len(dataset.cases), dataset.unlabelled) == ("LAScarQS 2022", 24, 0)
     assert names(dataset) == [f"train_{n}" for n in range(1, 25)]
-    assert len({case.patient for case in group_duplicates(dataset.cases)}) == 24
+    assert (
+        len({case.patient for case in group_duplicates(dataset.cases, hash_cases(dataset.cases))})
+        == 24
+    )
     image = read_volume(dataset.cases[0].image)
     label = read_label(dataset.cases[0].label)
     assert image.array.shape == label.array.shape and image.spacing == (0.625, 0.625, 0.625)

@@ -173,7 +173,11 @@ def test_splits_json_round_trip(tmp_path):
             "train and in test",
         ),
         ('{"train": ["case_0"], "validation": ["case_1"], "test": ["case_3"]}', "patient 0"),
-        ('{"train": [0], "validation": [[1]], "test": [{}]}', "case 0 found"),
+        (
+            '{"train": ["case_1", "case_1"], "validation": ["case_2"], "test": ["case_0"]}',
+            "case 'case_1' found twice in train",
+        ),
+        ('{"train": [0], "validation": [[1]], "test": [{}]}', "3 cases .0, .1., {}. found"),
     ],
 )
 def test_splits_json_that_does_not_fit(tmp_path, content, expected):

@@ -24,7 +24,7 @@ from lagseg_jax.data import disk_cache
 from lagseg_jax.data.batches import SliceSource, TrainingBatches
 from lagseg_jax.data.disk_cache import TEMPORARY
 from lagseg_jax.data.prepare import PreparedCase
-from lagseg_jax.data.split import load_split
+from lagseg_jax.data.run_split import load_split
 from lagseg_jax.model.backend import encoder_compiler_options
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
 from lagseg_jax.model.segmentation import Model, build_model

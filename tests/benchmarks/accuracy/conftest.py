@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.accuracy.__main__ import parse_arguments
 from benchmarks.accuracy.arms import configure
-from lagseg_jax.data.split import load_split
+from lagseg_jax.data.run_split import load_split
 
 
 @pytest.fixture(scope="session")

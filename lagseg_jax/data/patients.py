@@ -1,0 +1,169 @@
+"""Says which cases are of one patient: by a rule, a table, or at least where files are the same."""
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lagseg_jax.data.layouts import Case
+from lagseg_jax.runtime.errors import InputError
+
+UNKNOWN = "by file: no patients known"
+_VISITS = re.compile(
+    r"(pre|post|base|baseline|bl|before|after|fu|followup|follow|up|visit|ses|session|scan|rescan|"
+    r"repeat|run|tp|time|day|week|month|year|acute|late|v|t|m|d|w|y|[a-z])[0-9]*(mo|m|d|w|y)?",
+    re.IGNORECASE,
+)
+
+
+def describe_patients(rule: str) -> str:
+    """How patients are told apart, in words."""
+    return f"by patient ({rule})" if rule else UNKNOWN
+
+
+def assign_patients(cases: Sequence[Case], rule: str, option: str) -> list[Case]:
+    """The cases with their patients.
+
+    Args:
+        cases: as detected, each its own patient.
+        rule: a regular expression whose one group is the patient, found anywhere in the name of the
+            case; or the path of a CSV with the columns case and patient; "" for no rule.
+        option: that gave the rule, for messages.
+
+    Raises:
+        InputError: an expression without exactly one group or that does not match a case; a table
+            that cannot be read, lacks a case, or names one twice or one that does not exist.
+    """
+    if not rule:
+        return list(cases)
+    names = [case.name for case in cases]
+    is_table = rule.lower().endswith(".csv") or Path(rule).is_file()
+    patients = _from_table(names, rule, option) if is_table else _from_names(names, rule, option)
+    return [replace(case, patient=patients[case.name]) for case in cases]
+
+
+def _from_names(names: Iterable[str], rule: str, option: str) -> dict[str, str]:
+    try:
+        expression = re.compile(rule)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"{option} is {rule!r}, neither a regular expression ({error}) nor the path of a CSV."
+        ) from None
+    if expression.groups != 1:
+        raise InputError(
+            f"{option} is {rule!r} with {expression.groups} groups, expected exactly one, such as "
+            "'^(P[0-9]+)_', or the path of a CSV with the columns case and patient."
+        )
+    found = {name: expression.search(name) for name in names}
+    bad = [name for name, match in found.items() if match is None or not match[1]]
+    if bad:
+        raise InputError(
+            f"{option} is {rule!r}, which finds no patient in {listed(bad)}, expected one in the "
+            "name of every case."
+        )
+    return {name: match[1] for name, match in found.items() if match}
+
+
+def _from_table(names: Iterable[str], path: str, option: str) -> dict[str, str]:
+    patients: dict[str, str] = {}
+    try:
+        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{option}: {path} cannot be read ({error}), expected a CSV.") from None
+    if not rows or rows[0] != ["case", "patient"]:
+        found = ",".join(rows[0]) if rows else "nothing"
+        raise InputError(f"{path}: first line {found!r} found, expected 'case,patient'.")
+    for row in rows[1:]:
+        if len(row) != 2 or not all(row):
+            raise InputError(f"{path}: line {','.join(row)!r} found, expected 'case,patient'.")
+        if patients.setdefault(row[0], row[1]) != row[1]:
+            raise InputError(f"{path}: case {row[0]!r} found with two patients, expected one.")
+    names = set(names)
+    for bad, what in (
+        ([name for name in sorted(names) if name not in patients], "no patient for {} found"),
+        ([name for name in patients if name not in names], "{} found, which the dataset lacks"),
+    ):
+        if bad:
+            raise InputError(
+                f"{path}: {what.format(listed(bad))}, expected one line for each case of the "
+                "dataset and no other."
+            )
+    return patients
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """A few names in words: "case 'a'", or "3 cases ('a', 'b', 'c')"."""
+    if len(names) == 1:
+        return f"case {names[0]!r}"
+    shown = ", ".join(repr(name) for name in names[:most]) + ", ..." * (len(names) > most)
+    return f"{len(names)} cases ({shown})"
+
+
+def find_visits(names: Iterable[str]) -> dict[str, list[str]]:
+    """{stem: names} where names look like several scans of a patient: P01_pre and P01_post.
+
+    A stem ends with the first part of a name that holds a digit (P01_1, sub-01_ses-1, P01a), or
+    goes before a word such as pre or post. Numbered files (la_003) have no such stem, and what all
+    names begin with is the name of the dataset.
+    """
+    names = list(names)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        stem = _stem(name)
+        if stem:
+            groups[stem.lower()].append(name)
+    return {
+        stem: group
+        for stem, group in groups.items()
+        if len(group) > 1 and (len(group) < len(names) or not _numbered(stem, group))
+    }
+
+
+def _stem(name: str) -> str | None:
+    """What of a name would be the patient if the rest were a visit; None without such a rest."""
+    found = re.match(r"(sub-[A-Za-z0-9]+)[_\-. ]", name)  # BIDS
+    if found:
+        return found[1]
+    found = re.match(r"(.*?[0-9][^_\-. ]*)[_\-. ]+.", name)
+    if found:
+        return found[1]
+    found = re.fullmatch(r"(.*[0-9])[A-Za-z]", name)
+    if found:
+        return found[1]
+    stem, separator, rest = re.fullmatch(r"(.*?)([_\-. ]?)([^_\-. ]*)", name, re.DOTALL).groups()
+    return stem if stem and separator and _VISITS.fullmatch(rest) else None
+
+
+def _numbered(stem: str, names: Sequence[str]) -> bool:
+    """Whether only numbers follow the stem."""
+    return all(re.fullmatch(r"[_\-. ]*[0-9]+", name[len(stem) :]) for name in names)
+
+
+def group_duplicates(
+    cases: Sequence[Case], contents: Mapping[str, Mapping[str, str]]
+) -> list[Case]:
+    """Gives cases with byte-identical image files the same patient.
+
+    LAScarQS task 1, task 2 and the 2018 challenge share patients under different names; a copy of
+    a training image in the test set would be scored from memory.
+
+    Args:
+        cases: of any patients.
+        contents: {case: {"image": SHA-256}}.
+    """
+    merged_into: dict[str, str] = {}
+
+    def patient_of(patient: str) -> str:
+        while patient in merged_into:
+            patient = merged_into[patient]
+        return patient
+
+    first_with: dict[str, str] = {}
+    for case in cases:
+        first = patient_of(first_with.setdefault(contents[case.name]["image"], case.patient))
+        if patient_of(case.patient) != first:
+            merged_into[patient_of(case.patient)] = first
+    return [replace(case, patient=patient_of(case.patient)) for case in cases]
