@@ -1,4 +1,4 @@
-"""cases -> names of the training, validation and test cases, no patient in two of them."""
+"""Deals cases to training, validation and test, so that no patient is in two of them."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""options, environment -> arguments of jax.distributed.initialize, or None for a process alone."""
+"""Finds out how the processes of one run meet: from options, or from a cluster's environment."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""arrays on the host -> the same arrays on every local device; compiled code kept on disk."""
+"""Puts arrays on every local device, and keeps compiled code on disk."""
 
 import hashlib
 import os
