@@ -1,4 +1,4 @@
-"""images (B, S, S), masks (B, S, S), keys -> randomly transformed ones, on the device.
+"""Transforms images and their masks at random, on the device.
 
 Each slice has a key of its own, made from the step and the slice's number, so the result depends
 neither on the number of devices nor on restarts.

@@ -1,4 +1,4 @@
-"""prepared cases -> Grain batches {image (B, S, S), mask (B, S, S), slice (B,), case (B,)}.
+"""Deals out the slices of prepared cases in batches, in an order that the seed decides.
 
 With cached features, batches have tokens (B, L, h, w, D), too.
 

@@ -1,4 +1,4 @@
-"""key and content -> a folder in a cache: whole or not there, gone when used longest ago.
+"""Keeps folders on disk that can be made again: whole or not there, the oldest go first.
 
 A cache is a folder of entries; an entry is a folder named by its key, the hash of everything that
 decides its content. Entries are written under a temporary name and renamed, so a killed process

@@ -1,4 +1,4 @@
-"""dataset folder -> its layout and cases (name, patient, image file, label file), read in place."""
+"""Finds the cases of a dataset, in the layout that its folder has, and reads them in place."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""seed -> synthetic LGE-MRI of the left atrium (x, y, z) + label, as a dataset on disk.
+"""Makes synthetic LGE-MRI of the left atrium with labels, as a dataset on disk.
 
 A heart in its chest, made of distance functions in mm: ellipsoids and tubes, painted from the back
 to the front with soft edges (partial volume). All blood is about equally bright, so brightness
@@ -103,13 +103,17 @@ def make_case(
     _paint(image, atrium - 2.4, rng.uniform(1.2, 1.5), edge, opacity=scar)
     _paint(image, np.minimum(atrium, veins), blood * rng.uniform(0.94, 1.06), edge)
 
-    image = ndimage.gaussian_filter(image, (0.45, 0.45, 0.6)).reshape(*shape, sub).mean(-1)
+    inside = np.clip(0.5 - atrium / edge, 0, 1).reshape(*shape, sub).mean(-1)
+    return _scanned(rng, image, shape), (inside >= 0.5).astype(np.uint8)
+
+
+def _scanned(rng: np.random.Generator, image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """What a scanner makes of the sub-slices: blur, bias field, Rician noise, arbitrary units."""
+    image = ndimage.gaussian_filter(image, (0.45, 0.45, 0.6)).reshape(*shape, -1).mean(-1)
     image *= _bias_field(rng, shape)
     sigma = rng.uniform(0.05, 0.09)
-    image = np.hypot(image + rng.normal(0, sigma, shape), rng.normal(0, sigma, shape))  # Rician
-    inside = np.clip(0.5 - atrium / edge, 0, 1).reshape(*shape, sub).mean(-1)
-    image *= rng.uniform(120, 400)
-    return np.rint(image).astype(np.int16), (inside >= 0.5).astype(np.uint8)
+    image = np.hypot(image + rng.normal(0, sigma, shape), rng.normal(0, sigma, shape))
+    return np.rint(image * rng.uniform(120, 400)).astype(np.int16)
 
 
 def write_dataset(
@@ -187,11 +191,7 @@ def _atrium(rng: np.random.Generator, heart: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _chest(
-    rng: np.random.Generator,
-    scan: np.ndarray,
-    heart_distance: np.ndarray,
-    grain: np.ndarray,
-    edge: float,
+    rng: np.random.Generator, scan: np.ndarray, heart_distance: np.ndarray, grain, edge: float
 ) -> np.ndarray:
     """Points (3, X, Y, Z) and the distance to the heart -> all that is painted behind the heart."""
     scan = _warp(rng, scan)

@@ -1,9 +1,9 @@
-"""case files -> network images (Z, S, S) and masks (Z, S, S) on disk, decoded only once.
+"""Decodes cases into the slices that the network sees, once, and keeps them on disk.
 
 An entry is a folder `<key>/` with `images.npy` (float16) and `masks.npy` (uint8), read through
 memory maps, and `inspection.json`, what the check of the case found; cases that are only checked
 have nothing but the latter. The key covers everything that decides the content: both files (path,
-size, time of change) and the preparation settings. `entries` says how they come and go.
+size, time of change) and the preparation settings. `disk_cache` says how they come and go.
 """
 
 import dataclasses

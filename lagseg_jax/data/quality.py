@@ -1,7 +1,7 @@
-"""image and label of a case -> what is wrong with them (problems), and facts about them.
+"""Finds out what is wrong with the image and label of a case, and facts about them.
 
 The same checks serve `python -m lagseg_jax.check` and the start of a training, which refuses a
-dataset with errors. Each check is a function of image and mask that returns a sentence or None.
+dataset with errors.
 """
 
 import filecmp
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.config.choices import ALLOWED, SEVERITY
+from lagseg_jax.data.checks import CHECKS
 from lagseg_jax.data.layouts import Case, Dataset
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import volume_ml
@@ -27,16 +28,10 @@ from lagseg_jax.imaging.volume import (
     check_same_shape,
     on_grid_of,
     parse_volume,
-    shear,
     to_canonical,
 )
 from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
-
-IN_PLANE_MM = (0.2, 3.0)  # voxel sizes of LGE-MRI, generously
-SLICE_MM = (0.4, 12.0)
-SLAB_MM = 60.0  # an atrium with its margins is taller than this
-ATRIUM_ML = (20.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,28 @@ class Inspection:
         return all(problem.code in ALLOWED for problem in self.problems)
 
 
+class _Findings:
+    """Collects the problems of one case."""
+
+    def __init__(self, case: str):
+        self.problems: list[Problem] = []
+        self._case = case
+
+    def add(self, code: str, sentence: str | None) -> None:
+        if sentence:
+            self.problems.append(Problem(SEVERITY[code], code, self._case, sentence))
+
+    def attempt(self, code: str, function: Callable, *arguments):
+        """What the function returns; None, and the problem noted, if it refuses the arguments."""
+        try:
+            return function(*arguments)
+        except OrientationError as error:
+            self.add("orientation", str(error))
+        except InputError as error:
+            self.add(code, str(error))
+        return None
+
+
 def inspect_case(
     case: Case,
     label_value: int | None = None,
@@ -83,21 +100,8 @@ def inspect_case(
         The inspection, the image and its uint8 mask with the image's affine; None for what could
         not be read.
     """
-    problems: list[Problem] = []
-
-    def add(code: str, sentence: str | None) -> None:
-        if sentence:
-            problems.append(Problem(SEVERITY[code], code, case.name, sentence))
-
-    def attempt(code: str, function: Callable, *arguments):
-        try:
-            return function(*arguments)
-        except OrientationError as error:
-            add("orientation", str(error))
-        except InputError as error:
-            add(code, str(error))
-        return None
-
+    found = _Findings(case.name)
+    attempt, add = found.attempt, found.add
     image = attempt("unreadable_image", parse_volume, case.image, max_bytes, orientation)
     label = mask = None
     if case.label is None or not case.label.is_file():
@@ -113,89 +117,11 @@ def inspect_case(
         attempt("shape", check_same_shape, image, label)
         if image.array.shape == label.array.shape:
             attempt("geometry", check_same_geometry, image, label)
-    if image is not None and mask is not None and all(p.code in ALLOWED for p in problems):
+    if image is not None and mask is not None and Inspection(case, {}, found.problems).usable:
         mask = on_grid_of(image, mask, ("geometry",))  # whether it may be is said above
         for code, check in CHECKS.items():
             add(code, check(image, mask))
-    return Inspection(case, _facts(image, mask, plane), problems), image, mask
-
-
-def sheared(image: Volume, mask: Volume) -> str | None:
-    """The voxel axes are not at right angles to each other."""
-    found = shear(image)
-    expected = "expected axes at right angles (unless 'shear' is allowed)"
-    return f"{image.path}: {found}, {expected}." if found else None
-
-
-def empty_label(image: Volume, mask: Volume) -> str | None:
-    """No voxel of the label is atrium."""
-    if mask.array.any():
-        return None
-    return f"{mask.path}: empty label found, expected an atrium (unless 'empty_label' is allowed)."
-
-
-def no_contrast(image: Volume, mask: Volume) -> str | None:
-    """Nearly all voxels have one value; the network would see a blank picture."""
-    voxels = image.array.ravel("K")
-    step = max(1, voxels.size // 10**6)  # a million voxels tell, and are quick
-    low, high = np.percentile(voxels[::step], (0.5, 99.5))
-    if high > low:
-        return None
-    return (
-        f"{image.path}: 99 % of the voxels have the value {low:g}, expected an image (unless "
-        "'no_contrast' is allowed)."
-    )
-
-
-def suspicious_spacing(image: Volume, mask: Volume) -> str | None:
-    """Voxel sizes that stand for "unknown", or that no LGE-MRI has."""
-    slices, row, column = to_slices(image.array, image.affine)[1].spacing
-    size = f"{column:.4g} x {row:.4g} x {slices:.4g} mm"
-    if abs(row - 1) < 1e-6 and abs(column - 1) < 1e-6:
-        return (
-            f"{image.path}: voxels of {size} found, and exactly 1 mm in plane often stands for a "
-            "size that was lost, expected that of the scan."
-        )
-    in_plane = all(IN_PLANE_MM[0] <= step <= IN_PLANE_MM[1] for step in (row, column))
-    if in_plane and SLICE_MM[0] <= slices <= SLICE_MM[1]:
-        return None
-    return (
-        f"{image.path}: voxels of {size} found, expected {IN_PLANE_MM[0]} to {IN_PLANE_MM[1]} mm "
-        f"in plane and {SLICE_MM[0]} to {SLICE_MM[1]} mm between slices."
-    )
-
-
-def thin_slab(image: Volume, mask: Volume) -> str | None:
-    """All slices together are thinner than an atrium: the distance between them may be wrong."""
-    slices, geometry = to_slices(image.array, image.affine)
-    thickness = len(slices) * geometry.spacing[0]
-    if thickness >= SLAB_MM:
-        return None
-    return (
-        f"{image.path}: {len(slices)} slices of {geometry.spacing[0]:.4g} mm cover {thickness:.1f} "
-        f"mm, expected at least {SLAB_MM:g} mm for a whole atrium; the slice distance may be wrong."
-    )
-
-
-def implausible_volume(image: Volume, mask: Volume) -> str | None:
-    """The labelled atrium is smaller or larger than atria are."""
-    millilitres = volume_ml(mask.array, image.affine)
-    if not mask.array.any() or ATRIUM_ML[0] <= millilitres <= ATRIUM_ML[1]:
-        return None
-    return (
-        f"{mask.path}: atrium of {millilitres:.1f} mL found, expected {ATRIUM_ML[0]:g} to "
-        f"{ATRIUM_ML[1]:g} mL; the voxel size or the label may be wrong."
-    )
-
-
-CHECKS: dict[str, Callable[[Volume, Volume], str | None]] = {
-    "shear": sheared,
-    "empty_label": empty_label,
-    "no_contrast": no_contrast,
-    "spacing": suspicious_spacing,
-    "slab": thin_slab,
-    "volume": implausible_volume,
-}
+    return Inspection(case, _facts(image, mask, plane), found.problems), image, mask
 
 
 def _facts(image: Volume | None, mask: Volume | None, plane: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Folder with one DICOM series of single-frame MR images -> volume (x, y, z) + affine -> RAS mm.
+"""Reads a folder with one DICOM series of single-frame MR images as a volume.
 
 Axes are those of dcm2niix: x along the image's rows, y up its columns (the stored order reversed),
 z along the normal of the image (DICOM PS3.3 C.7.6.2), whatever the names and numbers of the files.

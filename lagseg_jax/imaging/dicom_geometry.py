@@ -1,4 +1,4 @@
-"""Headers of the images of one DICOM series -> their order, and the affine of the volume.
+"""Puts the images of one DICOM series in order, and finds the affine of their volume.
 
 Positions are written as text, with few decimals. What counts as rounding is decided as for two
 grids: no corner of an image may lie further than a tenth of a voxel from where the affine puts it.

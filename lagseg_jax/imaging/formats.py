@@ -1,4 +1,4 @@
-"""Bytes of one NIfTI file <-> voxels (x, y, z), affine voxel -> RAS mm, and header.
+"""Reads and writes the bytes of one NIfTI file: voxels, affine and header.
 
 What a file may make us do is bounded: nothing larger than its header declares, and the caller
 allows, is allocated or unpacked, and no other file is opened.

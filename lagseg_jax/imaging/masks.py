@@ -1,4 +1,4 @@
-"""mask (x, y, z) -> its connected components (26-neighbourhood): kept, dropped, counted."""
+"""Finds the connected components of a mask (26-neighbourhood), and its box and volume."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""field (x, y, z) + affine -> closed surface in scanner mm -> binary STL.
+"""Turns a mask or probability into a closed surface in mm, and writes it as binary STL.
 
 Coordinates are LPS, as in DICOM: what 3D Slicer (since 4.11) takes an STL file to be in, and the
 header says so in the words it looks for, `SPACE=LPS`. Normals point out of the atrium.

@@ -1,4 +1,4 @@
-"""Bytes of one NRRD file <-> voxels (x, y, z), affine voxel -> RAS mm, and header.
+"""Reads the bytes of one NRRD file: voxels, affine and header.
 
 As in `formats`, what a file may make us do is bounded, and no other file is opened.
 """

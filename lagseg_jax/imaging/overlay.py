@@ -1,4 +1,4 @@
-"""image, truth, prediction (Z, H, W) -> one PNG: contours on eight slices over the atrium."""
+"""Draws the contours of truth and prediction on eight slices over the atrium, as one PNG."""
 
 import io
 import math
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,6 +20,7 @@ MOST_PIXELS = 1.1e6  # of a picture: about 1 MB, so that three of them can be ma
 # Okabe and Ito's sky blue and orange: told apart on grey with every kind of colour vision.
 TRUTH_COLOUR, PREDICTION_COLOUR = "#56B4E9", "#E69F00"
 BACKGROUND, TEXT = "#101216", "#E8EAED"
+PANEL, HEADER = 3.0, 0.55  # inches: width of a panel, height of the title's line
 
 
 def write_overlay(
@@ -46,50 +48,54 @@ def write_overlay(
     slices, rows, columns = _region(np.logical_or.reduce([mask for _, mask, _, _ in drawn]))
     shown = image[slices][:, rows, columns]
     low, high = np.percentile(shown, (1, 99.7))
-
-    width = 3.0  # inches per panel
-    height = width * shown.shape[1] / shown.shape[2]
-    header = 0.55
-    size = (COLUMNS * width, ROWS * height + header)
+    height = PANEL * shown.shape[1] / shown.shape[2]
+    size = (COLUMNS * PANEL, ROWS * height + HEADER)
     dpi = min(130, math.sqrt(MOST_PIXELS / (size[0] * size[1])))
     figure = Figure(figsize=size, dpi=dpi, facecolor=BACKGROUND)
     canvas = FigureCanvasAgg(figure)
-    top = 1 - header / figure.get_figheight()
+    top = 1 - HEADER / figure.get_figheight()
     panels = figure.subplots(ROWS, COLUMNS, squeeze=False)
     figure.subplots_adjust(0.004, 0.006, 0.996, top, wspace=0.012, hspace=0.012)
     for panel in panels.flat:
         panel.set_axis_off()
     for panel, number, picture in zip(panels.flat, slices, shown):
         panel.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
-        for _, mask, colour, line_width in drawn:
-            if mask[number, rows, columns].any():
-                # Padding closes the contours that run along the border of the crop.
-                outline = np.pad(mask[number, rows, columns], 1).astype(float)
-                extent = (-1, outline.shape[1] - 2, -1, outline.shape[0] - 2)
-                panel.contour(
-                    outline, levels=[0.5], colors=colour, linewidths=line_width, extent=extent
-                )
+        for _, mask, colour, width in drawn:
+            _draw_contour(panel, mask[number, rows, columns], colour, width)
         label = panel.text(0.03, 0.965, f"slice {number}", color=TEXT, fontsize=9, va="top")
-        label.set(
-            transform=panel.transAxes, path_effects=[withStroke(linewidth=2.5, foreground="k")]
-        )
+        outline = [withStroke(linewidth=2.5, foreground="k")]
+        label.set(transform=panel.transAxes, path_effects=outline)
         panel.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
+    _draw_header(figure, (1 + top) / 2, title, {name: colour for name, _, colour, _ in drawn})
+    content = io.BytesIO()
+    canvas.print_png(content)
+    write_atomically(Path(path), content.getvalue())
 
-    middle = (1 + top) / 2
+
+def _draw_contour(panel: Axes, mask: np.ndarray, colour: str, width: float) -> None:
+    """The outline of a mask (H, W) over the picture of the same size."""
+    if mask.any():
+        # Padding closes the contours that run along the border of the crop.
+        padded = np.pad(mask, 1).astype(float)
+        extent = (-1, padded.shape[1] - 2, -1, padded.shape[0] - 2)
+        panel.contour(padded, levels=[0.5], colors=colour, linewidths=width, extent=extent)
+
+
+def _draw_header(figure: Figure, y: float, title: str, colours: dict[str, str]) -> None:
+    """The title on the left and the names of the contours on the right, at the height y."""
     title = " ".join(printable(title).split())
-    figure.text(0.008, middle, title, parse_math=False, color=TEXT, fontsize=12, va="center")
+    figure.text(0.008, y, title, parse_math=False, color=TEXT, fontsize=12, va="center")
     figure.legend(
-        handles=[Line2D([], [], color=colour, lw=2.4, label=name) for name, _, colour, _ in drawn],
+        handles=[
+            Line2D([], [], color=colour, lw=2.4, label=name) for name, colour in colours.items()
+        ],
         loc="center right",
-        bbox_to_anchor=(0.998, middle),
+        bbox_to_anchor=(0.998, y),
         ncols=2,
         frameon=False,
         labelcolor=TEXT,
         fontsize=11,
     )
-    picture = io.BytesIO()
-    canvas.print_png(picture)
-    write_atomically(Path(path), picture.getvalue())
 
 
 def _region(mask: np.ndarray) -> tuple[np.ndarray, slice, slice]:

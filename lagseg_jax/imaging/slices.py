@@ -1,4 +1,4 @@
-"""volume (x, y, z) + affine -> square slices (Z, S, S) for the network, and the exact way back.
+"""Cuts a volume into square slices for the network, and puts slices back, exactly.
 
 The canonical volume has LPS+ axes, so that a slice shows the patient as radiologists look at him:
 rows run from anterior to posterior, columns from the patient's right to his left. Slices are cut

@@ -1,4 +1,4 @@
-"""volume file -> array (x, y, z) + affine voxel -> RAS mm, and masks back in the same geometry."""
+"""Reads volumes and labels from files, and writes masks in the geometry of their image."""
 
 import gzip
 from collections.abc import Sequence

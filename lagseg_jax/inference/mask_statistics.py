@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lagseg_jax.data.quality import ATRIUM_ML
+from lagseg_jax.data.checks import ATRIUM_ML
 from lagseg_jax.imaging.grid import column_lengths
 from lagseg_jax.imaging.masks import bounding_box, label_components, volume_ml
 from lagseg_jax.runtime.files import write_csv, write_json

@@ -1,13 +1,14 @@
-"""rows and per-case Dice of a study -> plot.svg and plot.png: one row per arm, or a curve."""
+"""Draws the Dice of a study's arms, or its curve over the number of training cases."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lagseg_jax.reports.study_table import POOLED, Result, case_values, seed_means
+from lagseg_jax.reports.study_table import POOLED, Result, case_values, row_name, seed_means
 from lagseg_jax.runtime.files import written_atomically
 
 METRIC = "dice"
@@ -27,11 +28,13 @@ def write_plot(folder: Path, study: dict, rows: list[dict], results: Sequence[Re
     rows = [row for row in rows if row["metric"] == METRIC and row["n_seeds"]]
     figure = Figure(figsize=(6.4, 4.2) if study["curve"] else (6.4, 1.6 + 0.45 * len(rows)))
     axes = figure.subplots()
-    (_draw_curve if study["curve"] else _draw_arms)(axes, rows, results)
+    draw = _draw_curve if study["curve"] else _draw_arms
+    draw(axes, rows, results)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     warned = any(result.warning for result in results)
-    axes.set_title(study["title"] + (" (random encoder)" if warned else ""), fontsize=10)
+    title = study["title"] + (" (random encoder)" if warned else "")
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.legend(frameon=False, fontsize=8, loc="best")
     figure.tight_layout()
     for suffix in ("svg", "png"):
@@ -39,28 +42,27 @@ def write_plot(folder: Path, study: dict, rows: list[dict], results: Sequence[Re
             figure.savefig(temporary, format=suffix, dpi=160)
 
 
-def _draw_arms(axes, rows: list[dict], results: Sequence[Result]) -> None:
+def _draw_arms(axes: Axes, rows: list[dict], results: Sequence[Result]) -> None:
     """From top to bottom: every case, the mean over cases +- SD, and the mean of every seed."""
     for place, row in enumerate(rows):
-        label = place == 0
         mine = _results_of(row, results)
         cases = list(case_values(mine, METRIC).values())
         seeds = list(seed_means(mine, METRIC).values())
         # Spread in order, not at random: the picture is the same when it is drawn again.
         offsets = place + 0.18 * np.linspace(-1, 1, len(cases) + 2)[1:-1]
-        axes.plot(cases, offsets, ".", color=CASES, alpha=0.35, label="test case" * label)
         spread = None if np.isnan(row["sd_cases"]) else row["sd_cases"]
-        named = "mean ± SD over cases" * label
-        axes.errorbar(row["mean"], place, xerr=spread, fmt="o", color=CASES, capsize=3, label=named)
-        named = "mean of one seed" * label
-        axes.plot(seeds, [place] * len(seeds), "|", color=SEEDS, markersize=14, label=named)
-    names = [r["arm"] if r["fold"] == POOLED else f"{r['arm']}, fold {r['fold']}" for r in rows]
-    axes.set_yticks(range(len(rows)), names)
+        named = ("test case", "mean ± SD over cases", "mean of one seed")
+        of_cases, of_means, of_seeds = named if place == 0 else ("", "", "")  # once in the legend
+        axes.plot(cases, offsets, ".", color=CASES, alpha=0.35, label=of_cases)
+        style = {"fmt": "o", "color": CASES, "capsize": 3}
+        axes.errorbar(row["mean"], place, xerr=spread, label=of_means, **style)
+        axes.plot(seeds, [place] * len(seeds), "|", color=SEEDS, markersize=14, label=of_seeds)
+    axes.set_yticks(range(len(rows)), [row_name(row) for row in rows], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("3D Dice")
 
 
-def _draw_curve(axes, rows: list[dict], results: Sequence[Result]) -> None:
+def _draw_curve(axes: Axes, rows: list[dict], results: Sequence[Result]) -> None:
     """Mean and SD band over cases against the number of training cases, log scale."""
     rows = sorted((r for r in rows if r["fold"] == POOLED), key=lambda row: row["training_cases"])
     x = [row["training_cases"] for row in rows]
@@ -70,7 +72,7 @@ def _draw_curve(axes, rows: list[dict], results: Sequence[Result]) -> None:
     axes.plot(x, mean, "o-", color=CASES, label="mean over cases")
     for place, row in enumerate(rows):
         seeds = list(seed_means(_results_of(row, results), METRIC).values())
-        named = "mean of one seed" * (place == 0)
+        named = "mean of one seed" if place == 0 else ""
         axes.plot([x[place]] * len(seeds), seeds, "_", color=SEEDS, markersize=12, label=named)
     axes.set_xscale("log")
     axes.set_xticks(x, [f"{value:g}" for value in x])

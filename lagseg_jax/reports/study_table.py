@@ -1,4 +1,4 @@
-"""per-case results of a study's runs -> mean, SD and paired tests per arm: table.md, table.csv.
+"""Compares the arms of a study over their cases: table.md, table.csv and study.json.
 
 A case is the unit: its value is the mean over the seeds of its arm. So the SD over cases and the SD
 over seeds are told apart, the bootstrap draws cases, and the Wilcoxon test pairs cases. In a
@@ -20,6 +20,7 @@ from lagseg_jax.evaluation.statistics import (
     mean_and_sd,
     paired_wilcoxon,
 )
+from lagseg_jax.reports.markdown import decimal, plain, table_head, table_row
 from lagseg_jax.runtime.files import without_nan, write_atomically, write_csv, write_json
 
 # Of the columns of per_case.csv: title and decimals in the table.
@@ -86,10 +87,10 @@ def table_rows(results: Sequence[Result], arms: Sequence[str], reference: str | 
             if len(folds) > 1:
                 for fold in folds:
                     part = [result for result in mine if result.fold == fold]
-                    rows.append({"arm": arm, "fold": fold, **_describe(part, metric)})
-            rows.append({"arm": arm, "fold": POOLED, **_describe(mine, metric)})
+                    rows.append({"arm": arm, "fold": fold, **_measured(part, metric)})
+            rows.append({"arm": arm, "fold": POOLED, **_measured(mine, metric)})
             if reference is not None and arm != reference:
-                rows[-1] |= _compare(mine, of_arm[reference], metric)
+                rows[-1] |= _compared(mine, of_arm[reference], metric)
                 compared.append(rows[-1])
         for row, p in zip(compared, holm([row["p"] for row in compared])):
             row["p_holm"] = p
@@ -153,7 +154,7 @@ def write_table(
     return text
 
 
-def _describe(results: Sequence[Result], metric: str) -> dict:
+def _measured(results: Sequence[Result], metric: str) -> dict:
     values = list(case_values(results, metric).values())
     seeds = seed_means(results, metric)
     mean, sd = mean_and_sd(values)
@@ -168,7 +169,7 @@ def _describe(results: Sequence[Result], metric: str) -> dict:
     }
 
 
-def _compare(results: Sequence[Result], reference: Sequence[Result], metric: str) -> dict:
+def _compared(results: Sequence[Result], reference: Sequence[Result], metric: str) -> dict:
     ours, theirs = case_values(results, metric), case_values(reference, metric)
     common = sorted(ours.keys() & theirs.keys())
     a, b = np.array([[ours[key], theirs[key]] for key in common]).reshape(-1, 2).T
@@ -184,59 +185,67 @@ def _compare(results: Sequence[Result], reference: Sequence[Result], metric: str
 
 def _markdown(study: dict, rows: list[dict], runs: list[dict], warnings: list[str]) -> list[str]:
     reference = study["reference"]
-    titles = [title for title, _ in METRICS.values()]
-    header = ["arm", "training cases", *titles, "test cases", "seeds"]
-    if reference is not None:
-        header += [f"Dice - {reference} [95 % interval]", "p", "p (Holm)"]
-    lines = [f"# {study['title']}", ""]
-    lines += [f"**Warning: {warning}.**\n" for warning in warnings]
-    lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for dice in (row for row in rows if row["metric"] == "dice"):
-        same = [r for r in rows if (r["arm"], r["fold"]) == (dice["arm"], dice["fold"])]
-        name = dice["arm"] if dice["fold"] == POOLED else f"{dice['arm']}, fold {dice['fold']}"
-        cells = [name, _number(dice["training_cases"], 0)]
-        cells += [_spread(row, METRICS[row["metric"]][1]) for row in same]
-        cells += [str(dice["n_cases"]), str(dice["n_seeds"])]
-        if reference is not None:
-            cells += _comparison(dice)
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "Mean ± SD over test cases (each averaged over the seeds first); in parentheses"]
-    lines += [
-        "the SD of the seeds' means, where there are several. A dash: not defined, or missing."
+    header = ["arm", "training cases", *(title for title, _ in METRICS.values())]
+    header += ["test cases", "seeds"]
+    notes = [
+        "Mean ± SD over test cases (each averaged over the seeds first); in parentheses",
+        "the SD of the seeds' means, where there are several. A dash: not defined, or missing.",
     ]
     if reference is not None:
-        lines += [
+        header += [f"Dice - {plain(reference)} [95 % interval]", "p", "p (Holm)"]
+        notes += [
             "Difference: mean over the cases of both arms, with its percentile bootstrap interval",
             "(too narrow below ten cases); p: paired two-sided Wilcoxon test over cases, from",
             f"{SMALLEST_TEST} cases on; Holm: corrected for the number of arms compared.",
         ]
     unfinished = [run for run in runs if run["state"] != "finished"]
     if unfinished:
-        lines += [
+        notes += [
             "",
             f"**Incomplete: {len(unfinished)} of {len(runs)} runs are not finished.**",
             "",
+            *(plain(f"- {r['run']}: {r['state']} {r['reason']}") for r in unfinished),
         ]
-        lines += [f"- {r['run']}: {r['state']} {r['reason']}".rstrip() for r in unfinished]
+    return [
+        f"# {plain(study['title'])}",
+        "",
+        *(f"**Warning: {plain(warning)}.**\n" for warning in warnings),
+        *table_head(header),
+        *_arms(rows, reference is not None),
+        "",
+        *notes,
+    ]
+
+
+def _arms(rows: list[dict], compared: bool) -> list[str]:
+    """A line of the table for each arm and fold."""
+    lines = []
+    for dice in (row for row in rows if row["metric"] == "dice"):
+        same = [r for r in rows if (r["arm"], r["fold"]) == (dice["arm"], dice["fold"])]
+        cells = [plain(row_name(dice)), decimal(dice["training_cases"], 0)]
+        cells += [_spread(row, METRICS[row["metric"]][1]) for row in same]
+        cells += [str(dice["n_cases"]), str(dice["n_seeds"])]
+        lines.append(table_row(cells + (_comparison(dice) if compared else [])))
     return lines
 
 
+def row_name(row: dict) -> str:
+    """What a row of `table_rows` is about: an arm, or one fold of it."""
+    return row["arm"] if row["fold"] == POOLED else f"{row['arm']}, fold {row['fold']}"
+
+
 def _spread(row: dict, decimals: int) -> str:
-    text = _number(row["mean"], decimals)
+    text = decimal(row["mean"], decimals)
     if row["sd_cases"] is not None:
-        text += f" ± {_number(row['sd_cases'], decimals)}"
-    return text if row["sd_seeds"] is None else f"{text} ({_number(row['sd_seeds'], decimals)})"
+        text += f" ± {decimal(row['sd_cases'], decimals)}"
+    return text if row["sd_seeds"] is None else f"{text} ({decimal(row['sd_seeds'], decimals)})"
 
 
 def _comparison(row: dict) -> list[str]:
     if row.get("difference") is None:
         return ["-", "-", "-"]
-    low, high = _number(row["low"], 4), _number(row["high"], 4)
+    low, high = decimal(row["low"], 4), decimal(row["high"], 4)
     return [f"{row['difference']:+.4f} [{low}, {high}]", _p(row["p"]), _p(row["p_holm"])]
-
-
-def _number(value: float | None, decimals: int) -> str:
-    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def _p(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""process -> process whose large buffers are reused; before jax (or torch) starts its threads."""
+"""Prepares the process and describes its machine: memory, library versions, git commit."""
 
 import ctypes
 import importlib.metadata

@@ -20,7 +20,7 @@ from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.volume import read_image_and_label
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.main import main
-from lagseg_jax.reports.calibration_table import advice, table
+from lagseg_jax.reports.calibration_table import advice, calibration_lines
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import exit_status
 
@@ -132,7 +132,7 @@ def test_only_validation_cases_choose(known):
 def test_the_table_has_the_numbers(known):
     segmenter, split, _ = known(lambda truth: (truth != 0) * np.float32(0.35))
     result = calibrate(segmenter, split)
-    text = "\n".join(table(result))
+    text = "\n".join(calibration_lines(result))
     assert "| test Dice | 0.0000 +- 0.0000 | 1.0000 +- 0.0000 |" in text
     assert "| test HD95 (mm) | - | 0.00 +- 0.00 |" in text
     assert "not smoothed |" in text and "| 0.4 to 0.5 | 0 | - | - |" in text
@@ -175,20 +175,20 @@ def test_a_finished_run(calibrated, capsys):
     assert result["validation_dice"]["chosen"] >= result["validation_dice"]["default"]
     # The command that it prints, with the config of these tests, is understood.
     line = re.search(r"^    (python .*)$", out, re.MULTILINE)[1]
-    assert line.endswith(" ".join(PostProcessing(**result["chosen"]).flags())) and "=CONFIG" in line
+    assert line.endswith(" ".join(PostProcessing(**result["chosen"]).flags()))
+    assert f"--workdir={calibrated} --mode=evaluate" in line
 
 
-def test_the_printed_command_makes_the_setting_the_runs(calibrated, phantom, monkeypatch):
+def test_the_printed_command_makes_the_setting_the_runs(calibrated):
     chosen = PostProcessing(0.3, 0, 2.5)
     result = {"chosen": chosen.fields()}
     manifest = calibrated / "evaluation" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    words = ["python", "-m", "lagseg_jax.main", f"--config=tests/helpers/tiny_run.py:{phantom}"]
-    words += [f"--workdir={calibrated}", "--mode=train", "--config.predict.threshold=0.9"]
-    manifest.write_text(json.dumps({**content, "command": shlex.join(words)}))
+    strange = "touch /tmp/x; python -m lagseg_jax.main --config=/elsewhere.py:x"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "command": strange}))
     *_, line = advice(result, calibrated, read_config(calibrated)).splitlines()
+    assert "touch" not in line and "elsewhere" not in line  # nothing is taken from the run's files
     printed = shlex.split(line)
-    assert "--mode=train" not in printed and "--config.predict.threshold=0.9" not in printed
+    assert printed[:3] == ["python", "-m", "lagseg_jax.main"]
     assert exit_status(lambda: main(printed[3:])) == 0
     config = read_config(calibrated)
     assert PostProcessing.of(config.predict) == chosen

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lagseg_jax.config.choices import ALLOWED, SEVERITY
+from lagseg_jax.data.checks import CHECKS
 from lagseg_jax.data.layouts import Case
-from lagseg_jax.data.quality import CHECKS, Inspection, errors_of, find_duplicates, inspect_case
+from lagseg_jax.data.quality import Inspection, errors_of, find_duplicates, inspect_case
 
 SHAPE = (61, 53, 37)
 SPACING = (1.5, 1.5, 2.5)  # 37 slices cover 92.5 mm

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -142,6 +143,28 @@ def test_files_say_the_same_and_name_what_is_missing(tmp_path):
     assert record["runs"] == runs and record["rows"][0]["arm"] == "a"
 
 
+def test_texts_of_runs_are_no_markup(tmp_path):
+    strange = "<meta http-equiv=refresh> | [x](javascript:y)"
+    results = [result("a", [0.5, 0.7], warning=strange), result(strange, [0.6, 0.9])]
+    runs = [{"run": strange, "state": "failed", "reason": f"{strange}\n# x", "command": strange}]
+    study = {"title": strange, "arms": {"a": {}, strange: {}}, "reference": strange}
+    _, text = write(tmp_path, results, runs, study)
+    assert re.search(r"(?<!\\)[<\[](?! 0.0001|[-+\d]|95 %)", text) is None, text
+    assert text.count("\n# ") == 0
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line[:1] == "|"}
+    assert len(widths) == 1  # no text ends its cell
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert {row["arm"] for row in csv.DictReader(file)} == {"a", strange}
+
+
+@pytest.mark.parametrize("arm", ["=1+1", "+1", "-1", "@x"])
+def test_no_cell_is_a_formula(tmp_path, arm):
+    study = {**STUDY, "arms": {arm: {}}, "reference": None}
+    write(tmp_path, [result(arm, [0.5, 0.7])], study=study)
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert {row["arm"] for row in csv.DictReader(file)} == {f"'{arm}"}
+
+
 @pytest.mark.parametrize("curve", [False, True])
 def test_plot_of_arms_and_of_a_curve(tmp_path, curve):
     results = [result(arm, [0.5, 0.7], training=n) for arm, n in zip("abc", (1, 4, 16))]
@@ -151,6 +174,13 @@ def test_plot_of_arms_and_of_a_curve(tmp_path, curve):
     assert text.startswith("<?xml") and text.rstrip().endswith("</svg>")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plot.png", "plot.svg"]
+
+
+def test_a_plot_takes_names_as_they_are(tmp_path):
+    arm = "$\\frac"  # no formula
+    study = STUDY | {"title": arm, "arms": {arm: {}}}
+    write_plot(tmp_path, study, table_rows([result(arm, [0.5])], [arm], None), [result(arm, [0.5])])
+    assert (tmp_path / "plot.svg").exists()
 
 
 def test_plot_of_a_single_case_and_of_folds(tmp_path):
