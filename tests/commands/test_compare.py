@@ -80,6 +80,14 @@ def test_scores_and_differences(folders, tmp_path, capsys):
         assert float(rows[0][name]) == pytest.approx(value), name
 
 
+def test_slices_are_those_of_the_coarsest_axis(tmp_path):
+    affine = np.diag([3.0, 1.5, 1.5, 1.0])
+    truth = save(tmp_path / "truth" / "c.nii.gz", block(2, 8), affine)
+    save(tmp_path / "a" / "c.nii.gz", block(3, 9), affine)
+    (scores,) = score_masks({"c": truth}, [tmp_path / "a"])
+    assert scores.rows["c"]["slice_dice"] == pytest.approx(5 / 7)  # 5 slices of 7, each complete
+
+
 def rows(values):
     """Scores whose Dice are given; the other metrics follow it."""
     return {

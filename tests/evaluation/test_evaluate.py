@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from configs import default
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts import Case, detect
 from lagseg_jax.evaluation import evaluate as module
 from lagseg_jax.evaluation.evaluate import evaluate, summary_line
 from lagseg_jax.evaluation.metrics import case_metrics
@@ -87,6 +88,18 @@ def test_tables_agree_with_the_predictions(labelled, tmp_path):
         written = read_volume(tmp_path / "masks" / f"{case.name}.nii.gz")
         np.testing.assert_array_equal(written.array, mask)
     assert "mean over 4 cases" in summary_line(summary)
+
+
+def test_slices_are_those_of_the_coarsest_axis(tmp_path):
+    """The first one here; the last would give another Dice per slice."""
+    truth, mask = np.zeros((2, 13, 11, 7), np.int16)
+    truth[2:8, 3:8, 2:5], mask[3:9, 3:8, 2:5] = 420, 1
+    paths = [tmp_path / f"{name}.nii.gz" for name in ("image", "label")]
+    for path in paths:
+        nib.save(nib.Nifti1Image(truth, np.diag([3.0, 1.5, 1.5, 1.0])), path)
+    (tmp_path / "out").mkdir()
+    summary = evaluate(segmenter_of([mask]), [Case("c", "p", *paths)], tmp_path / "out")
+    assert summary["slice_dice"]["mean"] == pytest.approx(5 / 7)
 
 
 def test_nothing_found_anywhere_is_described(labelled, tmp_path):

@@ -9,11 +9,13 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 import lagseg_jax
+from configs import default
 from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference import segmenter as segmenter_module
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
-from lagseg_jax.inference.slice_probability import decoder, encoder
+from lagseg_jax.inference.segmenter import Segmenter
+from lagseg_jax.inference.slice_probability import average_probability, decoder, encoder
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +235,12 @@ def test_ensemble_is_the_mean_and_the_threshold_is_the_first_ones(segmenter, vol
     np.testing.assert_array_equal(mask, probability >= 0.4)
 
 
+def test_a_probability_that_equals_the_threshold_is_atrium():
+    probability = jax.numpy.array([0.25, 0.5, 0.75])
+    assert average_probability([probability], 0.5).tolist() == [0, 1, 1]
+    assert average_probability([probability, probability + 0.25], 0.625).tolist() == [0, 1, 1]
+
+
 def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
     loads = []
     real = segmenter_module.load_frozen_encoder
@@ -242,6 +250,59 @@ def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
     ensemble = lagseg_jax.load_segmenter([finished_run, finished_run])
     (partner,) = ensemble.partners
     assert len(loads) == 1 and partner.encoder is ensemble.encoder
+
+
+def test_encoders_are_the_same_only_in_equal_weights_and_precision(monkeypatch):
+    """Runs of an ensemble share an encoder where nothing of this differs."""
+    card = {"sha256": "a", "interpolation": "bicubic"}
+    monkeypatch.setattr(segmenter_module, "read_card", lambda folder: cards[folder])
+    cards = {"one": card, "moved": dict(card), "weights": card | {"sha256": "b"}}
+    cards["resized"] = card | {"interpolation": "bilinear"}
+
+    def identity(**fields):
+        encoder = default.get_config().encoder
+        encoder.update({"weights": "one", "dtype": "float32"} | fields)
+        return segmenter_module._encoder_identity(encoder)
+
+    assert identity() == identity(weights="moved")
+    others = [{"dtype": "bfloat16"}, {"weights": "weights"}, {"weights": "resized"}]
+    others += [{"variant": "small"}, {"lora_rank": 3}, {"weights": ""}]
+    assert identity() not in [identity(**other) for other in others]
+
+
+def test_weights_that_moved_are_those_that_are_loaded(monkeypatch, tmp_path):
+    loaded = []
+    monkeypatch.setattr(segmenter_module, "read_config", lambda _: default.get_config())
+    monkeypatch.setattr(segmenter_module, "_encoder_identity", lambda encoder: encoder.weights)
+    monkeypatch.setattr(
+        segmenter_module, "load_frozen_encoder", lambda c: loaded.append(c.encoder.weights)
+    )
+    monkeypatch.setattr(
+        segmenter_module, "restore_segmenter", lambda *_: Segmenter(*[None] * 4, step=1)
+    )
+    lagseg_jax.load_segmenter([tmp_path] * 2, ["moved", "too"])
+    lagseg_jax.load_segmenter(tmp_path, "here")
+    assert loaded == ["moved", "too", "here"]
+
+
+def test_the_best_checkpoint_is_loaded_not_the_newest(monkeypatch, segmenter, tmp_path):
+    """And the newest of a run that was not validated yet."""
+    bests, steps = [(2, 0.7), None], []
+
+    class Known:
+        def __init__(self, *_, **__):
+            best = bests.pop(0)
+            self.best, self.newest, self.close = lambda: best, lambda: 5, lambda: None
+
+        def restore_params(self, step, like):
+            steps.append(step)
+            return segmenter.head_params
+
+    monkeypatch.setattr(segmenter_module, "Checkpoints", Known)
+    monkeypatch.setattr(segmenter_module, "read_planes", lambda _: ())
+    restore = segmenter_module.restore_segmenter
+    found = [restore(segmenter.config, tmp_path, segmenter.encoder).step for _ in range(2)]
+    assert found == steps == [2, 5]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One training step: device invariance, what moves and what does not, and that it can learn."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,12 @@ from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.weights import random_params
 from lagseg_jax.runtime.devices import replicate
+from lagseg_jax.training import step as step_module
+from lagseg_jax.training.losses import slice_losses
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
 from lagseg_jax.training.step import (
     augmentation_of,
+    make_encode,
     make_train_step,
     make_validation_step,
 )
@@ -97,11 +101,11 @@ def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_changes_nothing_but_its_number(what):
+@pytest.mark.parametrize("what", ["loss", "gradient", "loss alone"])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(what, monkeypatch):
     """One bad slice, on the second device only; the next step is as if it were the first to come.
 
-    `gradient`: the loss is finite, and only its derivative is not.
+    `gradient`: the loss is finite, and only its derivative is not; `loss alone`: the reverse.
     """
     config = tiny_config(warmup_steps=3, weight_decay=0.1)
     config.augment.update({name: 0.0 for name in config.augment})
@@ -111,6 +115,9 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(what):
     if what == "gradient":
         step = with_broken_gradient(config, model)
         bad["image"][3] = 0
+    if what == "loss alone":
+        monkeypatch.setattr(step_module, "slice_losses", broken_for_empty_masks)
+        bad["image"][3], bad["mask"][3] = good["image"][3], 0
     run = on_devices(step, 2)
     state, first, outcome = run(state, encoder, split_over_devices(good, 2))
     assert not outcome.skipped and int(state.step) == 1
@@ -128,6 +135,12 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(what):
     for leaf in jax.tree.leaves(after):
         copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         np.testing.assert_array_equal(copies[0], copies[-1])
+
+
+def broken_for_empty_masks(loss, logits, masks):
+    """Losses (B,) that are NaN where a mask is empty, with the gradient of the finite ones."""
+    added = jnp.where(masks.any(axis=(1, 2)), 0.0, jnp.nan)
+    return slice_losses(loss, logits, masks) + jax.lax.stop_gradient(added)
 
 
 def with_broken_gradient(config, model):
@@ -197,7 +210,26 @@ def test_validation_dice_is_the_mean_over_cases():
     for devices in (1, 2):
         step = make_validation_step(model, "bce", cases=2, devices=jax.devices()[:devices])
         metrics = step(state.params, encoder, split_over_devices(batch, devices))
-        np.testing.assert_allclose(metrics.compute()["dice"], np.mean(expected), rtol=1e-5)
+        found = metrics.compute()
+        np.testing.assert_allclose(found["dice"], np.mean(expected), rtol=1e-5)
+        losses = slice_losses("bce", jnp.asarray(logits), jnp.asarray(batch["mask"]))
+        np.testing.assert_allclose(found["loss"], np.mean(losses[:3]), rtol=1e-5)  # no padding
+
+
+def test_warm_up_takes_half_of_a_short_training_at_most():
+    train = tiny_config(warmup_steps=100, learning_rate=1e-3).train
+    rates = [float(learning_rate(train, 14)(step)) for step in range(15)]
+    assert max(rates) == rates[7] == pytest.approx(1e-3) and rates[14] == pytest.approx(0, abs=1e-9)
+
+
+def test_every_step_augments_anew():
+    """An adapter leaves the encoder to the update, so that this needs no network."""
+    encode = make_encode(
+        SimpleNamespace(adapter=True), augmentation_of(tiny_config().augment), seed=3
+    )
+    first, again, second = (encode(step, {}, batch_of(2))["image"] for step in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - second).max(axis=(1, 2)).min() > 0.01
 
 
 def test_schedule_is_a_function_of_the_step():
