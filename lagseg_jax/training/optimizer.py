@@ -20,13 +20,22 @@ def make_optimizer(
     return optax.chain(
         optax.clip_by_global_norm(train.gradient_clip) if train.gradient_clip else optax.identity(),
         optax.scale_by_adam(),
-        optax.add_decayed_weights(
-            train.weight_decay, mask=lambda params: {name: name != LORA for name in params}
-        ),
+        _decay_head(train.weight_decay),
         _scale_by_learning_rate(
             learning_rate(train, steps), train.encoder_learning_rate / train.learning_rate
         ),
     )
+
+
+def _decay_head(weight_decay: float) -> optax.GradientTransformation:
+    # optax's mask would change the tree of the optimiser's state, and with it old checkpoints.
+    decay = optax.add_decayed_weights(weight_decay)
+
+    def update(updates: dict, state: Any, params: dict | None = None) -> tuple[dict, Any]:
+        decayed, state = decay.update(updates, state, params)
+        return (decayed | {LORA: updates[LORA]} if LORA in updates else decayed), state
+
+    return optax.GradientTransformation(decay.init, update)
 
 
 def _scale_by_learning_rate(
