@@ -133,7 +133,8 @@ def _stem(name: str) -> str | None:
     found = re.fullmatch(r"(.*[0-9])[A-Za-z]", name)
     if found:
         return found[1]
-    stem, separator, rest = re.fullmatch(r"(.*?)([_\-. ]?)([^_\-. ]*)", name, re.DOTALL).groups()
+    parts = re.fullmatch(r"(.*?)([_\-. ]?)([^_\-. ]*)", name, re.DOTALL)
+    stem, separator, rest = parts.groups() if parts else ("", "", "")
     return stem if stem and separator and _VISITS.fullmatch(rest) else None
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -134,13 +135,15 @@ def _write_split(
     fewer = data.train_patients, data.train_fraction
     split = fewer_training_patients(split, cases, *fewer, data.split_seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"patients": describe_patients(data.patient), "settings": settings}
+    record: dict[str, Any] = {"patients": describe_patients(data.patient), "settings": settings}
     record |= {"split_sha256": split_sha256(split), "sha256": contents}
-    write_split(path, split | record)
+    write_split(path, {**split, **record})
 
 
-SETTINGS = ("patient", "split", "fold", "fractions", "counts", "split_seed")
-SETTINGS += ("train_patients", "train_fraction")
+SETTINGS = (
+    *("patient", "split", "fold", "fractions", "counts", "split_seed"),
+    *("train_patients", "train_fraction"),
+)
 
 
 def _is_own(path: Path, data: ml_collections.ConfigDict) -> bool:

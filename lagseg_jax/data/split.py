@@ -180,7 +180,7 @@ def nnunet_split(path: Path, content: list, cases: Sequence[Case], fold: int) ->
             f"{folds - 1}."
         )
     one = content[fold] if isinstance(content[fold], dict) else {}
-    parts = {part: one.get(part) for part in ("train", "val")}
+    parts: dict[str, list] = {part: one.get(part, []) for part in ("train", "val")}
     if not all(isinstance(names, list) and names for names in parts.values()):
         raise InputError(f"{path}: expected non-empty lists train and val in fold {fold}.")
     _checked(path, parts, cases)

@@ -54,8 +54,9 @@ def _draw_arms(axes: Axes, rows: list[dict], results: Sequence[Result]) -> None:
         named = ("test case", "mean ± SD over cases", "mean of one seed")
         of_cases, of_means, of_seeds = named if place == 0 else ("", "", "")  # once in the legend
         axes.plot(cases, offsets, ".", color=CASES, alpha=0.35, label=of_cases)
-        style = {"fmt": "o", "color": CASES, "capsize": 3}
-        axes.errorbar(row["mean"], place, xerr=spread, label=of_means, **style)
+        axes.errorbar(
+            row["mean"], place, xerr=spread, label=of_means, fmt="o", color=CASES, capsize=3
+        )
         axes.plot(seeds, [place] * len(seeds), "|", color=SEEDS, markersize=14, label=of_seeds)
     axes.set_yticks(range(len(rows)), [row_name(row) for row in rows], parse_math=False)
     axes.invert_yaxis()
