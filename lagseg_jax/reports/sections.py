@@ -264,7 +264,8 @@ def manifest(evaluation: Evaluation) -> Html:
         "Date": manifest["date"],
         "Command": manifest["command"],
         "Code": manifest["git"] or "not run from a git checkout",
-        "Encoder weights": f"{encoder['weights']}, SHA-256 of tensors and rules {encoder['sha256']}{adapted}",
+        "Encoder weights": f"{encoder['weights']}, SHA-256 of tensors and rules "
+        f"{encoder['sha256']}{adapted}",
         "Checkpoint, seed": f"step {manifest['checkpoint_step']}, seed {manifest['seed']}",
         "Evaluated data": f"{count_of(dataset['cases'], 'case')} of {dataset['root']}, names and "
         f"contents SHA-256 {dataset['sha256']}",
