@@ -18,6 +18,7 @@ from lagseg_jax.runtime.errors import InputError
 
 META, TRAINING = "Meta release", "Meta training checkpoint"
 HUGGING_FACE, TIMM = "Hugging Face", "timm"
+IN_MEMORY = "Hugging Face, in memory"
 
 # Our layers and parameters -> the tensors of each publisher; {} is the block.
 _META = {
@@ -52,8 +53,18 @@ _HUGGING_FACE = {
     "blocks/fc2": ["encoder.layer.{}.mlp.fc2"],
     "blocks/scale2": ["encoder.layer.{}.layer_scale2.lambda1"],
 }
+# What transformers 5 calls them in memory; its save_pretrained still writes the names above.
+_TRANSFORMERS_5 = _HUGGING_FACE | {
+    "blocks/qkv": [f"encoder.layer.{{}}.attention.{part}_proj" for part in "qkv"],
+    "blocks/proj": ["encoder.layer.{}.attention.o_proj"],
+}
 _TIMM = _META | {"register_tokens": ["reg_token"]}
-_TABLES = {META: _META, HUGGING_FACE: _HUGGING_FACE, TIMM: _TIMM}
+_TABLES = {
+    META: _META,
+    HUGGING_FACE: _HUGGING_FACE,
+    IN_MEMORY: _TRANSFORMERS_5,
+    TIMM: _TIMM,
+}
 # The two layers of a gated MLP (giant). All publishers store the gate before the gated half, so
 # that only the names differ; timm keeps fc1 and fc2.
 _GATED = {
@@ -62,9 +73,22 @@ _GATED = {
         "blocks/fc1": ["encoder.layer.{}.mlp.weights_in"],
         "blocks/fc2": ["encoder.layer.{}.mlp.weights_out"],
     },
+    IN_MEMORY: {
+        "blocks/fc1": [f"encoder.layer.{{}}.mlp.{part}_proj" for part in ("gate", "up")],
+        "blocks/fc2": ["encoder.layer.{}.mlp.down_proj"],
+    },
     TIMM: {},
 }
-_TEACHER, _HEADS = "teacher.backbone.", ("teacher.dino_head.", "teacher.ibot_head.")
+_PATCH_EMBEDDINGS = "patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"
+# What PyTorch's wrappers of modules put into names.
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+# What holds an encoder in a saved state or model, and what else lies beside it in a training's.
+_HOLDERS = {"state_dict", "model", "teacher", "backbone", "encoder"}
+_HOLDERS |= {"dinov2", "dinov2_with_registers"}
+_NOT_THE_ENCODER = {"student", "optimizer", "lr_scheduler", "dino_head", "ibot_head"}
+_NOT_THE_ENCODER |= {"dino_loss", "ibot_patch_loss", "koleo_loss"}
 _KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
@@ -76,7 +100,7 @@ class Source:
         spec: the encoder.
         format: publisher, for the card.
         parts: parameter name -> for each block (once where not stacked) names of its tensors.
-        ignored: tensors of a training checkpoint that are not the teacher's backbone.
+        ignored: tensors of a training checkpoint that are not the encoder.
     """
 
     spec: EncoderSpec
@@ -111,22 +135,9 @@ def recognise(found: dict[str, tuple[int, ...]], path: str) -> Source:
     Raises:
         InputError: not one of the encoders of `VARIANTS`, complete and without anything extra.
     """
-    stored, ignored = _backbone(found)
-    if len(stored) + len(ignored) < len(found):
-        raise InputError(f"{path} holds several tensors for the same part of the encoder.")
+    stored, ignored, of_teacher = _backbone(found, path)
     found = {plain: found[name] for plain, name in stored.items()}
-    if "patch_embed.proj.weight" in found:
-        # Only names tell timm's files from Meta's, and Meta's always have a mask token.
-        of_timm = "reg_token" in found or not found.keys() & {"mask_token", "register_tokens"}
-        publisher = TIMM if of_timm else META
-    elif "embeddings.patch_embeddings.projection.weight" in found:
-        publisher = HUGGING_FACE
-    else:
-        raise InputError(
-            f"{path} is no DINOv2 encoder: patch_embed.proj.weight (Meta, timm) or "
-            f"embeddings.patch_embeddings.projection.weight (Hugging Face) is missing among its "
-            f"{len(found)} tensors ({', '.join(list(found)[:3])} ...)."
-        )
+    publisher = _publisher(found)
     names = _TABLES[publisher]
     patch_shape = found[names["patch_embedding"][0] + ".weight"]
     by_width = {size["width"]: variant for variant, size in VARIANTS.items()}
@@ -140,7 +151,7 @@ def recognise(found: dict[str, tuple[int, ...]], path: str) -> Source:
     spec = EncoderSpec(
         by_width[patch_shape[0]],
         registers,
-        "size" if publisher == HUGGING_FACE and not registers else None,
+        "size" if publisher in (HUGGING_FACE, IN_MEMORY) and not registers else None,
         _grid(found.get(names["position_embedding"][0]), class_position),
     )
     if spec.mlp == "swiglu":
@@ -161,20 +172,64 @@ def recognise(found: dict[str, tuple[int, ...]], path: str) -> Source:
     if problem := mismatch(found, expected):
         kind = f"{spec.variant} with registers" if registers else spec.variant
         raise InputError(f"{path} is no DINOv2 encoder ({kind} is the closest): {problem}.")
-    in_training = any(name.startswith(_TEACHER) for name in stored.values())
+    in_training = of_teacher and publisher == META
     return Source(spec, TRAINING if in_training else publisher, parts, ignored)
 
 
-def _backbone(found: dict[str, tuple[int, ...]]) -> tuple[dict[str, str], list[str]]:
-    """Plain names -> names in the file, and the names that only a training needs."""
-    if any(name.startswith(_TEACHER) for name in found):
+def _backbone(
+    found: dict[str, tuple[int, ...]], path: str
+) -> tuple[dict[str, str], list[str], bool]:
+    """Plain names -> names in the file; names that only a training needs; whether a teacher's."""
+    plain = {name: _WRAPPERS.sub("", name) for name in found}
+    prefix = _prefix(list(plain.values()), path)
+    stored: dict[str, str] = {}
+    ignored = []
+    for name, short in plain.items():
+        if _NOT_THE_ENCODER & set(short.split(".")):
+            ignored.append(name)
+            continue
         # Blocks come in chunks, blocks.CHUNK.BLOCK., and keep their number over all chunks.
-        return {
-            re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name.removeprefix(_TEACHER)): name
-            for name in found
-            if not name.startswith(_HEADS)
-        }, [name for name in found if name.startswith(_HEADS)]
-    return {re.sub(r"^dinov2(_with_registers)?\.", "", name): name for name in found}, []
+        short = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", short.removeprefix(prefix))
+        if short in stored:
+            raise InputError(
+                f"{path} holds several tensors for the same part of the encoder: "
+                f"{stored[short]} and {name}."
+            )
+        stored[short] = name
+    return stored, ignored, "teacher" in prefix.split(".")
+
+
+def _prefix(names: list[str], path: str) -> str:
+    """What stands before the names of the one encoder's tensors, such as "teacher.backbone."."""
+    found = {
+        name.removesuffix(patches)
+        for name in names
+        for patches in _PATCH_EMBEDDINGS
+        if name.endswith(patches)
+    }
+    known = sorted(p for p in found if set(p.split(".")[:-1]) <= _HOLDERS and p[-1:] in ("", "."))
+    if len(known) > 1:
+        raise InputError(
+            f"{path} holds several encoders, under {' and '.join(p or 'no prefix' for p in known)}"
+            ", one is expected; save its state_dict alone."
+        )
+    if not known:
+        raise InputError(
+            f"{path} is no DINOv2 encoder: {_PATCH_EMBEDDINGS[0]} (Meta, timm) or "
+            f"{_PATCH_EMBEDDINGS[1]} (Hugging Face) is missing among its "
+            f"{len(names)} tensors ({', '.join(names[:3])} ...)."
+        )
+    return known[0]
+
+
+def _publisher(found: dict[str, tuple[int, ...]]) -> str:
+    """Whose names these are."""
+    if _PATCH_EMBEDDINGS[1] in found:
+        in_memory = any(".attention.q_proj." in name for name in found)
+        return IN_MEMORY if in_memory else HUGGING_FACE
+    # Only names tell timm's files from Meta's, and Meta's always have a mask token.
+    of_timm = "reg_token" in found or not found.keys() & {"mask_token", "register_tokens"}
+    return TIMM if of_timm else META
 
 
 def _templates(names: dict[str, list[str]], name: str) -> list[str]:

@@ -123,10 +123,6 @@ def _open_torch(path: Path) -> Tensors:
             f"{path} is truncated, no PyTorch file, or holds more than tensors; nothing of it was "
             f"executed ({_one_line(error)})."
         ) from None
-    for name, tensor in tensors.items():
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if not plain or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise InputError(f"{path} stores {name} as {tensor.dtype}, not as plain float.")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     touched = 0
@@ -135,8 +131,12 @@ def _open_torch(path: Path) -> Tensors:
         nonlocal tensors, touched
         if mapped and touched > _MOST_MAPPED:  # map anew, so that pages read leave our memory
             tensors, touched = load(), 0
-        touched += tensors[name].nbytes
-        return tensors[name].detach().float().numpy()
+        tensor = tensors[name]
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise InputError(f"{path} stores {name} as {tensor.dtype}, not as plain float.")
+        touched += tensor.nbytes
+        return tensor.detach().float().numpy()
 
     return Tensors(shapes, read, [path])
 

@@ -355,6 +355,95 @@ def test_classifier_heads(tmp_path):
     refused(tmp_path, tmp_path / "hf", r"extra classifier\.weight")
 
 
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def a_training_of(state):
+    """As training loops save it: counters, an optimizer and a student beside the encoder."""
+    moments = {0: {"exp_avg": torch.ones(3), "step": torch.tensor(7)}}
+    rest = {"optimizer": {"state": moments}, "epoch": 3, "student": {"backbone": state}}
+    return rest | {"lr_scheduler": {"last_epoch": 3}}
+
+
+WRAPPED = {
+    "ddp": lambda state: prefixed("module.", state),
+    "compiled": lambda state: prefixed("_orig_mod.", state),
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model": lambda state: {"model": prefixed("module.", state)} | a_training_of(state),
+    "lightning": lambda state: {"state_dict": prefixed("model.backbone.", state)},
+    "teacher": lambda state: {"teacher": prefixed("backbone.", state)},
+    "teacher-ddp": lambda state: (
+        {"model": {"teacher": prefixed("module.backbone.", state) | {"dino_head.w": torch.ones(2)}}}
+        | a_training_of(state)
+    ),
+    "fsdp": lambda state: {
+        "_fsdp_wrapped_module." + name.replace(".1.", ".1._checkpoint_wrapped_module."): t
+        for name, t in state.items()
+    },
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+@pytest.mark.parametrize("style", ["meta", "huggingface"])
+def test_wrapped_states_are_the_same_encoder(tmp_path, wrapper, style):
+    state = dict(model("tiny", 0).state_dict())
+    plain = convert(publish(tmp_path / "plain", style, "tiny", 0), tmp_path / "out" / "plain")
+    state = reference.huggingface_names(state) if style == "huggingface" else state
+    torch.save(WRAPPED[wrapper](state), tmp_path / "wrapped.pth")
+    card = convert(tmp_path / "wrapped.pth", tmp_path / "out" / "wrapped")
+    assert card["encoder_sha256"] == plain["encoder_sha256"]
+    ignored = ("optimizer.", "student.", "model.teacher.module.dino_head.", "model.teacher.dino_")
+    assert all(name.startswith(ignored) for name in card["ignored_tensors"])
+    assert len(card["ignored_tensors"]) >= (wrapper in ("model", "teacher-ddp"))
+
+
+def test_several_encoders_in_one_file(tmp_path):
+    state = tiny_state()
+    torch.save({"model": state, "teacher": prefixed("backbone.", state)}, tmp_path / "two.pth")
+    refused(tmp_path, tmp_path / "two.pth", r"encoders, under model\. and teacher\.backbone")
+    torch.save({"model": state, "model_ema": state}, tmp_path / "ema.pth")
+    refused(tmp_path, tmp_path / "ema.pth", "extra model_ema")
+    doubled = prefixed("module.", state) | {"norm.bias": torch.zeros(64)}
+    torch.save(doubled, tmp_path / "doubled.pth")
+    refused(tmp_path, tmp_path / "doubled.pth", r"same part.*: module\.norm\.bias and norm\.bias")
+    torch.save({"student": state}, tmp_path / "student.pth")
+    refused(tmp_path, tmp_path / "student.pth", r"is missing among its .*\(student\.")
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("variant", ["tiny", "giant"])
+def test_names_of_transformers_in_memory(tmp_path, small_giant, variant, registers):
+    """`torch.save(model.state_dict())`: transformers 5 has other names there than in its files."""
+    source = publish(tmp_path / "in", "huggingface", variant, registers)
+    net = transformers_model(source)
+    torch.save(net.state_dict(), tmp_path / "memory.pth")
+    cards = [
+        convert(path, tmp_path / "out" / path.stem) for path in (source, tmp_path / "memory.pth")
+    ]
+    assert len({card["encoder_sha256"] for card in cards}) == 1
+    # Written out by hand, so that the property holds with any installed transformers.
+    renamed = {
+        "attention.attention.query": "attention.q_proj",
+        "attention.attention.key": "attention.k_proj",
+        "attention.attention.value": "attention.v_proj",
+        "attention.output.dense": "attention.o_proj",
+        "mlp.weights_out": "mlp.down_proj",
+    }
+    state: dict = {}
+    for name, t in reference.huggingface_names(model(variant, registers).state_dict()).items():
+        for old, new in renamed.items():
+            name = name.replace(old, new)
+        pieces = {name: t}
+        if "mlp.weights_in" in name:
+            names = (name.replace("weights_in", f"{part}_proj") for part in ("gate", "up"))
+            pieces = dict(zip(names, (piece.clone() for piece in t.chunk(2))))
+        state |= pieces
+    save_file(state, tmp_path / "hand.safetensors")
+    card = convert(tmp_path / "hand.safetensors", tmp_path / "out" / "hand")
+    assert card["encoder_sha256"] == cards[0]["encoder_sha256"]
+
+
 def other_model(kind):
     """Names and shapes of models that users take for DINOv2."""
     state = dict(model("small", 0).state_dict())
