@@ -70,7 +70,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--coordinator_address", metavar="HOST:PORT", help="of the first of several processes")
     add("--num_processes", type=int, help="that share the cases, where it is not detected")
     add("--process_id", type=int, help="of this one, from 0")
-    options = parser.parse_args(arguments)
+    return _checked(parser.parse_args(arguments))
+
+
+def _checked(options: argparse.Namespace) -> argparse.Namespace:
     for name in ("keep_components", "min_mm3", "max_gb"):
         if (value := getattr(options, name)) is not None and not value >= 0:
             raise InputError(f"--{name} is {value}, expected 0 or more")

@@ -130,17 +130,12 @@ def predict_cases(
     """Predicts, writes, records and reports all cases, in their order.
 
     A case that fails keeps no outputs of an earlier call. `about` is what the record says of the
-    models and options.
-
-    Returns:
-        The row of `mask_statistics` of every case that could be used and written.
+    models and options. Returns the row of `mask_statistics` of every case that could be used.
     """
-    post = replace(segmenter.postprocessing, min_mm3=request.min_mm3)
-    if request.components is not None:
-        post = replace(post, components=request.components)
+    post = _postprocessing(segmenter, request)
     note = " - random encoder" if segmenter.encoder.warning else ""
-    models = {"workdirs": ", ".join(map(str, request.workdirs))}
-    models["encoder_weights"] = _encoder_weights(request)
+    workdirs = ", ".join(map(str, request.workdirs))
+    models = {"workdirs": workdirs, "encoder_weights": _encoder_weights(request)}
     rows: dict[Input, dict[str, Any]] = {}
 
     def finish(label: str, one: Input, done: Prediction) -> None:
@@ -152,11 +147,9 @@ def predict_cases(
             record = record.begin(made_from, outputs.paths())
             outputs.write(done, post.threshold, title, segmenter.plane)
             record.finish(made_from, outputs.paths(), row | models)
-        except InputError as error:
-            log.error("%s error: %s", label, error)
-            _remove_older(one, outputs)
-        except OSError as error:
-            log.error("%s error: %s cannot be written: %s", label, outputs.mask, error)
+        except (InputError, OSError) as error:
+            what = f"{outputs.mask} cannot be written: " * isinstance(error, OSError)
+            log.error("%s error: %s%s", label, what, error)
             _remove_older(one, outputs)
         else:
             rows[one] = row
@@ -178,6 +171,12 @@ def predict_cases(
             del prediction  # it is the writer's now
         writing.result()
     return rows
+
+
+def _postprocessing(segmenter: "Segmenter", request: Request) -> PostProcessing:
+    """Those of the run, with what the request changes."""
+    post = replace(segmenter.postprocessing, min_mm3=request.min_mm3)
+    return post if request.components is None else replace(post, components=request.components)
 
 
 def predict_case(

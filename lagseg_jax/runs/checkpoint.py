@@ -10,16 +10,15 @@ because without the best checkpoint it would answer with another model.
 """
 
 import contextlib
-import dataclasses
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from lagseg_jax.runs.preservation import NewestAndBest
 from lagseg_jax.runs.train_state import TrainState, is_whole, make_record
 from lagseg_jax.runtime.devices import shared_by_processes, tree_hash
 from lagseg_jax.runtime.errors import InputError, TrainingError
@@ -27,7 +26,6 @@ from lagseg_jax.runtime.processes import barrier
 
 log = logging.getLogger(__name__)
 
-NEWEST = 2  # so many are kept, and the best
 REMOVED = "removed"  # folder of checkpoints that are being deleted
 
 
@@ -72,7 +70,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_NewestAndBest(self),
+            preservation_policy=NewestAndBest(self.best),
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
             read_only=self._read_only,
@@ -294,19 +292,6 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@dataclasses.dataclass
-class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Which checkpoints Orbax keeps."""
-
-    checkpoints: Checkpoints
-
-    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
-        steps = [info.step for info in checkpoints]
-        best = self.checkpoints.best()
-        keep = {*sorted(steps)[-NEWEST:], best and best[0]}
-        return [step in keep for step in steps]
 
 
 def _short(error: Exception) -> str:
