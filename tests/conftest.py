@@ -38,3 +38,14 @@ def finished_run(tmp_path_factory, phantom):
     workdir = tmp_path_factory.mktemp("run") / "tiny"
     tiny_run.run(workdir, phantom)
     return workdir
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What is not UTF-8 in captured output cannot be sent from a worker to the runner."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode())
+        for title, text in report.sections
+    ]
+    return report

@@ -254,10 +254,9 @@ def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
 
 def test_encoders_are_the_same_only_in_equal_weights_and_precision(monkeypatch):
     """Runs of an ensemble share an encoder where nothing of this differs."""
-    card = {"sha256": "a", "interpolation": "bicubic"}
+    card = {"encoder_sha256": "a"}  # of tensors and interpolation rule
     monkeypatch.setattr(segmenter_module, "read_card", lambda folder: cards[folder])
-    cards = {"one": card, "moved": dict(card), "weights": card | {"sha256": "b"}}
-    cards["resized"] = card | {"interpolation": "bilinear"}
+    cards = {"one": card, "moved": dict(card), "weights": {"encoder_sha256": "b"}}
 
     def identity(**fields):
         encoder = default.get_config().encoder
@@ -265,7 +264,7 @@ def test_encoders_are_the_same_only_in_equal_weights_and_precision(monkeypatch):
         return segmenter_module._encoder_identity(encoder)
 
     assert identity() == identity(weights="moved")
-    others = [{"dtype": "bfloat16"}, {"weights": "weights"}, {"weights": "resized"}]
+    others = [{"dtype": "bfloat16"}, {"weights": "weights"}]
     others += [{"variant": "small"}, {"lora_rank": 3}, {"weights": ""}]
     assert identity() not in [identity(**other) for other in others]
 
