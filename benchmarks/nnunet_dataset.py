@@ -16,7 +16,8 @@ import numpy as np
 
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.split import read_split
-from lagseg_jax.imaging.volume import read_image_and_label, write_mask, write_voxels
+from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
+from lagseg_jax.imaging.volume import write_mask, write_voxels
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_json
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     cases = {case.name: case for case in detect(options.data).cases}
     split = read_split(options.split, list(cases.values()))
     output = options.output
+    rule = LabelRule(options.label_value or 0, option="--label_")
     if output.exists():
         raise InputError(f"{output} is there, expected the name of a new folder")
     for part, names in split.items():
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         (output / "labelsTr").mkdir(exist_ok=True)
         for name in names:
             case = cases[name]
-            image, label = read_image_and_label(case.image, case.label, options.label_value)
+            image, label = read_image_and_label(case.image, case.label, rule)
             write_voxels(images / f"{name}_0000.nii.gz", image.array, image)
             if part != "test":
                 atrium = (label.array > 0).astype(np.uint8)

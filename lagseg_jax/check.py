@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from lagseg_jax.config.choices import ALLOWED
+from lagseg_jax.data.dataset_checks import check_datasets
 from lagseg_jax.data.layouts import detect
-from lagseg_jax.data.quality import check_datasets
+from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
 from lagseg_jax.imaging.volume import MAX_BYTES
@@ -42,7 +43,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         help="folder of a dataset; several are compared for images that are in both",
     )
-    add("--label_value", type=int, help="of the atrium (default: the only non-zero value)")
+    add("--label_value", type=int, default=0, help="of the atrium (default: the only one)")
+    add("--label_threshold", type=float, default=0.0, help="the atrium is at least this")
+    add("--patient", default="", help="expression with one group, or CSV case,patient")
     add(
         "--orientation", default="", help="of files that do not say it: such as LPS, sform or qform"
     )
@@ -78,11 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     datasets = [detect(root) for root in options.dataset]
     inspections, problems = check_datasets(
-        *(datasets, options.label_value, int(options.max_gb * 1e9)),
-        *(options.orientation, options.plane),
+        *(datasets, LabelRule.given(options, "label"), int(options.max_gb * 1e9)),
+        *(options.orientation, options.plane, options.patient),
     )
     sentence, status = verdict(problems, options.allow, options.strict)
-    say(*dataset_summary(datasets, inspections), *problem_lines(problems, options.allow))
+    say(
+        *dataset_summary(datasets, inspections, options.patient),
+        *problem_lines(problems, options.allow),
+    )
     say(f"{sentence} ({len(inspections)} cases in {time.monotonic() - start:.1f} s)")
     if options.json:
         content = check_record(datasets, inspections, problems, options.allow) | {"status": status}

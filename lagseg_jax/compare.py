@@ -15,6 +15,7 @@ from lagseg_jax.evaluation.compare import (
     score_masks,
     write_comparison,
 )
+from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.commands import command_parser
@@ -37,8 +38,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("cases, values and output").add_argument
     add("--split", metavar="FILE", help="splits.json of a run: its test cases only")
     add("--output", metavar="FOLDER", help="gets per_case.csv and comparison.json")
-    add("--label_value", type=int, help="of the atrium in the truth")
-    add("--prediction_value", type=int, help="of the atrium in the predictions")
+    for name, what in (("label", "truth"), ("prediction", "predictions")):
+        add(f"--{name}_value", type=int, default=0, help=f"of the atrium in the {what}")
+        add(f"--{name}_threshold", type=float, default=0.0, help="the atrium is at least this")
     add(
         "--max_gb",
         type=float,
@@ -62,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     truth = find_truth(Path(options.truth), options.split)
     folders = [Path(folder) for folder in options.predictions]
     how = Reading(
-        options.label_value,
-        options.prediction_value,
+        LabelRule.given(options, "label"),
+        LabelRule.given(options, "prediction"),
         int(options.max_gb * 1e9),
         options.orientation,
         (options.allow,),

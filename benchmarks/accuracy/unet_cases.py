@@ -7,6 +7,7 @@ import numpy as np
 
 from lagseg_jax.data.layouts import Case
 from lagseg_jax.evaluation.metrics import case_metrics
+from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.imaging.slices import (
     from_slices,
@@ -15,7 +16,6 @@ from lagseg_jax.imaging.slices import (
     restore_matrices,
     to_slices,
 )
-from lagseg_jax.imaging.volume import read_image_and_label
 from lagseg_jax.reports.study_table import METRICS
 
 MULTIPLE = 16  # of the size of its images: four times halved
@@ -39,7 +39,8 @@ def read_cases(
 
 def _read_case(data: ml_collections.ConfigDict, size: int, case: Case) -> dict:
     most = int(data.max_gb * 1e9)
-    image, label = read_image_and_label(case.image, case.label, data.label_value or None, most)
+    rule = LabelRule(data.label_value, data.label_threshold)
+    image, label = read_image_and_label(case.image, case.label, rule, most)
     slices, geometry = to_slices(image.array, image.affine)
     labels, _ = to_slices(label.array, label.affine)
     return {

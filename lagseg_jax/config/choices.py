@@ -32,7 +32,7 @@ DECODER_DTYPE_NAMES = (*DTYPE_NAMES, "auto")
 
 PLANES = ("sagittal", "coronal", "axial")  # as in imaging.slices, which needs nibabel
 
-# Every code with its severity. The first eight leave nothing that could be used.
+# Every code with its severity. The first nine leave nothing that could be used.
 SEVERITY = {
     "missing_label": "error",
     "unreadable_image": "error",
@@ -40,6 +40,7 @@ SEVERITY = {
     "not_finite": "error",
     "label_values": "error",
     "fractional_label": "error",
+    "label_is_image": "error",
     "orientation": "error",
     "shape": "error",
     "geometry": "error",
@@ -61,4 +62,4 @@ SEVERITY = {
     "slab": "warning",
     "volume": "warning",
 }
-ALLOWED = tuple(SEVERITY)[8:]  # what `config.data.allow` and `--allow` may name
+ALLOWED = tuple(SEVERITY)[9:]  # what `config.data.allow` and `--allow` may name

@@ -3,7 +3,7 @@
 An entry is a folder `<key>/` with `images.npy` (float16) and `masks.npy` (uint8), read through
 memory maps, and `inspection.json`, what the check of the case found; cases that are only checked
 have nothing but the latter. The key covers everything that decides the content: both files (path,
-size, time of change) and the preparation settings. `disk_cache` says how they come and go.
+size, inode, times of change) and the preparation settings. `disk_cache` says how they come and go.
 """
 
 import dataclasses
@@ -15,16 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
+from lagseg_jax.data.dataset_checks import (
+    find_duplicates,
+    find_other_planes,
+    find_unlike_values,
+)
 from lagseg_jax.data.disk_cache import evict, key_of, mark_used, open_array, writing
 from lagseg_jax.data.layouts import Case
 from lagseg_jax.data.quality import (
     Inspection,
     Problem,
     errors_of,
-    find_duplicates,
-    find_other_planes,
     inspect_case,
 )
+from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.console import in_parallel, still
@@ -34,7 +38,7 @@ from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raise when the content of an entry changes for the same key
+FORMAT = 4  # raise when the content of an entry changes for the same key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +47,17 @@ class Preparation:
 
     image_size: int
     clip_percentiles: tuple[float, float]
-    label_value: int
+    label_value: int = 0
+    label_threshold: float = 0.0
     max_bytes: int = MAX_BYTES
     allow: tuple[str, ...] = ()
     orientation: str = ""
     plane: str = ""
+
+    @property
+    def label_rule(self) -> LabelRule:
+        """Which voxels of a label are atrium."""
+        return LabelRule(self.label_value, self.label_threshold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +118,7 @@ def prepare_cases(
         found |= {job[0]: inspection for job, inspection in zip(missing, inspections)}
         barrier()
     inspections = [found.get(entry) or _read_inspection(entry, case) for entry, case, _ in jobs]
-    _refuse(inspections, preparation.allow)
+    _refuse(inspections, preparation.allow, preparation.label_rule)
     in_use = {entry.name for entry in entries}
     evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
     return [
@@ -117,9 +127,10 @@ def prepare_cases(
     ]
 
 
-def _refuse(inspections: list[Inspection], allow: Sequence[str]) -> None:
+def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule) -> None:
     """A dataset with errors is refused; of warnings only the number is said."""
     of_all = find_duplicates(inspections) + find_other_planes(inspections)
+    of_all += find_unlike_values(inspections, rule)
     _log_errors(of_all, allow)
     problems = [problem for inspection in inspections for problem in inspection.problems]
     problems += of_all
@@ -158,8 +169,11 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
             state = path.stat()
         except OSError:  # no such file: never cached, and refused
             continue
-        files.append((str(path.resolve()), state.st_size, state.st_mtime_ns))
-    settings: tuple = (preparation.label_value, preparation.orientation, preparation.plane)
+        # Size and date may stay when content does not; the kernel notes the change of an inode.
+        seen = state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev
+        files.append((str(path.resolve()), *seen))
+    settings: tuple = (preparation.label_value, preparation.label_threshold)
+    settings += (preparation.orientation, preparation.plane)
     if use == "decoded":
         settings += (preparation.image_size, preparation.clip_percentiles)
     return key_of([FORMAT, use, files, settings])
@@ -170,7 +184,7 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
     with still(f"reading {case.image} and its label"):
         inspection, image, mask = inspect_case(
             case,
-            preparation.label_value or None,
+            preparation.label_rule,
             preparation.max_bytes,
             preparation.orientation,
             preparation.plane,

@@ -4,9 +4,7 @@ The same checks serve `python -m lagseg_jax.check` and the start of a training, 
 dataset with errors.
 """
 
-import filecmp
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +13,21 @@ import numpy as np
 
 from lagseg_jax.config.choices import ALLOWED, SEVERITY
 from lagseg_jax.data.checks import CHECKS
-from lagseg_jax.data.layouts import Case, Dataset
+from lagseg_jax.data.label_checks import LABEL_CHECKS, is_image, label_value
+from lagseg_jax.data.layouts import Case
 from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.imaging.labels import (
+    ONLY_VALUE,
+    FractionalLabelError,
+    LabelRule,
+    atrium_mask,
+    rounding,
+)
 from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.orientation import OrientationError
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import (
     MAX_BYTES,
-    atrium_mask,
     check_finite,
     check_same_geometry,
     check_same_shape,
@@ -30,7 +35,6 @@ from lagseg_jax.imaging.volume import (
     parse_volume,
     to_canonical,
 )
-from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
 
 
@@ -75,6 +79,8 @@ class _Findings:
             return function(*arguments)
         except OrientationError as error:
             self.add("orientation", str(error))
+        except FractionalLabelError as error:
+            self.add("fractional_label", str(error))
         except InputError as error:
             self.add(code, str(error))
         return None
@@ -82,7 +88,7 @@ class _Findings:
 
 def inspect_case(
     case: Case,
-    label_value: int | None = None,
+    rule: LabelRule = ONLY_VALUE,
     max_bytes: int = MAX_BYTES,
     orientation: str = "",
     plane: str = "",
@@ -91,7 +97,7 @@ def inspect_case(
 
     Args:
         case: with the label that it ought to have.
-        label_value: of the atrium; None for the only non-zero value.
+        rule: which voxels of a label are atrium.
         max_bytes: of voxels in one file.
         orientation: of files that do not say it, as in `parse_volume`.
         plane: of the slices, as in `to_slices`.
@@ -112,16 +118,26 @@ def inspect_case(
         if volume is not None:
             attempt("not_finite", check_finite, volume)
     if label is not None:
-        mask = attempt("label_values", atrium_mask, label, label_value)
+        if image is not None and is_image(image, label):
+            add(
+                "label_is_image",
+                f"{label.path}: the label equals its image {image.path}, expected a mask.",
+            )
+        else:
+            mask = attempt("label_values", atrium_mask, label, rule)
+            add("rounded_label", rounding(label) if mask and not rule.threshold else None)
     if image is not None and label is not None:
         attempt("shape", check_same_shape, image, label)
         if image.array.shape == label.array.shape:
             attempt("geometry", check_same_geometry, image, label)
     if image is not None and mask is not None and Inspection(case, {}, found.problems).usable:
         mask = on_grid_of(image, mask, ("geometry",))  # whether it may be is said above
-        for code, check in CHECKS.items():
+        for code, check in (CHECKS | LABEL_CHECKS).items():
             add(code, check(image, mask))
-    return Inspection(case, _facts(image, mask, plane), found.problems), image, mask
+    facts = _facts(image, mask, plane)
+    if label is not None and mask is not None and mask.array.any() and not rule.threshold:
+        facts["label_value"] = label_value(label, mask)
+    return Inspection(case, facts, found.problems), image, mask
 
 
 def _facts(image: Volume | None, mask: Volume | None, plane: str) -> dict[str, Any]:
@@ -149,75 +165,6 @@ def voxels_sha256(volume: Volume) -> str:
     return digest.hexdigest()
 
 
-def find_duplicates(inspections: Sequence[Inspection]) -> list[Problem]:
-    """Cases whose images have the same voxels as those of an earlier case.
-
-    A warning where the files are identical, too: the split keeps those in one part. Another file
-    with the same voxels is an error: the split cannot know, and would score it from memory.
-    """
-    first: dict[str, Case] = {}
-    problems = []
-    for inspection in inspections:
-        case = inspection.case
-        if "voxels_sha256" not in inspection.facts:
-            continue
-        other = first.setdefault(str(inspection.facts["voxels_sha256"]), case)
-        if other is case:
-            continue
-        same_file = filecmp.cmp(other.image, case.image, shallow=False)
-        code = "same_file" if same_file else "duplicate"
-        found = f"{case.image}: the same image as {other.image} found, expected every scan once"
-        rest = "; the split keeps both in one part." if same_file else "; remove one of them."
-        problems.append(Problem(SEVERITY[code], code, case.name, found + rest))
-    return problems
-
-
-def find_other_planes(inspections: Sequence[Inspection]) -> list[Problem]:
-    """Cases whose slices would be cut in another plane than those of most cases."""
-    planes = Counter(i.facts["plane"] for i in inspections if "plane" in i.facts)
-    if len(planes) < 2:
-        return []
-    counts = ", ".join(f"{plane} {count}" for plane, count in planes.most_common())
-    most = planes.most_common(1)[0][0]
-    return [
-        Problem(
-            *(SEVERITY["plane"], "plane", i.case.name),
-            f"{i.case.image}: cut across another axis than most cases, into {i.facts['plane']} "
-            f"slices, of planes {counts} found in this dataset, expected one; --plane={most} "
-            "(config.data.plane) cuts all cases so, and 'plane' can be allowed.",
-        )
-        for i in inspections
-        if i.facts.get("plane", most) != most
-    ]
-
-
 def errors_of(problems: Iterable[Problem], allow: Sequence[str] = ()) -> list[Problem]:
     """The problems that forbid training; `allow` names codes of `ALLOWED` that do not."""
     return [p for p in problems if p.severity == "error" and p.code not in allow]
-
-
-def check_datasets(
-    datasets: Sequence[Dataset],
-    label_value: int | None = None,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    plane: str = "",
-) -> tuple[list[Inspection], list[Problem]]:
-    """Inspects every labelled case, and looks for duplicates among all of them.
-
-    Args:
-        datasets: from `dataset.detect`.
-        label_value: of the atrium; None for the only non-zero value.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        plane: of the slices, as in `to_slices`.
-
-    Returns:
-        The inspections in the order of the cases, and all problems, errors first.
-    """
-    cases = [case for dataset in datasets for case in dataset.cases]
-    how = label_value, max_bytes, orientation, plane
-    inspections = in_parallel("checking volumes", lambda case: inspect_case(case, *how)[0], cases)
-    problems = [problem for inspection in inspections for problem in inspection.problems]
-    problems += find_duplicates(inspections) + find_other_planes(inspections)
-    return inspections, sorted(problems, key=lambda problem: problem.severity)

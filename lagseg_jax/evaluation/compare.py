@@ -16,15 +16,14 @@ from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.evaluation.statistics import bootstrap_interval, mean_and_sd, paired_wilcoxon
 from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.imaging.labels import LabelRule, is_without, mask_and_say, read_label
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import (
     MAX_BYTES,
     SUFFIXES,
-    atrium_mask,
     case_name,
     is_volume_file,
     on_grid_of,
-    read_label,
     read_volume,
 )
 from lagseg_jax.runtime.console import in_parallel
@@ -52,20 +51,23 @@ class Scores:
     problems: dict[str, str]
 
 
+TRUTH, PREDICTION = (LabelRule(option=option) for option in ("--label_", "--prediction_"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """How the files are read.
 
     Attributes:
-        truth_value: of the atrium in the truth; None for the only non-zero value.
-        prediction_value: the same for the predictions.
+        truth_rule: which voxels of the truth are atrium.
+        prediction_rule: the same for the predictions.
         max_bytes: of voxels in one file.
         orientation: of files that do not say it, as in `parse_volume`.
         allow: "geometry" lays masks of the truth's shape over it by index.
     """
 
-    truth_value: int | None = None
-    prediction_value: int | None = None
+    truth_rule: LabelRule = TRUTH
+    prediction_rule: LabelRule = PREDICTION
     max_bytes: int = MAX_BYTES
     orientation: str = ""
     allow: Sequence[str] = ()
@@ -150,7 +152,7 @@ def _score_case(
 ) -> list[Row | InputError]:
     """One case in every folder, (folder, {case: mask}): its metrics, or why there are none."""
     try:
-        label = read_label(truth, how.truth_value, how.max_bytes, how.orientation)
+        label = read_label(truth, how.truth_rule, how.max_bytes, how.orientation)
     except InputError as error:
         return [error] * len(masks)
     axis = to_slices(label.array, label.affine)[1].volume_axis
@@ -169,11 +171,10 @@ def _score_case(
 
 def _read_mask(path: Path, how: Reading) -> Volume:
     """A prediction; without the atrium's value, where that is named, it is an empty mask."""
-    volume = read_volume(path, how.max_bytes, how.orientation)
-    value = how.prediction_value
-    if value is not None and not (volume.array == value).any():
+    volume, rule = read_volume(path, how.max_bytes, how.orientation), how.prediction_rule
+    if is_without(volume, rule):
         return dataclasses.replace(volume, array=np.zeros(volume.array.shape, np.uint8))
-    return atrium_mask(volume, value)
+    return mask_and_say(volume, rule)
 
 
 def compare_pair(a: Scores, b: Scores) -> dict[str, dict[str, float | int | None]]:

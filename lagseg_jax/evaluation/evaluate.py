@@ -17,9 +17,10 @@ from lagseg_jax.evaluation.manifest import run_manifest
 from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grey_values import grey_range, normalise
+from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.overlay import write_overlay
 from lagseg_jax.imaging.slices import to_slices
-from lagseg_jax.imaging.volume import read_image_and_label, read_volume, remarks, write_mask
+from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runtime.console import Progress, log, still
 from lagseg_jax.runtime.files import write_csv, write_json
@@ -95,7 +96,9 @@ def read_labelled(case: Case, data: ml_collections.ConfigDict) -> tuple[Volume, 
     """Image and label of a case as `config.data` says."""
     assert case.label is not None  # a split is of labelled cases
     how = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
-    return read_image_and_label(case.image, case.label, data.label_value or None, *how)
+    return read_image_and_label(
+        case.image, case.label, LabelRule(data.label_value, data.label_threshold), *how
+    )
 
 
 def _score(

@@ -80,55 +80,6 @@ def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str 
     return volume
 
 
-def read_label(
-    path: str | Path,
-    label_value: int | None = None,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-) -> Volume:
-    """Reads a label as a uint8 mask (x, y, z) of 0 and 1: `read_volume` and `atrium_mask`."""
-    return atrium_mask(read_volume(path, max_bytes, orientation), label_value)
-
-
-def atrium_mask(volume: Volume, label_value: int | None = None) -> Volume:
-    """A label as a uint8 mask (x, y, z) of 0 and 1.
-
-    Data sets write the atrium as 1, 255 or 420, so its value is the only non-zero one, or else
-    `label_value`. An all-zero label is an empty mask.
-
-    Raises:
-        InputError: several non-zero values and no `label_value`, or `label_value` not among them.
-    """
-    path = volume.path
-    values = np.unique(volume.array[volume.array != 0])
-    listed = ", ".join(f"{value:g}" for value in values[:10]) + ", ..." * (len(values) > 10)
-    if label_value is None and len(values) > 1:
-        raise InputError(
-            f"{path}: the label has the non-zero values {listed}, expected exactly one; "
-            "name the atrium's with config.data.label_value."
-        )
-    if label_value is not None and len(values) and label_value not in values:
-        raise InputError(
-            f"{path}: the label has the non-zero values {listed}, expected "
-            f"config.data.label_value={label_value} among them."
-        )
-    mask = volume.array == label_value if label_value is not None else volume.array != 0
-    return replace(volume, array=mask.astype(np.uint8))
-
-
-def read_image_and_label(
-    image: str | Path,
-    label: str | Path,
-    label_value: int | None = None,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    allow: Sequence[str] = (),
-) -> tuple[Volume, Volume]:
-    """Reads a labelled case: `read_volume`, `read_label` and `on_grid_of`."""
-    read = read_volume(image, max_bytes, orientation)
-    return read, on_grid_of(read, read_label(label, label_value, max_bytes, orientation), allow)
-
-
 def on_grid_of(image: Volume, label: Volume, allow: Sequence[str] = ()) -> Volume:
     """The label with the image's affine, voxel upon voxel, if `check_same_geometry` agrees.
 

@@ -6,16 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lagseg_jax.data.layouts import Dataset
+from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.data.quality import Inspection, Problem
 
 LISTED = 5  # problems of one kind in the table; the JSON file has all of them
 
 
-def dataset_summary(datasets: Sequence[Dataset], inspections: Sequence[Inspection]) -> list[str]:
+def dataset_summary(
+    datasets: Sequence[Dataset], inspections: Sequence[Inspection], patient: str = ""
+) -> list[str]:
     """What the datasets hold, in lines of a name and a value."""
     lines = [f"{'dataset':10}{d.layout}, {d.root}" for d in datasets]
     unlabelled = sum(dataset.unlabelled for dataset in datasets)
     lines.append(f"{'cases':10}{len(inspections)} with label, {unlabelled} images without")
+    patients = len({inspection.case.patient for inspection in inspections})
+    found = f"{patients}, {describe_patients(patient)}" if patient else describe_patients("")
+    lines.append(f"{'patients':10}{found}")
     facts = [inspection.facts for inspection in inspections]
     for title, name, unit in (("shape", "shape", ""), ("voxels", "spacing_mm", " mm")):
         axes = list(zip(*(fact[name] for fact in facts if name in fact)))

@@ -32,6 +32,7 @@ def load_slices(
         data.image_size,
         tuple(data.clip_percentiles),
         data.label_value,
+        data.label_threshold,
         max_bytes=int(data.max_gb * 1e9),
         allow=tuple(data.allow),
         orientation=data.orientation,

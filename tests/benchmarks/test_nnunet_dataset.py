@@ -8,7 +8,7 @@ import pytest
 from benchmarks import nnunet_dataset
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.split import write_split
-from lagseg_jax.imaging.volume import read_image_and_label
+from lagseg_jax.imaging.labels import read_image_and_label
 from lagseg_jax.runtime.errors import InputError
 
 

@@ -16,8 +16,8 @@ from configs import default
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.evaluation.tuning import calibrate
+from lagseg_jax.imaging.labels import read_image_and_label
 from lagseg_jax.imaging.masks import volume_ml
-from lagseg_jax.imaging.volume import read_image_and_label
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.main import main
 from lagseg_jax.reports.calibration_table import advice, calibration_lines

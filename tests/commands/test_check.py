@@ -14,7 +14,7 @@ import pytest
 
 import lagseg_jax
 from lagseg_jax import check
-from lagseg_jax.data import quality
+from lagseg_jax.data import dataset_checks, quality
 from lagseg_jax.runtime import console
 from lagseg_jax.runtime.console import exit_status, in_parallel
 from lagseg_jax.runtime.errors import InputError
@@ -145,7 +145,7 @@ def test_ctrl_c_ends_it(dataset, monkeypatch):
         started.append(case)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(quality, "inspect_case", interrupted)
+    monkeypatch.setattr(dataset_checks, "inspect_case", interrupted)
     monkeypatch.setattr(console.os, "cpu_count", lambda: 1)
     assert call(dataset[0]) == 130
     assert len(started) < 6

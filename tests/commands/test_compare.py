@@ -16,6 +16,7 @@ import lagseg_jax
 from lagseg_jax import compare
 from lagseg_jax.evaluation.compare import Reading, Scores, compare_pair, find_truth, score_masks
 from lagseg_jax.evaluation.metrics import case_metrics
+from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
@@ -184,7 +185,7 @@ def test_values_of_labels_with_several(folders):
         save(name, both)
     (scores,) = score_masks(find_truth(truth, None), [a])
     assert not scores.rows and len(scores.problems) == 7
-    (scores,) = score_masks(find_truth(truth, None), [a], Reading(420, 1))
+    (scores,) = score_masks(find_truth(truth, None), [a], Reading(LabelRule(420), LabelRule(1)))
     assert [row["dice"] for row in scores.rows.values()] == [pytest.approx(5 / 6)] * 7
 
 

@@ -9,7 +9,8 @@ import pytest
 from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.layouts import Case, detect
 from lagseg_jax.data.patients import group_duplicates
-from lagseg_jax.imaging.volume import read_label, read_volume
+from lagseg_jax.imaging.labels import read_label
+from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "la2018"

@@ -13,7 +13,7 @@ import pytest
 from lagseg_jax.data import disk_cache
 from lagseg_jax.data import prepare as module
 from lagseg_jax.data.disk_cache import TEMPORARY
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.layouts import Case, detect
 from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.runtime import console
@@ -26,7 +26,7 @@ PREPARATION = Preparation(image_size=28, clip_percentiles=(0.5, 99.5), label_val
 
 def write_case(folder, number):
     rng = np.random.default_rng(number)
-    arrays = {"image": rng.integers(0, 500, SHAPE), "label": 420 * rng.integers(0, 2, SHAPE)}
+    arrays = {"image": rng.integers(0, 500, SHAPE), "label": 420 * (rng.integers(0, 3, SHAPE) // 2)}
     paths = {}
     for part, array in arrays.items():
         paths[part] = folder / f"{part}_{number}.nii.gz"
@@ -370,3 +370,16 @@ def test_a_label_off_the_grid_is_laid_on_by_index_if_allowed(cases, folder, capl
     found = prepare(cases, folder, replace(PREPARATION, allow=("geometry",)))
     assert "allowed by config.data.allow (geometry 1)" in caplog.text
     np.testing.assert_array_equal(found[1].masks, expected[1].masks)
+
+
+def test_a_change_under_the_same_size_and_date_is_seen(phantom, tmp_path):
+    shutil.copytree(phantom, tmp_path / "data")
+    case = detect(tmp_path / "data").cases[0]
+    before = module._key(case, PREPARATION, "decoded")
+    state = case.label.stat()
+    content = bytearray(case.label.read_bytes())
+    content[-1] ^= 1
+    case.label.write_bytes(content)
+    os.utime(case.label, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert case.label.stat().st_size == state.st_size
+    assert module._key(case, PREPARATION, "decoded") != before

@@ -9,8 +9,10 @@ import pytest
 
 from lagseg_jax.config.choices import ALLOWED, SEVERITY
 from lagseg_jax.data.checks import CHECKS
+from lagseg_jax.data.dataset_checks import find_duplicates, find_unlike_values
 from lagseg_jax.data.layouts import Case
-from lagseg_jax.data.quality import Inspection, errors_of, find_duplicates, inspect_case
+from lagseg_jax.data.quality import Inspection, errors_of, inspect_case
+from lagseg_jax.imaging.labels import LabelRule
 
 SHAPE = (61, 53, 37)
 SPACING = (1.5, 1.5, 2.5)  # 37 slices cover 92.5 mm
@@ -80,7 +82,7 @@ def test_all_that_is_wrong_with_a_case_is_found_at_once(tmp_path):
     moved[0, 3] = 3
     case = write(tmp_path, image, label, label_affine=moved)
     assert codes(case) == ["not_finite", "label_values", "geometry"]
-    assert codes(case, label_value=7) == ["not_finite", "geometry"]
+    assert codes(case, rule=LabelRule(7)) == ["not_finite", "geometry"]
 
 
 def test_geometry_is_an_error(tmp_path):
@@ -94,8 +96,8 @@ def test_geometry_is_an_error(tmp_path):
 def test_label_values(tmp_path):
     image, label = good()
     case = write(tmp_path, image, np.int16(420) * label)
-    assert codes(case) == codes(case, label_value=420) == []
-    assert codes(case, label_value=1) == ["label_values"]
+    assert codes(case) == codes(case, rule=LabelRule(420)) == []
+    assert codes(case, rule=LabelRule(1)) == ["label_values"]
 
 
 def test_empty_label_and_blank_image(tmp_path):
@@ -146,7 +148,7 @@ def test_implausible_atrium_volume_is_a_warning(tmp_path, slices, expected):
     label[:] = 0
     label[:28, :18, :slices] = 1
     assert codes(write(tmp_path, image, label)) == expected
-    label[:, :50, :] = 1  # 635 mL
+    label[:, :26, :] = 1  # 330 mL, a little less than half of the volume
     assert codes(write(tmp_path, image, label)) == ["volume"]
 
 
@@ -192,5 +194,42 @@ def test_only_errors_forbid_training_and_some_can_be_allowed(tmp_path):
 
 def test_every_check_has_a_severity():
     assert set(CHECKS) < set(SEVERITY) and set(SEVERITY.values()) == {"error", "warning"}
-    assert not set(ALLOWED) & {"not_finite", "shape", "orientation", "label_values"}
+    assert not set(ALLOWED) & {
+        "not_finite",
+        "shape",
+        "orientation",
+        "label_values",
+        "fractional_label",
+    }
     assert not set(ALLOWED) & {"missing_label", "unreadable_image", "unreadable_label"}
+
+
+def test_labels_that_are_something_else(tmp_path):
+    image, label = good()
+    assert codes(write(tmp_path, image, 1 - label)) == ["volume", "inverted_label"]
+    assert codes(write(tmp_path, image, np.ones_like(label))) == ["volume", "full_label"]
+    assert codes(write(tmp_path, image, image)) == ["label_is_image"]
+    measured = np.zeros_like(image)
+    measured[:, 45:] = image[:, 45:]
+    assert codes(write(tmp_path, measured, label)) == ["label_outside"]
+    soft = label.astype(np.float32)
+    soft[10] *= np.float32(0.5)
+    assert codes(write(tmp_path, image, soft)) == ["fractional_label"]
+    assert codes(write(tmp_path, image, soft), rule=LabelRule(threshold=0.5)) == []
+    soft = label * np.float32(0.9999999)
+    assert codes(write(tmp_path, image, soft)) == ["rounded_label"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((1, 1, 255), ["mixed_values"]), ((1, 1, 2), ["unlike_values"]), ((420, 420, 420), [])],
+)
+def test_values_that_differ_between_cases(tmp_path, values, expected):
+    image, label = good()
+    inspections = [
+        inspect_case(write(tmp_path, image + n, np.int16(value) * label, name=f"case{n}"))[0]
+        for n, value in enumerate(values)
+    ]
+    found = find_unlike_values(inspections, LabelRule())
+    assert [p.code for p in found] == expected and all(p.case == "case2" for p in found)
+    assert find_unlike_values(inspections, LabelRule(1)) == []

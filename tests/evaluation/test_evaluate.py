@@ -15,7 +15,8 @@ from lagseg_jax.evaluation import evaluate as module
 from lagseg_jax.evaluation.evaluate import evaluate, summary_line
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.evaluation.study import Run
-from lagseg_jax.imaging.volume import read_image_and_label, read_volume
+from lagseg_jax.imaging.labels import read_image_and_label
+from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.reports.page import write_report
 from lagseg_jax.runtime.errors import InputError
 

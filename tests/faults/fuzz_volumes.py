@@ -26,7 +26,8 @@ import nrrd
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from lagseg_jax.imaging.volume import read_label, read_volume
+from lagseg_jax.imaging.labels import read_label
+from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
 
 SHAPE = (7, 11, 5)

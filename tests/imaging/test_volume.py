@@ -10,13 +10,13 @@ import nrrd
 import numpy as np
 import pytest
 
+from lagseg_jax.imaging.labels import LabelRule, read_label
 from lagseg_jax.imaging.volume import (
     SUFFIXES,
     case_name,
     check_same_geometry,
     from_canonical,
     is_volume_file,
-    read_label,
     read_volume,
     to_canonical,
     write_mask,
@@ -293,20 +293,20 @@ def test_the_only_value_of_a_label_is_the_atrium(tmp_path, value):
     label = read_label(path)
     assert label.array.dtype == np.uint8
     np.testing.assert_array_equal(label.array, truth)
-    np.testing.assert_array_equal(read_label(path, label_value=value).array, truth)
+    np.testing.assert_array_equal(read_label(path, LabelRule(value)).array, truth)
 
 
 def test_a_label_with_several_values_needs_a_choice(tmp_path):
     values = (noise() % 3 * 210).astype(np.int16)
     path = save(tmp_path / "a.nrrd", values)
     refused(path, "210, 420", "config.data.label_value", read=read_label)
-    np.testing.assert_array_equal(read_label(path, label_value=420).array, values == 420)
-    refused(path, "210, 420", "label_value=1", read=read_label, label_value=1)
+    np.testing.assert_array_equal(read_label(path, LabelRule(420)).array, values == 420)
+    refused(path, "210, 420", "label_value=1", read=read_label, rule=LabelRule(1))
 
 
 def test_an_empty_label_is_an_empty_mask(tmp_path):
     path = save(tmp_path / "a.nii", np.zeros(SHAPE, np.uint8))
-    assert read_label(path).array.sum() == read_label(path, label_value=1).array.sum() == 0
+    assert read_label(path).array.sum() == read_label(path, LabelRule(1)).array.sum() == 0
 
 
 def test_image_and_label_must_share_the_grid(tmp_path):

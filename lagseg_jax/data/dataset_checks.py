@@ -1,0 +1,122 @@
+"""Finds what is wrong with a dataset as a whole: scans twice, mixed planes and values, visits."""
+
+import filecmp
+from collections import Counter
+from collections.abc import Sequence
+
+from lagseg_jax.config.choices import SEVERITY
+from lagseg_jax.data.label_checks import unlike_values
+from lagseg_jax.data.layouts import Case, Dataset
+from lagseg_jax.data.patients import assign_patients, find_visits, listed
+from lagseg_jax.data.quality import Inspection, Problem, inspect_case
+from lagseg_jax.imaging.labels import ONLY_VALUE, LabelRule
+from lagseg_jax.imaging.volume import MAX_BYTES
+from lagseg_jax.runtime.console import in_parallel
+
+
+def find_duplicates(inspections: Sequence[Inspection]) -> list[Problem]:
+    """Cases whose images have the same voxels as those of an earlier case.
+
+    A warning where the files are identical, too: the split keeps those in one part. Another file
+    with the same voxels is an error: the split cannot know, and would score it from memory.
+    """
+    first: dict[str, Case] = {}
+    problems = []
+    for inspection in inspections:
+        case = inspection.case
+        if "voxels_sha256" not in inspection.facts:
+            continue
+        other = first.setdefault(str(inspection.facts["voxels_sha256"]), case)
+        if other is case:
+            continue
+        same_file = filecmp.cmp(other.image, case.image, shallow=False)
+        code = "same_file" if same_file else "duplicate"
+        found = f"{case.image}: the same image as {other.image} found, expected every scan once"
+        rest = "; the split keeps both in one part." if same_file else "; remove one of them."
+        problems.append(Problem(SEVERITY[code], code, case.name, found + rest))
+    return problems
+
+
+def find_other_planes(inspections: Sequence[Inspection]) -> list[Problem]:
+    """Cases whose slices would be cut in another plane than those of most cases."""
+    planes = Counter(i.facts["plane"] for i in inspections if "plane" in i.facts)
+    if len(planes) < 2:
+        return []
+    counts = ", ".join(f"{plane} {count}" for plane, count in planes.most_common())
+    most = planes.most_common(1)[0][0]
+    return [
+        Problem(
+            *(SEVERITY["plane"], "plane", i.case.name),
+            f"{i.case.image}: cut across another axis than most cases, into {i.facts['plane']} "
+            f"slices, of planes {counts} found in this dataset, expected one; --plane={most} "
+            "(config.data.plane) cuts all cases so, and 'plane' can be allowed.",
+        )
+        for i in inspections
+        if i.facts.get("plane", most) != most
+    ]
+
+
+def find_unlike_values(inspections: Sequence[Inspection], rule: LabelRule) -> list[Problem]:
+    """Labels of one dataset whose atrium is written with another value than in most.
+
+    A warning among values that stand for the whole of a mask; others may be another structure.
+    """
+    values = [inspection.facts.get("label_value") for inspection in inspections]
+    code, places, found = unlike_values(values, rule)
+    allowable = ", or allow 'unlike_values' if all are the atrium" * (code == "unlike_values")
+    return [
+        Problem(
+            *(SEVERITY[code], code, inspections[n].case.name),
+            f"{inspections[n].case.label}: the only value of this label is {values[n]:g}, of "
+            f"{found} in this dataset, expected one; name the atrium's with {rule.option}value"
+            f"{allowable}.",
+        )
+        for n in places
+    ]
+
+
+def visit_problems(inspections: Sequence[Inspection]) -> list[Problem]:
+    """Cases whose names look like several scans of one patient, where no patients are known."""
+    image_of = {inspection.case.name: inspection.case.image for inspection in inspections}
+    return [
+        Problem(
+            *(SEVERITY["visits"], "visits", names[0]),
+            f"{image_of[names[0]]}: {listed(names)} look like scans of one patient, who may then "
+            "be in training and test, expected patients named by --patient (config.data.patient).",
+        )
+        for names in find_visits(image_of).values()
+    ]
+
+
+def check_datasets(
+    datasets: Sequence[Dataset],
+    rule: LabelRule = ONLY_VALUE,
+    max_bytes: int = MAX_BYTES,
+    orientation: str = "",
+    plane: str = "",
+    patient: str = "",
+) -> tuple[list[Inspection], list[Problem]]:
+    """Inspects every labelled case, and looks for duplicates among all of them.
+
+    Args:
+        datasets: from `dataset.detect`.
+        rule: which voxels of a label are atrium.
+        max_bytes: of voxels in one file.
+        orientation: of files that do not say it, as in `parse_volume`.
+        plane: of the slices, as in `to_slices`.
+        patient: the rule of `assign_patients`.
+
+    Returns:
+        The inspections in the order of the cases, and all problems, errors first.
+    """
+    cases = [case for dataset in datasets for case in dataset.cases]
+    cases = assign_patients(cases, patient, "--patient")
+    how = rule, max_bytes, orientation, plane
+    inspections = in_parallel("checking volumes", lambda case: inspect_case(case, *how)[0], cases)
+    problems = [problem for inspection in inspections for problem in inspection.problems]
+    problems += find_duplicates(inspections) + find_other_planes(inspections)
+    start = 0
+    for dataset in datasets:
+        part, start = inspections[start : start + len(dataset.cases)], start + len(dataset.cases)
+        problems += find_unlike_values(part, rule) + ([] if patient else visit_problems(part))
+    return inspections, sorted(problems, key=lambda problem: problem.severity)

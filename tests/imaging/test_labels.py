@@ -1,0 +1,56 @@
+"""Labels whose values are no whole numbers: rounded and said, refused, or cut at a threshold."""
+
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lagseg_jax.imaging.labels import FractionalLabelError, LabelRule, read_label
+
+AFFINE = np.diag([-1.5, -1.5, 2.75, 1])
+
+
+def save(path, array):
+    nib.save(nib.Nifti1Image(array, AFFINE, dtype=array.dtype), path)
+    return path
+
+
+def ball(soft):
+    """An ellipsoid; soft: 1 inside, 0 outside, 0.5 on its surface."""
+    x, y, z = np.meshgrid(*(np.arange(n) - n / 2 for n in (37, 31, 23)), indexing="ij")
+    radius = np.sqrt((x / 12) ** 2 + (y / 10) ** 2 + (z / 8) ** 2)
+    return np.clip((1.15 - radius) / 0.3, 0, 1) if soft else (radius < 1).astype(float)
+
+
+def test_nearly_whole_numbers_are_rounded_and_said(tmp_path, caplog):
+    hard = ball(False)
+    nearly = hard.astype(np.float32)
+    nearly[::2] *= np.float32(0.9999999)
+    path = save(tmp_path / "a.nii", nearly)
+    for rule in (LabelRule(), LabelRule(1)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            np.testing.assert_array_equal(read_label(path, rule).array, hard)
+        assert f"{path}: label with values up to 1e-07 from whole numbers found" in caplog.text
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(1, np.float32), (255, np.float32), (255, np.uint8)])
+@pytest.mark.parametrize("named", [True, False])
+def test_interpolated_labels_are_refused_unless_cut(tmp_path, scale, dtype, named):
+    path = save(tmp_path / "a.nii", (scale * ball(True)).astype(dtype))
+    with pytest.raises(FractionalLabelError) as error:
+        read_label(path, LabelRule(scale if named else 0, option="--label_"))
+    said = str(error.value)
+    assert said.startswith(f"{path}: ") and "nearest neighbour" in said
+    assert "--label_threshold" in said and "label_value" not in said
+    cut = read_label(path, LabelRule(threshold=scale / 2)).array
+    np.testing.assert_array_equal(cut, (scale * ball(True)).astype(dtype) >= scale / 2)
+
+
+def test_many_structures_are_no_grades(tmp_path):
+    """An atlas of thirty structures with background between them needs a value, and takes it."""
+    array = np.zeros((61, 7, 5), np.int16)
+    array[1::2, 3, 2] = np.arange(1, 31)
+    path = save(tmp_path / "a.nii", array)
+    np.testing.assert_array_equal(read_label(path, LabelRule(7)).array, array == 7)
