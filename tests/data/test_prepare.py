@@ -241,7 +241,7 @@ def test_the_least_recently_used_entries_go_first(cases, folder):
         used(folder / key, days)
     prepare([write_case(cases[0].image.parent, 7)], folder, max_gb=bound)
     assert keys[0] not in names(folder) and set(keys[1:]) < names(folder)
-    prepare([cases[1]], folder, max_gb=bound * 2 / 3.5)
+    prepare([cases[1]], folder, max_gb=bound * 2.3 / 3.5)
     assert names(folder) >= {keys[1]} and keys[2] not in names(folder)
     assert len(names(folder)) == 2
 
