@@ -67,7 +67,7 @@ def watch(process: subprocess.Popen, inputs: Path, output: Path) -> list[str]:
     found, checked = [], set()
     while True:
         running = process.poll() is None
-        for path in output.glob("[!.]*") if output.exists() else ():
+        for path in output.glob("[!.]*.nii.gz") if output.exists() else ():
             if path.name not in checked:
                 checked.add(path.name)
                 try:
@@ -86,7 +86,7 @@ def aftermath(status: int, said: str, inputs: Path, output: Path, bad: Path) -> 
     found = []
     reports = [line for line in said.splitlines() if " error: " in line]
     wanted = {path.name for path in inputs.iterdir()} - {bad.name}
-    left = {path.name for path in output.iterdir()}
+    left = {path.name for path in output.iterdir() if path.name != "records"}
     if status != 2:
         found.append(f"exit status {status}, expected 2")
     if left != wanted:

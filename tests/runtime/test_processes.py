@@ -294,11 +294,13 @@ def rows_of(workdir):
 def assert_equal_runs(workdir, reference):
     ours, theirs = rows_of(workdir), rows_of(reference)
     assert [row["step"] for row in ours] == list(range(1, STEPS + 1))
-    names = ("loss", "validation_loss", "validation_dice", "gradient_norm", "learning_rate")
+    within = {"loss": 1e-6, "validation_loss": 1e-6, "gradient_norm": 1e-6, "learning_rate": 1e-6}
+    # A voxel whose probability is rounded to the other side of 0.5 is 2e-5 of this Dice.
+    within["validation_dice"] = 1e-4
     for ours_at, theirs_at in zip(ours, theirs, strict=True):
-        for name in names:
+        for name, tolerance in within.items():
             if name in theirs_at:
-                np.testing.assert_allclose(ours_at[name], theirs_at[name], rtol=0, atol=1e-6)
+                np.testing.assert_allclose(ours_at[name], theirs_at[name], rtol=0, atol=tolerance)
     compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)  # noqa: E731
     jax.tree.map(compare, parameters(workdir), parameters(reference))
     cases = [(w / "evaluation" / "per_case.csv").read_text() for w in (workdir, reference)]
