@@ -48,7 +48,9 @@ def augment(
     return jax.vmap(lambda k, i, m: _augment_slice(strength, k, i, m))(keys, images, masks)
 
 
-def _augment_slice(strength: Augmentation, key: jax.Array, image: jax.Array, mask: jax.Array):
+def _augment_slice(
+    strength: Augmentation, key: jax.Array, image: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     move, curve, factor, light, noise, field = jax.random.split(key, 6)
     mask = mask.astype(jnp.float32)
     if strength.rotation_degrees or strength.scale or strength.translation:

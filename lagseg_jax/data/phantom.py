@@ -191,12 +191,16 @@ def _atrium(rng: np.random.Generator, heart: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _chest(
-    rng: np.random.Generator, scan: np.ndarray, heart_distance: np.ndarray, grain, edge: float
+    rng: np.random.Generator,
+    scan: np.ndarray,
+    heart_distance: np.ndarray,
+    grain: np.ndarray,
+    edge: float,
 ) -> np.ndarray:
     """Points (3, X, Y, Z) and the distance to the heart -> all that is painted behind the heart."""
     scan = _warp(rng, scan)
 
-    def column(x, y, half_x, half_y):
+    def column(x: float, y: float, half_x: float, half_y: float) -> np.ndarray:
         return _ellipsoid(rng, scan, ((x, y, 0), (half_x, half_y, 1e4), 0))
 
     image = np.full(heart_distance.shape, 0.02, np.float32)  # air
@@ -280,7 +284,13 @@ def _blend(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
     return b + (a - b) * share - width * share * (1 - share)
 
 
-def _paint(image: np.ndarray, distance: np.ndarray, grey, edge: float, opacity=1.0) -> None:
+def _paint(
+    image: np.ndarray,
+    distance: np.ndarray,
+    grey: float | np.ndarray,
+    edge: float,
+    opacity: float = 1.0,
+) -> None:
     """Puts a structure in front of `image`, in place; its border fades over `edge` mm."""
     image += (grey - image) * np.clip(0.5 - distance / edge, 0, 1) * opacity
 

@@ -73,7 +73,7 @@ class _Findings:
         if sentence:
             self.problems.append(Problem(SEVERITY[code], code, self._case, sentence))
 
-    def attempt(self, code: str, function: Callable, *arguments):
+    def attempt(self, code: str, function: Callable, *arguments: Any) -> Any:
         """What the function returns; None, and the problem noted, if it refuses the arguments."""
         try:
             return function(*arguments)

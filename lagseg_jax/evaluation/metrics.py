@@ -5,7 +5,7 @@ distances are NaN in both cases, which `summarise` counts and never averages as 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ def case_metrics(
     }
 
 
-def summarise(rows: Sequence[Mapping[str, object]]) -> dict[str, Any]:
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows of `case_metrics` -> mean, SD and n per metric, counts, and a check of Dice against IoU.
 
     IoU = D / (2 - D) is convex in Dice, so by Jensen's inequality the mean IoU of any table of hard
@@ -213,7 +213,7 @@ def _surface_voxels(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask[box] & ~inside) + [part.start for part in box]
 
 
-def _finite(values) -> list[float]:
+def _finite(values: Iterable[float | None]) -> list[float]:
     return [float(value) for value in values if value is not None and math.isfinite(value)]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import ml_collections
 
@@ -132,7 +133,7 @@ def start_run(run: Run, stopped: list[int]) -> tuple[int, str]:
         env=os.environ | {PARENT: str(os.getpid())},
     )
 
-    def forward(number, frame):
+    def forward(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
         process.send_signal(number)
 

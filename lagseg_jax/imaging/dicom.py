@@ -166,7 +166,7 @@ def _transfer_syntax(path: Path) -> str:
     return str(meta.get("TransferSyntaxUID", ""))
 
 
-def _after_meta(tag, vr, length) -> bool:
+def _after_meta(tag: int, vr: str | None, length: int) -> bool:
     return tag >> 16 != 2
 
 
@@ -184,7 +184,7 @@ def _images(folder: Path, headers: list) -> list:
     return kept
 
 
-def _kind(header):
+def _kind(header: Any) -> Any:
     """The SOP class, which says what the object is; None in a file that does not know."""
     return header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
 

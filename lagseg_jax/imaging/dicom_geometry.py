@@ -22,7 +22,7 @@ _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NAMED = 6  # missing numbers that are listed
 
 
-def check_image(path: Path, header, first: tuple[Path, Any]) -> None:
+def check_image(path: Path, header: Any, first: tuple[Path, Any]) -> None:
     """One grey image, of the same size, spacing and orientation as the first of its series.
 
     Raises:
@@ -51,7 +51,7 @@ def check_image(path: Path, header, first: tuple[Path, Any]) -> None:
             )
 
 
-def _same(name: str, found: np.ndarray, expected: np.ndarray, header) -> bool:
+def _same(name: str, found: np.ndarray, expected: np.ndarray, header: Any) -> bool:
     """Whether the far corner of the image moves by less than TOLERANCE."""
     pixels = max(header.Rows, header.Columns)
     if name == "PixelSpacing":
@@ -153,7 +153,7 @@ def _check_instances(folder: Path, headers: list) -> None:
         )
 
 
-def series_affine(first, step: np.ndarray) -> np.ndarray:
+def series_affine(first: Any, step: np.ndarray) -> np.ndarray:
     """The affine (4, 4), voxel index -> RAS mm, of a series.
 
     Args:
@@ -171,5 +171,5 @@ def series_affine(first, step: np.ndarray) -> np.ndarray:
     return _TO_RAS @ affine
 
 
-def _floats(values) -> np.ndarray:
+def _floats(values: Any) -> np.ndarray:
     return np.atleast_1d(np.asarray(values, np.float64))

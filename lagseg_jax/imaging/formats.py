@@ -8,6 +8,7 @@ import gzip
 import io
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +87,13 @@ def read_nifti(path: Path, max_bytes: int, orientation: str = "") -> Volume:
     return Volume(array, affine, stored_shape, header, path, note)
 
 
-def header_affine(path: Path, header, sizes, shape, orientation: str) -> tuple[np.ndarray, str]:
+def header_affine(
+    path: Path,
+    header: nib.Nifti1Header,
+    sizes: np.ndarray,
+    shape: Sequence[int],
+    orientation: str,
+) -> tuple[np.ndarray, str]:
     """`nifti_affine` in mm, whatever the header's unit of length."""
     code = int(header["xyzt_units"]) & 7
     if code not in _UNITS_MM:

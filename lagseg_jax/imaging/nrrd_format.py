@@ -7,7 +7,7 @@ import bz2
 import gzip
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nrrd
@@ -109,7 +109,7 @@ def _read_header(path: Path, stream: io.BufferedReader) -> dict:
     return header
 
 
-def _affine(path: Path, header: dict, shape, told: str) -> tuple[np.ndarray, str]:
+def _affine(path: Path, header: dict, shape: Sequence[int], told: str) -> tuple[np.ndarray, str]:
     """(4, 4) voxel index -> RAS mm, and a note of what was told: see `nifti_affine`."""
     spacings = None
     if "spacings" in header:
@@ -160,7 +160,9 @@ def _factors(path: Path, header: dict, field: str) -> np.ndarray:
     return np.array([_UNITS_MM[name] for name in names])
 
 
-def _read_text(path: Path, stream: io.BufferedIOBase, shape, dtype: np.dtype) -> np.ndarray:
+def _read_text(
+    path: Path, stream: io.BufferedIOBase, shape: Sequence[int], dtype: np.dtype
+) -> np.ndarray:
     """Voxels written as numbers with blanks between them, in pieces."""
     data, filled, rest = np.empty(int(np.prod(shape)), dtype), 0, b""
     while True:

@@ -5,6 +5,9 @@ things (a qform that contradicts the sform). Programs guess differently then, so
 the file is refused unless `config.data.orientation` or `--orientation` settles it.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 
@@ -54,7 +57,9 @@ def affine_of_letters(letters: str, spacing: np.ndarray) -> np.ndarray:
     return affine
 
 
-def nifti_affine(path, header: nib.Nifti1Header, sizes, shape, told: str) -> tuple[np.ndarray, str]:
+def nifti_affine(
+    path: Path, header: nib.Nifti1Header, sizes: np.ndarray, shape: Sequence[int], told: str
+) -> tuple[np.ndarray, str]:
     """The affine of a NIfTI header, and what was told to get it.
 
     Args:
@@ -111,7 +116,12 @@ def _qform(header: nib.Nifti1Header, sizes: np.ndarray) -> np.ndarray | None:
         return None
 
 
-def _contradiction(header, coded: dict[str, np.ndarray], sizes: np.ndarray, shape) -> str:
+def _contradiction(
+    header: nib.Nifti1Header,
+    coded: dict[str, np.ndarray],
+    sizes: np.ndarray,
+    shape: Sequence[int],
+) -> str:
     """How the coded forms and the voxel sizes contradict each other; "" where they do not."""
     if len(coded) == 2:
         moved = min(corner_shift(coded["sform"], q, shape) for q in _stored_qforms(header))
@@ -125,7 +135,9 @@ def _contradiction(header, coded: dict[str, np.ndarray], sizes: np.ndarray, shap
     return spacing_contradiction("pixdim", sizes, coded["sform"], shape, "sform")
 
 
-def spacing_contradiction(field: str, sizes, affine: np.ndarray, shape, source: str) -> str:
+def spacing_contradiction(
+    field: str, sizes: np.ndarray, affine: np.ndarray, shape: Sequence[int], source: str
+) -> str:
     """How voxel sizes (3,) in mm contradict an affine (4, 4); "" where they do not.
 
     In a sheared volume both the distance along the axis and that between planes are in use. Sizes

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ def export_function(segmenter: Segmenter) -> jax.export.Exported:
     encoder = segmenter.model.encoder.clone(form="plain")
     model = dataclasses.replace(segmenter.model, encoder=encoder)
 
-    def predict(weights, slices, grey):
+    def predict(weights: dict, slices: jax.Array, grey: jax.Array) -> jax.Array:
         params = unflatten_dict(weights, sep="/")
         _, height, width = slices.shape
         how = Resampling(*traced_matrices(height, width, image_size), grey)
@@ -62,7 +64,7 @@ def traced_matrices(height: int, width: int, image_size: int) -> tuple[list, lis
     the division, so that float32 is enough.
     """
 
-    def kernel(outputs, inputs, m, n):
+    def kernel(outputs: jax.Array, inputs: jax.Array, m: Any, n: Any) -> jax.Array:
         distance = jnp.abs((2 * inputs[None] + 1) * m - (2 * outputs[:, None] + 1) * n)
         return jnp.maximum(0, 1 - distance / (2 * jnp.maximum(m, n)))
 

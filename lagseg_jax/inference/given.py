@@ -57,15 +57,17 @@ def _image_affine(image: nib.spatialimages.SpatialImage, orientation: str) -> np
     return header_affine(path, header, sizes, image.shape[:3], orientation)[0]
 
 
-def _array_affine(spacing, affine, orientation: str) -> np.ndarray:
+def _array_affine(
+    spacing: Sequence[float] | None, affine: np.ndarray | None, orientation: str
+) -> np.ndarray:
     if affine is None and len(orientation) != 3:
         raise InputError(
             "an array without affine does not say which way its axes grow, expected affine=, or "
             "spacing= with orientation= such as 'LPS', or the path or nibabel image itself"
         )
     if affine is None or spacing is not None:
-        usable = spacing is not None and len(spacing) == 3
-        if not usable or not all(np.isfinite(s) and s > 0 for s in spacing):
+        sizes = () if spacing is None else spacing
+        if len(sizes) != 3 or not all(np.isfinite(s) and s > 0 for s in sizes):
             raise InputError(f"the spacing is {spacing}, expected three lengths in mm")
     if affine is None:
         return affine_of_letters(orientation, np.asarray(spacing, np.float64))
