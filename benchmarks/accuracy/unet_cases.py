@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.masks import clean_mask

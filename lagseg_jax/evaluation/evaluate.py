@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.manifest import run_manifest
 from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.imaging.formats import Volume
@@ -145,7 +145,8 @@ def _write_overlays(
         shown, truth, prediction = (
             to_slices(v.array, v.affine, segmenter.plane)[0] for v in (image, label, mask)
         )
-        shown = normalise(shown, grey_range(shown, (0.5, 99.5)))
+        window = segmenter.config.data.window
+        shown = normalise(shown, grey_range(shown, (0.5, 99.5), window))
         write_overlay(overlays / f"{rank}_{case.name}.png", shown, truth, prediction, title)
 
 

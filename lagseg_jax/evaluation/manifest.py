@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.segmentation import decoder_dtype
 from lagseg_jax.runtime.files import file_sha256

@@ -1,12 +1,18 @@
-"""Grey values of a volume -> 0..1, by percentiles of what is not padding."""
+"""Grey values of a volume -> 0..1, by percentiles of what is not padding or by a window."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 _LONG = 8  # voxels in a line: less are equal by chance, in a volume of few slices
 
 
-def grey_range(slices: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
+def grey_range(
+    slices: np.ndarray, percentiles: tuple[float, float], window: Sequence[float] = ()
+) -> tuple[float, float]:
     """The grey values of a volume that become 0 and 1: percentiles of the voxels without padding.
+
+    Or a window, where units mean the same in every volume, as Hounsfield units do.
 
     Reconstruction, resampling and cropping fill what was not measured with one value. Were it
     counted, the rest of the percentiles would move with the size of the margin. For a program
@@ -20,10 +26,14 @@ def grey_range(slices: np.ndarray, percentiles: tuple[float, float]) -> tuple[fl
     Args:
         slices: (Z, H, W), real.
         percentiles: low and high, 0..100.
+        window: low and high themselves, in stored units; () for the percentiles.
 
     Returns:
         Low and high, never equal in float32.
     """
+    if window:
+        low, high = (float(np.float32(value)) for value in window)
+        return low, high if high > low else float(np.nextafter(np.float32(low), np.float32(np.inf)))
     padding = padding_values(slices)
     size = slices.size - sum(int(np.count_nonzero(slices == value)) for value in padding)
     if not size:  # one value everywhere, or noise of two
