@@ -149,10 +149,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     path = Path(workdir) / CONFIG
     try:
         content = json.loads(path.read_text("utf-8"), object_hook=_with_tuples)
-        config = ml_collections.ConfigDict(content)
-        for section, name in (field.split(".") for field in ONE_OR_SEVERAL):
-            value = config[section].pop(name)
-            config[section][name] = FieldReference(value, field_type=object)
+        config = ml_collections.ConfigDict(_with_any_type(content))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}), expected the record of a training run"
@@ -166,3 +163,12 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+
+
+def _with_any_type(content: Any) -> Any:
+    """The same, its fields that may be one value or several able to become the other."""
+    for section, name in (field.split(".") for field in ONE_OR_SEVERAL):
+        if isinstance(content, dict) and name in (content.get(section) or ()):
+            any_type = FieldReference(content[section][name], field_type=object)
+            content[section][name] = any_type
+    return content

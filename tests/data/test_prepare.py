@@ -140,7 +140,7 @@ def test_a_case_without_label_and_a_missing_file_are_named(cases, folder):
     with pytest.raises(InputError, match=r"image_1\.nii\.gz.* without its label.*label_1"):
         prepare(cases, folder)
     cases[2].image.unlink()
-    with pytest.raises(InputError, match=r"image_2\.nii\.gz: does not exist"):
+    with pytest.raises(InputError, match=r"label_2\.nii\.gz: label without its image.*image_2"):
         prepare([cases[0], cases[2]], folder)
 
 
