@@ -76,6 +76,22 @@ def find_unlike_values(inspections: Sequence[Inspection], rule: LabelRule) -> li
     ]
 
 
+def find_unused_values(inspections: Sequence[Inspection], rule: LabelRule) -> list[Problem]:
+    """Values to be merged that no label has: a wrong number would leave out half of the atrium."""
+    found = {value for i in inspections for value in i.facts.get("merged", ())}
+    labels = [i for i in inspections if "merged" in i.facts]
+    return [
+        Problem(
+            *(SEVERITY["label_values"], "label_values", labels[0].case.name),
+            f"{labels[0].case.label}: neither this label nor one of the {len(labels) - 1} others "
+            f"has the value {value}, expected every value of {rule.option}value="
+            f"{rule.value} in some of them.",
+        )
+        for value in rule.values
+        if labels and value not in found
+    ]
+
+
 def visit_problems(inspections: Sequence[Inspection]) -> list[Problem]:
     """Cases whose names look like several scans of one patient, where no patients are known."""
     image_of = {i.case.name_in_dataset: i.case.image for i in inspections}
@@ -115,6 +131,7 @@ def check_datasets(
     inspections = in_parallel("checking volumes", lambda case: inspect_case(case, *how)[0], cases)
     problems = [problem for inspection in inspections for problem in inspection.problems]
     problems += find_duplicates(inspections) + find_other_planes(inspections)
+    problems += find_unused_values(inspections, rule)
     start = 0
     for dataset in datasets:
         part, start = inspections[start : start + len(dataset.cases)], start + len(dataset.cases)

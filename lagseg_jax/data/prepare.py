@@ -20,6 +20,7 @@ from lagseg_jax.data.dataset_checks import (
     find_duplicates,
     find_other_planes,
     find_unlike_values,
+    find_unused_values,
 )
 from lagseg_jax.data.disk_cache import evict, key_of, mark_used, open_array, writing
 from lagseg_jax.data.quality import (
@@ -135,6 +136,7 @@ def prepare_cases(
 def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule) -> None:
     """A dataset with errors is refused; of warnings only the number is said."""
     of_all = find_duplicates(inspections) + find_other_planes(inspections)
+    of_all += find_unused_values(inspections, rule)
     for dataset in dict.fromkeys(inspection.case.dataset for inspection in inspections):
         of_all += find_unlike_values([i for i in inspections if i.case.dataset == dataset], rule)
     _log_errors(of_all, allow)

@@ -142,6 +142,8 @@ def inspect_case(
     facts = _facts(image, mask, plane)
     if label is not None and mask is not None and mask.array.any() and not rule.threshold:
         facts["label_value"] = label_value(label, mask)
+        if rule.merged:
+            facts["merged"] = [v for v in rule.values if (np.round(label.array) == v).any()]
     return Inspection(case, facts, found.problems), image, mask
 
 
