@@ -45,7 +45,7 @@ def _read_case(data: ml_collections.ConfigDict, size: int, case: Case) -> dict:
     labels, _ = to_slices(label.array, label.affine)
     return {
         "name": case.name,
-        "images": network_images(slices, size, tuple(data.clip_percentiles)),
+        "images": network_images(slices, size, tuple(data.clip_percentiles), tuple(data.window)),
         "masks": network_masks(labels, size),
         "truth": label.array,
         "spacing": image.spacing,

@@ -125,7 +125,10 @@ RULES: dict[str, Rule] = {
     ),
     "data.window": expect(
         "two numbers (low, high) with low < high, or () for the percentiles",
-        lambda v: is_tuple(v, is_number, 0) or (is_tuple(v, is_number, 2) and v[0] < v[1]),
+        lambda v: (
+            is_tuple(v, is_number, 0)
+            or (is_tuple(v, is_number, 2) and v[0] + abs(v[0]) * 1e-6 < v[1])
+        ),
     ),
     "data.patient": TEXT,
     "data.split": TEXT,

@@ -206,7 +206,10 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
             labels, _ = to_slices(mask.array, image.affine, preparation.plane)
             size = preparation.image_size
             grey = preparation.clip_percentiles, preparation.window
-            images = network_images(slices, size, *grey)
+            try:
+                images = network_images(slices, size, *grey)
+            except InputError as error:
+                raise InputError(f"{case.image}: {error}") from None
             np.save(temporary / "images.npy", images.astype(np.float16, order="C"))
             np.save(temporary / "masks.npy", network_masks(labels, size))
         problems = [dataclasses.asdict(problem) for problem in inspection.problems]

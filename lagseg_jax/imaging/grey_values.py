@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lagseg_jax.runtime.errors import InputError
+
 _LONG = 8  # voxels in a line: less are equal by chance, in a volume of few slices
 
 
@@ -30,10 +32,12 @@ def grey_range(
 
     Returns:
         Low and high, never equal in float32.
+
+    Raises:
+        InputError: no voxel lies within the window.
     """
     if window:
-        low, high = (float(np.float32(value)) for value in window)
-        return low, high if high > low else float(np.nextafter(np.float32(low), np.float32(np.inf)))
+        return _window_range(slices, window)
     padding = padding_values(slices)
     size = slices.size - sum(int(np.count_nonzero(slices == value)) for value in padding)
     if not size:  # one value everywhere, or noise of two
@@ -42,6 +46,16 @@ def grey_range(
         float(np.float32(_percentile(slices, percent, padding, size))) for percent in percentiles
     )
     return low, high if high > low else low + max(1.0, abs(low))
+
+
+def _window_range(slices: np.ndarray, window: Sequence[float]) -> tuple[float, float]:
+    low, high = (float(np.float32(value)) for value in window)
+    if not any(((plane > low) & (plane < high)).any() for plane in slices):
+        raise InputError(
+            f"grey values from {slices.min():g} to {slices.max():g} found, expected some within "
+            f"({low:g}, {high:g}), the window of the model, in the same units (Hounsfield in CT)"
+        )
+    return low, high
 
 
 def padding_values(volume: np.ndarray) -> np.ndarray:

@@ -248,7 +248,8 @@ def test_a_shifted_label_can_be_allowed_by_name(dataset, capsys):
 
 
 def renamed(phantom, folder, images="*_image.nii.gz", labels="*_mask.nii.gz", *values):
-    """The phantoms as files of another naming; with two values, the lower slices get the second."""
+    """The phantoms as files of another naming; of two values, the lower slices get the first."""
+    by_slice = np.where(np.arange(11) < 6, *values or (420, 420)).astype(np.int16)
     for number in range(1, 7):
         for file, pattern in (("enhanced", images), ("atriumSegImgMO", labels)):
             name = f"P{number}" + ".nii.gz" * pattern.endswith("*")
@@ -256,7 +257,6 @@ def renamed(phantom, folder, images="*_image.nii.gz", labels="*_mask.nii.gz", *v
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(phantom / f"task2/train_data/train_{number}/{file}.nii.gz", path)
             if values and pattern == labels:
-                by_slice = np.where(np.arange(11) < 6, *values).astype(np.int16)
                 change(path, lambda v, a: (by_slice * (v > 0), a))
     return folder
 
