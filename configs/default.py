@@ -5,6 +5,12 @@ Fields can be changed on the command line: `--config.train.epochs=20`. A tuple i
 """
 
 import ml_collections
+from ml_collections.config_dict import FieldReference
+
+
+def several(default: object) -> FieldReference:
+    """A field of any type: `config/rules.py` says which values it may have."""
+    return FieldReference(default, field_type=object)
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -13,13 +19,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # of the trained parameters, the data order and the augmentation
 
     config.data = data = ml_collections.ConfigDict()
-    data.root = ""  # dataset folder; its layout is detected. "phantom" generates a synthetic one
-    data.label_value = 0  # voxel value of the atrium in the labels; 0: the only non-zero value
+    # Fields made by `several` take one value, or several in parentheses.
+    data.root = several("")  # dataset folders, or NAME=FOLDER; phantom, phantom-ct are made
+    data.images = several("")  # their names, such as "*_image.nii.gz", or a CSV; "": detected
+    data.labels = several("")  # the labels of these images, such as "*_mask.nii.gz"
+    data.cases = several(())  # only these, by names or patterns such as "P01_*"; (): all
+    data.exclude = several(())  # without these, named in the same way
+    data.balance = "slices"  # of several datasets: slices (all are alike), datasets (all as often)
+    data.label_value = several(0)  # voxel value of the atrium; several are merged; 0: the only one
     data.label_threshold = 0.0  # the atrium is where a label is at least this; 0: by its value
     data.orientation = ""  # of files that do not say it: sides the axes grow to (LPS), sform, qform
     data.plane = ""  # of the slices: axial, coronal, sagittal; "": by the voxels, mostly axial
     data.image_size = 448  # pixels; slices are padded to a square and resized; multiple of 14
     data.clip_percentiles = (0.5, 99.5)  # of a volume's grey values, mapped to 0 and 1
+    data.window = ()  # instead of them, the same for all volumes: (low, high) in stored units (HU)
     data.patient = ""  # regular expression with a group, or CSV case,patient; "": one per file
     data.split = ""  # splits.json, or nnU-Net's splits_final.json (with fold); "": drawn
     data.fractions = (0.7, 0.1, 0.2)  # training, validation and test patients

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lagseg_jax.config.choices import ALLOWED
 from lagseg_jax.data.dataset_checks import check_datasets
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.datasets import find_datasets
+from lagseg_jax.data.options import add_naming, add_selection, label_values
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
@@ -41,9 +42,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "dataset",
         nargs="+",
-        help="folder of a dataset; several are compared for images that are in both",
+        help="folder of a dataset, or NAME=FOLDER; several are compared for images in both",
     )
-    add("--label_value", type=int, default=0, help="of the atrium (default: the only one)")
+    add_naming(add)
+    add_selection(add)
+    about = "of the atrium, or several, which are merged: 1,2 (default: the only one)"
+    add("--label_value", type=label_values, default=0, help=about)
     add("--label_threshold", type=float, default=0.0, help="the atrium is at least this")
     add("--patient", default="", help="expression with one group, or CSV case,patient")
     add(
@@ -79,14 +83,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     log_to_console()
     start = time.monotonic()
-    datasets = [detect(root) for root in options.dataset]
+    named = options.images, options.labels, options.cases, options.exclude
+    datasets = find_datasets(options.dataset, *named, "--")
+    rule = LabelRule.given(options, "label")
     inspections, problems = check_datasets(
-        *(datasets, LabelRule.given(options, "label"), int(options.max_gb * 1e9)),
+        *(datasets, rule, int(options.max_gb * 1e9)),
         *(options.orientation, options.plane, options.patient),
     )
     sentence, status = verdict(problems, options.allow, options.strict)
     say(
         *dataset_summary(datasets, inspections, options.patient),
+        *([f"{'labels':10}{rule.merged}"] if rule.merged else []),
         *problem_lines(problems, options.allow),
     )
     say(f"{sentence} ({len(inspections)} cases in {time.monotonic() - start:.1f} s)")

@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lagseg_jax.data.options import add_naming, label_values
 from lagseg_jax.evaluation.compare import (
     Reading,
     comparison_lines,
@@ -36,10 +37,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder of masks named by case, e.g. nnU-Net's output or RUN/evaluation/masks",
     )
     add = parser.add_argument_group("cases, values and output").add_argument
+    add_naming(add)
     add("--split", metavar="FILE", help="splits.json of a run: its test cases only")
     add("--output", metavar="FOLDER", help="gets per_case.csv and comparison.json")
     for name, what in (("label", "truth"), ("prediction", "predictions")):
-        add(f"--{name}_value", type=int, default=0, help=f"of the atrium in the {what}")
+        about = f"of the atrium in the {what}; several are merged: 1,2"
+        add(f"--{name}_value", type=label_values, default=0, help=about)
         add(f"--{name}_threshold", type=float, default=0.0, help="the atrium is at least this")
     add(
         "--max_gb",
@@ -61,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Scores and compares; returns the exit status."""
     options = parse_arguments(arguments)
     log_to_console()
-    truth = find_truth(Path(options.truth), options.split)
+    truth = find_truth(Path(options.truth), options.split, options.images, options.labels)
     folders = [Path(folder) for folder in options.predictions]
     how = Reading(
         LabelRule.given(options, "label"),

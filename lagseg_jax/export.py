@@ -19,7 +19,8 @@ nothing is unpickled:
              np.moveaxis(volume, a, -1)[[0, 0, -1, -1], [0, -1, 0, -1]]]
     padding = [edge[0] for edge in edges if len(edge) >= 8 and edge.min() == edge.max()]
     measured = volume[~np.isin(volume, padding)]
-    grey = np.percentile(measured, card["input"]["clip_percentiles"]).astype(np.float32)
+    how = card["input"]  # a window of stored units, or percentiles
+    grey = np.float32(how["window"] or np.percentile(measured, how["clip_percentiles"]))
     probability = predict(weights, slices, grey)  # (b, h, w) float32, any b, h and w
 """
 

@@ -14,7 +14,8 @@ from absl import flags
 
 from lagseg_jax.config.flags import flags_help, parse_flags
 from lagseg_jax.config.validate import check_batch_size, check_config
-from lagseg_jax.data.layouts import Case, check_processes
+from lagseg_jax.data.cases import Case
+from lagseg_jax.data.datasets import check_processes
 from lagseg_jax.runs.lock import locked
 from lagseg_jax.runs.workdir import (
     check_continues,

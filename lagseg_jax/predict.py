@@ -42,6 +42,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="",
         help="files in the input folder and below: '*_image.nii.gz'; with a slash: not below",
     )
+    add(
+        "--images",
+        default="",
+        metavar="PATTERN",
+        help="the same as config.data.images of training: one wildcard that names the case, or CSV",
+    )
     add("-o", "--output", required=True, help="folder for the masks")
     add("--weights", nargs="+", help="folder of the encoder weights, if they were moved")
     add = parser.add_argument_group("masks").add_argument
@@ -117,7 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
         check_mesh_support()
     folder = Path(options.output)
     which = options.preview, options.save_probabilities, options.mesh
-    jobs = plan_outputs(find_inputs(Path(options.input), options.pattern), folder, *which)
+    jobs = plan_outputs(
+        find_inputs(Path(options.input), options.pattern, options.images), folder, *which
+    )
     for workdir in options.workdir:
         read_config(Path(workdir))  # refused before jax is loaded
     request = Request(

@@ -10,7 +10,7 @@ import ml_collections
 from benchmarks.accuracy.unet_cases import judge, read_cases, write_slices
 from benchmarks.common.worker import Worker
 from lagseg_jax.config.flags import parse_flags
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.study import read_study
 from lagseg_jax.reports.study_table import read_result
 

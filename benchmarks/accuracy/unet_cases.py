@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.masks import clean_mask
@@ -45,7 +45,7 @@ def _read_case(data: ml_collections.ConfigDict, size: int, case: Case) -> dict:
     labels, _ = to_slices(label.array, label.affine)
     return {
         "name": case.name,
-        "images": network_images(slices, size, tuple(data.clip_percentiles)),
+        "images": network_images(slices, size, tuple(data.clip_percentiles), tuple(data.window)),
         "masks": network_masks(labels, size),
         "truth": label.array,
         "spacing": image.spacing,

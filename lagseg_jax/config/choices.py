@@ -30,10 +30,18 @@ LOSS_NAMES = ("bce", "dice", "bce+dice")
 DTYPE_NAMES = ("float32", "bfloat16")
 DECODER_DTYPE_NAMES = (*DTYPE_NAMES, "auto")
 
+PHANTOMS = {"phantom": "lge", "phantom-ct": "ct"}  # `data.root` -> the family of phantoms
+# One value or several in parentheses: the default does not say which type they have.
+ONE_OR_SEVERAL = (
+    *("data.root", "data.images", "data.labels", "data.cases", "data.exclude"),
+    "data.label_value",
+)
+
 PLANES = ("sagittal", "coronal", "axial")  # as in imaging.slices, which needs nibabel
 
-# Every code with its severity. The first nine leave nothing that could be used.
+# Every code with its severity. The first ten leave nothing that could be used.
 SEVERITY = {
+    "missing_image": "error",
     "missing_label": "error",
     "unreadable_image": "error",
     "unreadable_label": "error",
@@ -62,4 +70,4 @@ SEVERITY = {
     "slab": "warning",
     "volume": "warning",
 }
-ALLOWED = tuple(SEVERITY)[9:]  # what `config.data.allow` and `--allow` may name
+ALLOWED = tuple(SEVERITY)[10:]  # what `config.data.allow` and `--allow` may name

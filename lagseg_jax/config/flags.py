@@ -7,6 +7,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from lagseg_jax.config.choices import ONE_OR_SEVERAL
 from lagseg_jax.config.shipped import find_config, make_configs_importable, shipped_configs
 from lagseg_jax.config.validate import check_overrides
 from lagseg_jax.runtime.commands import example_of
@@ -30,7 +31,7 @@ def parse_flags(
         InputError: an unknown flag or field (with the nearest name), or a value of a wrong type.
     """
     make_configs_importable()
-    arguments = _with_shipped_config(arguments)
+    arguments = [_as_literal(argument) for argument in _with_shipped_config(arguments)]
     plain = [a for a in arguments if not a.startswith("--config.")]
     try:
         values = _flags(plain, define)
@@ -80,6 +81,15 @@ def _with_shipped_config(arguments: list[str]) -> list[str]:
         following = argument in ("--config", "-config")
         found.append(argument)
     return found
+
+
+def _as_literal(argument: str) -> str:
+    """Quotes the text of a field that may also be a tuple: a folder called 2018 is no number."""
+    field, equals, value = argument.partition("=")
+    name = field.removeprefix("--config.")
+    if name not in ONE_OR_SEVERAL or name in ("data.label_value", field) or not equals:
+        return argument
+    return argument if value[:1] in ("(", "[", "'", '"') else f"{field}={value!r}"
 
 
 def _flags(

@@ -93,6 +93,7 @@ def orientation(field: str, value: Any) -> None:
 
 
 TEXT = expect("text", is_text)
+TEXTS = expect("text, or several in parentheses", lambda v: is_text(v) or is_tuple(v, is_text))
 FLAG = expect("True or False", lambda value: isinstance(value, bool))
 POSITIVE = expect("a number above 0", lambda value: is_number(value) and value > 0)
 NOT_NEGATIVE = expect("a number, 0 or more", lambda value: is_number(value) and value >= 0)
@@ -101,10 +102,19 @@ WHOLE_NUMBERS = expect("whole numbers in parentheses", lambda value: is_tuple(va
 RULES: dict[str, Rule] = {
     "seed": whole(0),
     "data.root": expect(
-        "the folder of a dataset (--config.data.root=FOLDER), or 'phantom' for synthetic volumes",
-        lambda value: is_text(value) and value != "",
+        "the folder of a dataset (--config.data.root=FOLDER), several in parentheses, or 'phantom' "
+        "for synthetic volumes",
+        lambda value: is_text(value) or (is_tuple(value, is_text) and all(value)),
     ),
-    "data.label_value": whole(0),
+    "data.images": TEXTS,
+    "data.labels": TEXTS,
+    "data.cases": TEXTS,
+    "data.exclude": TEXTS,
+    "data.balance": choice(("slices", "datasets")),
+    "data.label_value": expect(
+        "a whole number, or several above 0 in parentheses; 0 for the only one",
+        lambda v: (is_whole(v) and v >= 0) or (is_tuple(v, is_whole) and v and min(v) > 0),
+    ),
     "data.label_threshold": NOT_NEGATIVE,
     "data.orientation": orientation,
     "data.plane": choice(("", *PLANES)),
@@ -112,6 +122,13 @@ RULES: dict[str, Rule] = {
     "data.clip_percentiles": expect(
         "two numbers with 0 <= low < high <= 100",
         lambda value: is_tuple(value, is_number, 2) and 0 <= value[0] < value[1] <= 100,
+    ),
+    "data.window": expect(
+        "two numbers (low, high) with low < high, or () for the percentiles",
+        lambda v: (
+            is_tuple(v, is_number, 0)
+            or (is_tuple(v, is_number, 2) and v[0] + abs(v[0]) * 1e-6 < v[1])
+        ),
     ),
     "data.patient": TEXT,
     "data.split": TEXT,

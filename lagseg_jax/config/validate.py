@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from lagseg_jax.config.choices import VARIANTS
+from lagseg_jax.config.choices import ONE_OR_SEVERAL, VARIANTS
 from lagseg_jax.config.rules import RULES
 from lagseg_jax.runtime.errors import InputError, nearest_name
 
@@ -40,11 +40,35 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     check_decoder(config.decoder, config.data.image_size)
     check_lora(config)
     check_token_cache(config)
-    if config.data.label_value and config.data.label_threshold:
+    check_data(config.data)
+
+
+def check_data(data: ml_collections.ConfigDict) -> None:
+    """Raises InputError for fields of `config.data` that contradict each other."""
+    if not as_tuple(data.root) and not str(data.images).lower().endswith(".csv"):
         raise InputError(
-            f"config.data.label_value is {config.data.label_value} and config.data.label_threshold "
-            f"is {config.data.label_threshold}, expected one of them"
+            "config.data.root is empty, expected the folder of a dataset "
+            "(--config.data.root=FOLDER), 'phantom' for synthetic volumes, or the table of the "
+            "cases (--config.data.images=FILE.csv)"
         )
+    if data.window and tuple(data.clip_percentiles) != (0.5, 99.5):
+        raise InputError(
+            f"config.data.window is {tuple(data.window)} and config.data.clip_percentiles is "
+            f"{tuple(data.clip_percentiles)}, expected one of them: grey values become 0 and 1 "
+            "either by a window or by percentiles"
+        )
+    if data.label_value and data.label_threshold:
+        raise InputError(
+            f"config.data.label_value is {data.label_value} and config.data.label_threshold "
+            f"is {data.label_threshold}, expected one of them"
+        )
+
+
+def as_tuple(value: Any) -> tuple:
+    """A field that holds one value or several, as several; "" and 0 are none."""
+    if isinstance(value, tuple | list):
+        return tuple(value)
+    return (value,) if value else ()
 
 
 def flat_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -75,6 +99,8 @@ def check_overrides(arguments: Sequence[str], config: ml_collections.ConfigDict)
         field, equals, value = argument.removeprefix("--").partition("=")
         if field not in known:
             raise InputError(f"{field} is not a field of the config{nearest_name(field, known)}")
+        if field.removeprefix("config.") in ONE_OR_SEVERAL:
+            continue  # the rule of the field says what is wrong
         parser, expected = _PARSERS.get(type(known[field]), (None, ""))
         if parser and equals:
             try:

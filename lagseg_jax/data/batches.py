@@ -51,6 +51,41 @@ class SliceSource:
         return row
 
 
+class _Part:
+    """Some slices of a source, as a Grain source."""
+
+    def __init__(self, source: SliceSource, numbers: Sequence[int]):
+        self._source, self._numbers = source, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._source[self._numbers[number]]
+
+
+def shuffled(source: SliceSource, seed: int, balanced: bool) -> grain.MapDataset:
+    """The slices again and again, in an order that the seed decides.
+
+    Args:
+        source: of the slices.
+        seed: of the order.
+        balanced: the datasets take turns, however many slices they have; else every slice comes as
+            often as any other.
+    """
+    names = [source.cases[case].dataset for case, _ in source.index]
+    datasets = list(dict.fromkeys(names))
+    if not balanced or len(datasets) < 2:
+        return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    parts = [
+        _Part(source, [number for number, name in enumerate(names) if name == dataset])
+        for dataset in datasets
+    ]
+    return grain.MapDataset.mix(
+        [grain.MapDataset.source(part).seed(seed).shuffle().repeat() for part in parts]
+    )
+
+
 class TrainingBatches:
     """Endless shuffled batches of this process, with a state for the checkpoint.
 
@@ -60,6 +95,7 @@ class TrainingBatches:
         seed: of the order; every epoch is shuffled anew.
         threads: readers.
         process: (index, count) of this process.
+        balanced: every dataset as often as the others, not every slice.
     """
 
     def __init__(
@@ -69,13 +105,14 @@ class TrainingBatches:
         seed: int,
         threads: int,
         process: tuple[int, int] = (0, 1),
+        balanced: bool = False,
     ):
         index, self._processes = process
         local = batch_size // self._processes
         # Tokens are hundreds of times larger than images: fewer batches fit into the memory.
         ahead = local * (4 if source.tokens is None else 2)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-        order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+        order = shuffled(source, seed, balanced)
         # Batched after the read-ahead: its state then counts whole batches, and loses no slice.
         self._iterator = iter(order[index :: self._processes].to_iter_dataset(options).batch(local))
 

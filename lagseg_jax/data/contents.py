@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.patients import listed
 from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lagseg_jax.config.choices import SEVERITY
+from lagseg_jax.data.cases import Case, Dataset
+from lagseg_jax.data.datasets import labelled
 from lagseg_jax.data.label_checks import unlike_values
-from lagseg_jax.data.layouts import Case, Dataset
 from lagseg_jax.data.patients import assign_patients, find_visits, listed
 from lagseg_jax.data.quality import Inspection, Problem, inspect_case
 from lagseg_jax.imaging.labels import ONLY_VALUE, LabelRule
@@ -75,9 +76,25 @@ def find_unlike_values(inspections: Sequence[Inspection], rule: LabelRule) -> li
     ]
 
 
+def find_unused_values(inspections: Sequence[Inspection], rule: LabelRule) -> list[Problem]:
+    """Values to be merged that no label has: a wrong number would leave out half of the atrium."""
+    found = {value for i in inspections for value in i.facts.get("merged", ())}
+    labels = [i for i in inspections if "merged" in i.facts]
+    return [
+        Problem(
+            *(SEVERITY["label_values"], "label_values", labels[0].case.name),
+            f"{labels[0].case.label}: neither this label nor one of the {len(labels) - 1} others "
+            f"has the value {value}, expected every value of {rule.option}value="
+            f"{rule.value} in some of them.",
+        )
+        for value in rule.values
+        if labels and value not in found
+    ]
+
+
 def visit_problems(inspections: Sequence[Inspection]) -> list[Problem]:
     """Cases whose names look like several scans of one patient, where no patients are known."""
-    image_of = {inspection.case.name: inspection.case.image for inspection in inspections}
+    image_of = {i.case.name_in_dataset: i.case.image for i in inspections}
     return [
         Problem(
             *(SEVERITY["visits"], "visits", names[0]),
@@ -99,7 +116,7 @@ def check_datasets(
     """Inspects every labelled case, and looks for duplicates among all of them.
 
     Args:
-        datasets: from `dataset.detect`.
+        datasets: from `find_datasets`.
         rule: which voxels of a label are atrium.
         max_bytes: of voxels in one file.
         orientation: of files that do not say it, as in `parse_volume`.
@@ -109,14 +126,15 @@ def check_datasets(
     Returns:
         The inspections in the order of the cases, and all problems, errors first.
     """
-    cases = [case for dataset in datasets for case in dataset.cases]
-    cases = assign_patients(cases, patient, "--patient")
+    cases = assign_patients(labelled(datasets), patient, "--patient")
     how = rule, max_bytes, orientation, plane
     inspections = in_parallel("checking volumes", lambda case: inspect_case(case, *how)[0], cases)
     problems = [problem for inspection in inspections for problem in inspection.problems]
     problems += find_duplicates(inspections) + find_other_planes(inspections)
+    problems += find_unused_values(inspections, rule)
     start = 0
     for dataset in datasets:
         part, start = inspections[start : start + len(dataset.cases)], start + len(dataset.cases)
-        problems += find_unlike_values(part, rule) + ([] if patient else visit_problems(part))
+        problems += find_unlike_values(part, rule)
+        problems += [] if patient or dataset.patients else visit_problems(part)
     return inspections, sorted(problems, key=lambda problem: problem.severity)

@@ -82,7 +82,7 @@ def unlike_values(values: Sequence[float | None], rule: LabelRule) -> tuple[str,
         A problem's code, "" for none; the positions of the cases; what was found, in words.
     """
     counts = Counter(value for value in values if value is not None)
-    if rule.value or rule.threshold or len(counts) < 2:
+    if rule.values or rule.threshold or len(counts) < 2:
         return "", [], ""
     most = counts.most_common(1)[0][0]
     found = ", ".join(f"{value:g} in {count} cases" for value, count in counts.most_common())

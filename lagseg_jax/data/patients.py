@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.runtime.errors import InputError
 
 UNKNOWN = "by file: no patients known"
@@ -38,10 +38,12 @@ def assign_patients(cases: Sequence[Case], rule: str, option: str) -> list[Case]
     """
     if not rule:
         return list(cases)
-    names = [case.name for case in cases]
-    is_table = rule.lower().endswith(".csv") or Path(rule).is_file()
-    patients = _from_table(names, rule, option) if is_table else _from_names(names, rule, option)
-    return [replace(case, patient=patients[case.name]) for case in cases]
+    if rule.lower().endswith(".csv") or Path(rule).is_file():
+        patients = _from_table([case.name for case in cases], rule, option)
+        return [replace(case, patient=patients[case.name]) for case in cases]
+    # Without the name of the dataset: patients of the same name are taken for the same.
+    patients = _from_names([case.name_in_dataset for case in cases], rule, option)
+    return [replace(case, patient=patients[case.name_in_dataset]) for case in cases]
 
 
 def _from_names(names: Iterable[str], rule: str, option: str) -> dict[str, str]:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.dataset_checks import (
     find_duplicates,
     find_other_planes,
     find_unlike_values,
+    find_unused_values,
 )
 from lagseg_jax.data.disk_cache import evict, key_of, mark_used, open_array, writing
-from lagseg_jax.data.layouts import Case
 from lagseg_jax.data.quality import (
     Inspection,
     Problem,
@@ -47,8 +48,9 @@ class Preparation:
 
     image_size: int
     clip_percentiles: tuple[float, float]
-    label_value: int = 0
+    label_value: int | tuple[int, ...] = 0
     label_threshold: float = 0.0
+    window: tuple[float, ...] = ()
     max_bytes: int = MAX_BYTES
     allow: tuple[str, ...] = ()
     orientation: str = ""
@@ -69,6 +71,7 @@ class PreparedCase:
         images: (Z, S, S) float16 in 0..1.
         masks: (Z, S, S) uint8.
         plane: of the slices, one of `slices.PLANES`.
+        dataset: its name, where there are several.
         key: of its entry in the cache, which stands for everything that decides the images.
     """
 
@@ -77,6 +80,7 @@ class PreparedCase:
     masks: np.ndarray
     key: str = ""
     plane: str = ""
+    dataset: str = ""
 
 
 def cache_folder(configured: str) -> Path:
@@ -122,7 +126,9 @@ def prepare_cases(
     in_use = {entry.name for entry in entries}
     evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
     return [
-        dataclasses.replace(_open_entry(entry, case.name), plane=inspection.facts["plane"])
+        dataclasses.replace(
+            _open_entry(entry, case.name), plane=inspection.facts["plane"], dataset=case.dataset
+        )
         for entry, case, inspection in zip(entries, cases, inspections)
     ]
 
@@ -130,7 +136,9 @@ def prepare_cases(
 def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule) -> None:
     """A dataset with errors is refused; of warnings only the number is said."""
     of_all = find_duplicates(inspections) + find_other_planes(inspections)
-    of_all += find_unlike_values(inspections, rule)
+    of_all += find_unused_values(inspections, rule)
+    for dataset in dict.fromkeys(inspection.case.dataset for inspection in inspections):
+        of_all += find_unlike_values([i for i in inspections if i.case.dataset == dataset], rule)
     _log_errors(of_all, allow)
     problems = [problem for inspection in inspections for problem in inspection.problems]
     problems += of_all
@@ -175,7 +183,7 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
     settings: tuple = (preparation.label_value, preparation.label_threshold)
     settings += (preparation.orientation, preparation.plane)
     if use == "decoded":
-        settings += (preparation.image_size, preparation.clip_percentiles)
+        settings += (preparation.image_size, preparation.clip_percentiles, preparation.window)
     return key_of([FORMAT, use, files, settings])
 
 
@@ -197,7 +205,11 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
             slices, _ = to_slices(image.array, image.affine, preparation.plane)
             labels, _ = to_slices(mask.array, image.affine, preparation.plane)
             size = preparation.image_size
-            images = network_images(slices, size, preparation.clip_percentiles)
+            grey = preparation.clip_percentiles, preparation.window
+            try:
+                images = network_images(slices, size, *grey)
+            except InputError as error:
+                raise InputError(f"{case.image}: {error}") from None
             np.save(temporary / "images.npy", images.astype(np.float16, order="C"))
             np.save(temporary / "masks.npy", network_masks(labels, size))
         problems = [dataclasses.asdict(problem) for problem in inspection.problems]

@@ -5,6 +5,7 @@ dataset with errors.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.config.choices import ALLOWED, SEVERITY
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.checks import CHECKS
 from lagseg_jax.data.label_checks import LABEL_CHECKS, is_image, label_value
-from lagseg_jax.data.layouts import Case
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.labels import (
     ONLY_VALUE,
@@ -108,7 +109,11 @@ def inspect_case(
     """
     found = _Findings(case.name)
     attempt, add = found.attempt, found.add
-    image = attempt("unreadable_image", parse_volume, case.image, max_bytes, orientation)
+    image = None
+    if case.label is not None and case.label.is_file() and not os.path.lexists(case.image):
+        add("missing_image", f"{case.label}: label without its image, expected {case.image}.")
+    else:
+        image = attempt("unreadable_image", parse_volume, case.image, max_bytes, orientation)
     label = mask = None
     if case.label is None or not case.label.is_file():
         add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
@@ -137,6 +142,8 @@ def inspect_case(
     facts = _facts(image, mask, plane)
     if label is not None and mask is not None and mask.array.any() and not rule.threshold:
         facts["label_value"] = label_value(label, mask)
+        if rule.merged:
+            facts["merged"] = [v for v in rule.values if (np.round(label.array) == v).any()]
     return Inspection(case, facts, found.problems), image, mask
 
 

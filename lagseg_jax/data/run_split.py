@@ -7,8 +7,9 @@ from typing import Any
 
 import ml_collections
 
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.contents import Contents, check_contents, hash_cases
-from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.datasets import config_datasets, labelled, patients_of
 from lagseg_jax.data.patients import (
     assign_patients,
     describe_patients,
@@ -16,7 +17,6 @@ from lagseg_jax.data.patients import (
     group_duplicates,
     listed,
 )
-from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.data.split import (
     Split,
     fewer_training_patients,
@@ -24,10 +24,12 @@ from lagseg_jax.data.split import (
     nnunet_split,
     parse_split,
     read_json,
+    split_as_told,
     split_by_patient,
     split_sha256,
     write_split,
 )
+from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runs.workdir import CONFIG, OWN_SPLIT, has_checkpoints
 from lagseg_jax.runtime.errors import InputError
@@ -52,36 +54,37 @@ def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, li
             that does not fit it, or is not that of the checkpoints.
     """
     data, path = config.data, workdir / "splits.json"
-    root = Path(data.root)
-    if data.root == "phantom":
-        root = workdir / "phantom"
-        once(write_dataset, root)
-    dataset = detect(root)
-    log.info(
-        "data: %s at %s, %d labelled cases, %d without label",
-        *(dataset.layout, dataset.root, len(dataset.cases), dataset.unlabelled),
-    )
-    cases = assign_patients(dataset.cases, data.patient, "config.data.patient")
+    datasets = config_datasets(data, workdir)
+    for dataset in datasets:
+        log.info(
+            "data: %s%s at %s, %d labelled cases, %d without label",
+            *(f"{dataset.name}: " * bool(dataset.name), dataset.layout, dataset.root),
+            *(len(dataset.cases), dataset.unlabelled),
+        )
+    if merged := LabelRule(data.label_value).merged:
+        log.info("data: %s (config.data.label_value)", merged)
+    cases = assign_patients(labelled(datasets), data.patient, "config.data.patient")
+    told = patients_of(datasets, data.patient, "config.data.patient")
     contents = hash_cases(cases)
     cases = group_duplicates(cases, contents)
     if has_checkpoints(workdir):
         split = _continued(data, workdir, cases, contents)
     else:
-        once(_write_split, data, path, cases, contents)
+        once(_write_split, data, path, cases, contents, told)
         split = parse_split(path, read_json(path), cases)
     if _record(path).get("settings", {}).get("split") == OWN_SPLIT:
         data.split = OWN_SPLIT
         log.info("data: the splits.json that lay in the workdir is obeyed (%s)", path)
-    _say(data, path, split, cases)
+    _say(told, path, split, cases)
     by_name = {case.name: case for case in cases}
     return {part: [by_name[name] for name in names] for part, names in split.items()}
 
 
-def _say(data: ml_collections.ConfigDict, path: Path, split: Split, cases: Sequence[Case]) -> None:
+def _say(patients: str, path: Path, split: Split, cases: Sequence[Case]) -> None:
     sizes = ", ".join(f"{part} {len(names)}" for part, names in split.items())
-    log.info("split %s: %s cases (%s)", describe_patients(data.patient), sizes, path)
-    visits = find_visits(case.name for case in cases)
-    if visits and not data.patient:
+    log.info("split %s: %s cases (%s)", describe_patients(patients), sizes, path)
+    visits = find_visits(case.name_in_dataset for case in cases)
+    if visits and not patients:
         log.warning(
             "WARNING: data: %s look like several scans of one patient, but no patients are known, "
             "so that one may be in training and test; name them with config.data.patient",
@@ -117,25 +120,33 @@ def _continued(
 
 
 def _write_split(
-    data: ml_collections.ConfigDict, path: Path, cases: Sequence[Case], contents: Contents
+    data: ml_collections.ConfigDict,
+    path: Path,
+    cases: Sequence[Case],
+    contents: Contents,
+    patients: str,
 ) -> None:
     """Draws or takes over the split of a run that begins, and writes down what made it."""
     settings = {field: data[field] for field in SETTINGS}
-    if _is_own(path, data):
+    parts_told = any(case.part for case in cases)
+    if parts_told:
+        _expect_no_other_split(data, path)
+        split = split_as_told(cases, tuple(data.fractions), data.split_seed)
+    elif _is_own(path, data):
         settings["split"] = OWN_SPLIT
         _expect_unused(data, path)
         split = _from_file(path, cases, data)
     elif data.split:
         split = _from_file(Path(data.split).expanduser(), cases, data)
     elif data.fold >= 0:
-        split = nnunet_folds(cases, data.fold, bool(data.patient))
+        split = nnunet_folds(cases, data.fold, bool(patients))
     else:
         counts = tuple(data.counts) or None
         split = split_by_patient(cases, tuple(data.fractions), data.split_seed, counts)
     fewer = data.train_patients, data.train_fraction
     split = fewer_training_patients(split, cases, *fewer, data.split_seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"patients": describe_patients(data.patient), "settings": settings}
+    record: dict[str, Any] = {"patients": describe_patients(patients), "settings": settings}
     record |= {"split_sha256": split_sha256(split), "sha256": contents}
     write_split(path, {**split, **record})
 
@@ -190,6 +201,19 @@ def _expect_unused(data: ml_collections.ConfigDict, path: Path) -> None:
                 f"config.data.{field} is {data[field]}, but {path} lies in the workdir and is "
                 f"obeyed as it is, expected {unused}; name the file with config.data.split instead"
             )
+
+
+def _expect_no_other_split(data: ml_collections.ConfigDict, path: Path) -> None:
+    """Refuses other ways to split cases whose table says the part of each."""
+    given = [f"config.data.{name} is {data[name]!r}" for name in ("split",) if data[name]]
+    given += [f"config.data.counts is {tuple(data.counts)}"] * bool(len(data.counts))
+    given += [f"config.data.fold is {data.fold}"] * (data.fold >= 0)
+    given += [f"{path} lies in the workdir"] * (path.exists() and not _is_drawn(path))
+    if given:
+        raise InputError(
+            f"{given[0]}, but {data.images} has a column part, expected one of them to say who is "
+            "in which part"
+        )
 
 
 def _from_file(path: Path, cases: Sequence[Case], data: ml_collections.ConfigDict) -> Split:

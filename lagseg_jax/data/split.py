@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.patients import listed
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
@@ -57,6 +57,45 @@ def split_by_patient(
     shuffled = _shuffled(patients, seed)
     train, validation = counts[0], counts[0] + counts[1]
     return _parts(cases, shuffled[:train], shuffled[train:validation], shuffled[validation:])
+
+
+def split_as_told(
+    cases: Sequence[Case], fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), seed: int = 0
+) -> Split:
+    """The parts that a table names.
+
+    Without validation cases, some of the training patients are drawn for that: as large a share as
+    the fraction of validation in that of training and validation. Without a test case that has a
+    label, all parts are drawn from the training cases, as `split_by_patient` does.
+
+    Args:
+        cases: labelled ones, each with its part.
+        fractions: of the patients, for training, validation and test.
+        seed: of the draws.
+
+    Raises:
+        InputError: a patient in two parts, or too few patients.
+    """
+    told = {part: [case.name for case in cases if case.part == part] for part in PARTS}
+    if not told["test"] and not told["validation"]:
+        return split_by_patient(cases, fractions, seed)
+    if not told["validation"]:
+        patients = sorted({case.patient for case in cases if case.part == "train"})
+        if len(patients) < 2:
+            raise InputError(
+                f"split: {len(patients)} patients with the part train found, expected at least "
+                "two, one of them for validation."
+            )
+        count = max(1, round(fractions[1] / (fractions[0] + fractions[1]) * len(patients)))
+        drawn = set(_shuffled(patients, seed)[:count])
+        moved = {case.name for case in cases if case.part == "train" and case.patient in drawn}
+        told["validation"] = [name for name in told["train"] if name in moved]
+        told["train"] = [name for name in told["train"] if name not in moved]
+    if empty := [part for part, names in told.items() if not names]:
+        raise InputError(
+            f"split: no labelled case with the part {empty[0]} found, expected one at least."
+        )
+    return _checked(Path("column part"), told, cases)
 
 
 def nnunet_folds(cases: Sequence[Case], fold: int, by_patient: bool = False) -> Split:

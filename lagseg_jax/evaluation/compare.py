@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.cases import Case
+from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.naming import Pattern, only_images
+from lagseg_jax.data.pairs import pairs_in_a_folder
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.evaluation.statistics import bootstrap_interval, mean_and_sd, paired_wilcoxon
@@ -26,7 +29,7 @@ from lagseg_jax.imaging.volume import (
     on_grid_of,
     read_volume,
 )
-from lagseg_jax.runtime.console import in_parallel
+from lagseg_jax.runtime.console import in_parallel, log
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import without_nan, write_csv, write_json
 
@@ -92,20 +95,36 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return masks
 
 
-def find_truth(folder: Path, split: str | Path | None = None) -> dict[str, Path]:
-    """{case: label} of a folder of labels or of a dataset; with `split`, of its test part.
+def find_truth(
+    folder: Path, split: str | Path | None = None, images: str = "", labels: str = ""
+) -> dict[str, Path]:
+    """{case: label} of a folder of labels or of a dataset.
+
+    Args:
+        folder: of either.
+        split: splits.json of a run, whose test part counts.
+        images: of a dataset, as in `layouts.detect`.
+        labels: the same; without `images`, the names of the label files alone.
 
     Raises:
-        InputError: neither, or the split is of another dataset.
+        InputError: neither, names that do not fit, or the split is of another dataset.
     """
-    if folder.is_dir() and any(is_volume_file(path) for path in folder.iterdir()):
-        labels = find_masks(folder)
-    else:
-        labels = {case.name: case.label for case in detect(folder).cases if case.label}
+    found = _find_labels(folder, images, labels)
     if split is None:
-        return labels
-    cases = [Case(name, name, path, path) for name, path in labels.items()]
-    return {name: labels[name] for name in read_split(split, cases)["test"]}
+        return found
+    cases = [Case(name, name, path, path) for name, path in found.items()]
+    return {name: found[name] for name in read_split(split, cases)["test"]}
+
+
+def _find_labels(folder: Path, images: str, labels: str) -> dict[str, Path]:
+    if labels and not images:
+        return {c.name: c.image for c in only_images(folder, Pattern(labels, "--labels"))}
+    files = folder.is_dir() and any(is_volume_file(path) for path in folder.iterdir())
+    if files and not images and pairs_in_a_folder(folder) is None:
+        return find_masks(folder)
+    dataset = detect(folder, images, labels, "--")
+    log.info("truth: %s at %s, %d cases", dataset.layout, dataset.root, len(dataset.cases))
+    return {case.name: case.label for case in dataset.cases if case.label}
 
 
 def score_masks(

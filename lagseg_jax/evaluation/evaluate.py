@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.manifest import run_manifest
 from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
 from lagseg_jax.imaging.formats import Volume
@@ -60,7 +60,8 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[
             said.update(remarks(image))
             mask, scores = _score(segmenter, image, label)
             write_mask(folder / "masks" / f"{case.name}.nii.gz", mask, image)
-        rows.append({"case": case.name, **scores})
+        told = {"dataset": case.dataset} if case.dataset else {}
+        rows.append({"case": case.name, **told, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
     progress.close()
     for remark, count in said.items():
@@ -69,6 +70,11 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[
     rows = [by_name[case.name] for case in cases]
     encoder = segmenter.encoder.report()
     summary = {"encoder": encoder, "step": segmenter.step, **summarise(rows)}
+    if merged := LabelRule(segmenter.config.data.label_value).merged:
+        summary["labels"] = merged
+    if datasets := list(dict.fromkeys(case.dataset for case in cases if case.dataset)):
+        of = {name: [row for row in rows if row.get("dataset") == name] for name in datasets}
+        summary["datasets"] = {name: summarise(some) for name, some in of.items()}
     if process()[0] == 0:
         _write(folder, segmenter, cases, rows, summary)
     return summary
@@ -85,7 +91,8 @@ def _write(
     # The encoder's origin stands in every line, so that it survives copying.
     origin = summary["encoder"]["weights"]
     table = ({**row, "encoder_weights": origin} for row in rows)
-    write_csv(folder / "per_case.csv", ["case", *METRICS, "encoder_weights"], table)
+    several = ["dataset"] * any(case.dataset for case in cases)
+    write_csv(folder / "per_case.csv", ["case", *several, *METRICS, "encoder_weights"], table)
     _write_overlays(segmenter, cases, rows, folder)
     _write_fusion_weights(folder / "fusion_weights.csv", segmenter)
     write_json(folder / "manifest.json", run_manifest(segmenter, cases))
@@ -145,7 +152,8 @@ def _write_overlays(
         shown, truth, prediction = (
             to_slices(v.array, v.affine, segmenter.plane)[0] for v in (image, label, mask)
         )
-        shown = normalise(shown, grey_range(shown, (0.5, 99.5)))
+        window = segmenter.config.data.window
+        shown = normalise(shown, grey_range(shown, (0.5, 99.5), window))
         write_overlay(overlays / f"{rank}_{case.name}.png", shown, truth, prediction, title)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.config.validate import as_tuple
+from lagseg_jax.data.cases import Case
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.segmentation import decoder_dtype
 from lagseg_jax.runtime.files import file_sha256
@@ -39,7 +40,7 @@ def run_manifest(segmenter: Segmenter, cases: Sequence[Case]) -> dict[str, Any]:
         "encoder": segmenter.encoder.report(),
         "decoder_dtype": decoder_dtype(segmenter.config.decoder.dtype),
         "dataset": {
-            "root": segmenter.config.data.root,
+            "root": ", ".join(as_tuple(segmenter.config.data.root or segmenter.config.data.images)),
             "cases": len(cases),
             "sha256": dataset_hash(cases),
         },

@@ -21,7 +21,8 @@ from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.signals import PARENT, SIGNALS
 
 # Where and how fast, not what is computed: these may differ between the starts of a study.
-MAY_CHANGE = {"data.root", "data.max_gb", "data.cache_dir", "data.cache_gb", "data.read_threads"}
+MAY_CHANGE = {"data.root", "data.images", "data.labels"}
+MAY_CHANGE |= {"data.max_gb", "data.cache_dir", "data.cache_gb", "data.read_threads"}
 MAY_CHANGE |= {"encoder.weights", "train.checkpoint_every", "train.log_every", "predict.batch_size"}
 MAY_CHANGE |= {"train.cache_features", "train.feature_cache_gb"}
 # "error: ..." of our own command lines, and the line of a traceback that says what happened.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.evaluation import calibration
 from lagseg_jax.evaluation.calibration import SETTINGS, VOLUMES

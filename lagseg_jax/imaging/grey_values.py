@@ -1,12 +1,20 @@
-"""Grey values of a volume -> 0..1, by percentiles of what is not padding."""
+"""Grey values of a volume -> 0..1, by percentiles of what is not padding or by a window."""
+
+from collections.abc import Sequence
 
 import numpy as np
+
+from lagseg_jax.runtime.errors import InputError
 
 _LONG = 8  # voxels in a line: less are equal by chance, in a volume of few slices
 
 
-def grey_range(slices: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
+def grey_range(
+    slices: np.ndarray, percentiles: tuple[float, float], window: Sequence[float] = ()
+) -> tuple[float, float]:
     """The grey values of a volume that become 0 and 1: percentiles of the voxels without padding.
+
+    Or a window, where units mean the same in every volume, as Hounsfield units do.
 
     Reconstruction, resampling and cropping fill what was not measured with one value. Were it
     counted, the rest of the percentiles would move with the size of the margin. For a program
@@ -20,10 +28,16 @@ def grey_range(slices: np.ndarray, percentiles: tuple[float, float]) -> tuple[fl
     Args:
         slices: (Z, H, W), real.
         percentiles: low and high, 0..100.
+        window: low and high themselves, in stored units; () for the percentiles.
 
     Returns:
         Low and high, never equal in float32.
+
+    Raises:
+        InputError: no voxel lies within the window.
     """
+    if window:
+        return _window_range(slices, window)
     padding = padding_values(slices)
     size = slices.size - sum(int(np.count_nonzero(slices == value)) for value in padding)
     if not size:  # one value everywhere, or noise of two
@@ -32,6 +46,16 @@ def grey_range(slices: np.ndarray, percentiles: tuple[float, float]) -> tuple[fl
         float(np.float32(_percentile(slices, percent, padding, size))) for percent in percentiles
     )
     return low, high if high > low else low + max(1.0, abs(low))
+
+
+def _window_range(slices: np.ndarray, window: Sequence[float]) -> tuple[float, float]:
+    low, high = (float(np.float32(value)) for value in window)
+    if not any(((plane > low) & (plane < high)).any() for plane in slices):
+        raise InputError(
+            f"grey values from {slices.min():g} to {slices.max():g} found, expected some within "
+            f"({low:g}, {high:g}), the window of the model, in the same units (Hounsfield in CT)"
+        )
+    return low, high
 
 
 def padding_values(volume: np.ndarray) -> np.ndarray:

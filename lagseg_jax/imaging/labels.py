@@ -25,14 +25,29 @@ class LabelRule:
     """Which voxels of a label are atrium.
 
     Attributes:
-        value: of the atrium; 0 for the only value that is not zero.
+        value: of the atrium, or several whose union it is (cavity and wall); 0 for the only value
+            that is not zero.
         threshold: above 0, the atrium is where the label is at least this, and `value` is unused.
         option: how the names of the options that set these two begin, for messages.
     """
 
-    value: int = 0
+    value: int | tuple[int, ...] = 0
     threshold: float = 0.0
     option: str = "config.data.label_"
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Of the atrium; () for the only one that is not zero."""
+        several = self.value if isinstance(self.value, tuple) else (self.value,)
+        return tuple(value for value in several if value)
+
+    @property
+    def merged(self) -> str | None:
+        """What is to be said where several values become one mask."""
+        if len(self.values) < 2:
+            return None
+        listed = ", ".join(map(str, self.values[:-1]))
+        return f"label values {listed} and {self.values[-1]} are merged into one mask"
 
     @classmethod
     def given(cls, options: Namespace, name: str) -> "LabelRule":
@@ -107,19 +122,19 @@ def atrium_mask(volume: Volume, rule: LabelRule = ONLY_VALUE) -> Volume:
         found = np.unique(volume.array[np.abs(volume.array - array) > WHOLE])
         listed = ", ".join(f"{value:g}" for value in found[:3])
         raise _fractional(volume, f"such as {listed} ({len(found)} different ones)", rule)
-    if not rule.value and len(values) > MANY:
+    if not rule.values and len(values) > MANY:
         raise _fractional(volume, f"{listed} ({len(values)} different ones)", rule)
-    if not rule.value and len(values) > 1:
+    if not rule.values and len(values) > 1:
         raise InputError(
             f"{volume.path}: the label has the non-zero values {listed}, expected exactly one; "
-            f"name the atrium's with {rule.option}value."
+            f"name the atrium's with {rule.option}value, several as (1,2)."
         )
-    if rule.value and len(values) and rule.value not in values:
+    if rule.values and len(values) and not set(rule.values) & set(values.tolist()):
         raise InputError(
             f"{volume.path}: the label has the non-zero values {listed}, expected "
             f"{rule.option}value={rule.value} among them."
         )
-    mask = array == rule.value if rule.value else array != 0
+    mask = np.isin(array, rule.values) if rule.values else array != 0
     if len(values) > MANY and _is_graded(array, mask):
         raise _fractional(volume, f"{len(values)} grades around {rule.value}", rule)
     return replace(volume, array=mask.astype(np.uint8))
@@ -141,7 +156,19 @@ def is_without(volume: Volume, rule: LabelRule) -> bool:
     if rule.threshold:
         return not (volume.array >= rule.threshold).any()
     array, deviation = _rounded(volume.array)
-    return bool(rule.value and deviation <= WHOLE and not (array == rule.value).any())
+    return bool(rule.values and deviation <= WHOLE and not np.isin(array, rule.values).any())
+
+
+def parse_values(text: str) -> int | tuple[int, ...]:
+    """The value of an option such as --label_value: 420, or several, 1,2 or (1,2).
+
+    Raises:
+        ValueError: it is neither, or a value of several is not above 0.
+    """
+    values = tuple(int(value) for value in text.strip("()").split(",") if value.strip())
+    if not values or min(values) < (len(values) > 1):
+        raise ValueError(text)
+    return values if len(values) > 1 else values[0]
 
 
 def _rounded(array: np.ndarray) -> tuple[np.ndarray, float]:

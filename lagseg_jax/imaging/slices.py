@@ -149,12 +149,15 @@ def _window(matrix: np.ndarray, length: int) -> np.ndarray:
 
 
 def network_images(
-    slices: np.ndarray, image_size: int, percentiles: tuple[float, float]
+    slices: np.ndarray,
+    image_size: int,
+    percentiles: tuple[float, float],
+    window: Sequence[float] = (),
 ) -> np.ndarray:
     """Slices (Z, H, W) of any grey scale -> images (Z, S, S), float32 in 0..1."""
     _, height, width = slices.shape
     rows, columns = resize_matrices(height, width, image_size)
-    return rows @ normalise(slices, grey_range(slices, percentiles)) @ columns.T
+    return rows @ normalise(slices, grey_range(slices, percentiles, window)) @ columns.T
 
 
 def network_masks(slices: np.ndarray, image_size: int) -> np.ndarray:

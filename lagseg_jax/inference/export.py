@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
+from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.data.split import PARTS
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.slice_probability import Resampling, decode, encode
@@ -121,10 +122,11 @@ def model_card(segmenter: Segmenter, workdir: Path) -> dict:
             "anterior to posterior, columns from the patient's right to left, cut across the "
             "through-plane axis (the plane of the training slices is `plane`)",
             "plane": list(segmenter.planes),
-            "grey": "float32 (2,), the percentiles `clip_percentiles` of the whole volume without "
-            "padding, the values that fill one of its 12 edges (of 8 voxels and more); they must "
-            "differ",
+            "grey": "float32 (2,), `window` where it has values, else the percentiles "
+            "`clip_percentiles` of the whole volume without padding, the values that fill one of "
+            "its 12 edges (of 8 voxels and more); they must differ",
             "clip_percentiles": list(config.data.clip_percentiles),
+            "window": list(config.data.window),
         },
         "inside": {
             "preprocessing": "clipped and scaled to 0..1, padded to a square, resized linearly",
@@ -142,7 +144,7 @@ def model_card(segmenter: Segmenter, workdir: Path) -> dict:
             "26-neighbourhood; 0: all",
         },
         "training": {
-            "data": Path(config.data.root).name,
+            "data": ", ".join(Path(root).name for root in as_tuple(config.data.root)),
             "cases": _counts(workdir),
             "step": segmenter.step,
             "config": config.to_dict(),

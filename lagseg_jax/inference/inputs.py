@@ -1,12 +1,14 @@
 """Finds the volumes to predict at a path."""
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lagseg_jax.data.layouts import find_layouts
+from lagseg_jax.data.layouts import Found, find_layouts, find_named
+from lagseg_jax.data.pairs import pairs_in_a_folder
 from lagseg_jax.imaging.dicom import check_dicom_support, is_dicom_file, read_series, series_folders
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.volume import (
@@ -54,7 +56,7 @@ class Input:
         return read_volume(self.source, max_bytes, orientation)
 
 
-def find_inputs(path: Path, pattern: str = "") -> list[Input]:
+def find_inputs(path: Path, pattern: str = "", images: str = "") -> list[Input]:
     """What there is to predict at `path`.
 
     A file; the files of a pattern; the volume files in a folder, masks under their names; else the
@@ -66,11 +68,20 @@ def find_inputs(path: Path, pattern: str = "") -> list[Input]:
         path: of a file or folder.
         pattern: of the files in the folder, such as `*_image.nii.gz`: in all folders below, too,
             unless it has a slash. Masks are named by folder and file.
+        images: as in `layouts.detect`: a pattern whose wildcard names the masks, or a CSV.
 
     Raises:
         InputError: nothing is there, data lie on two levels, or two cases have the same name.
     """
-    inputs = _matching(path, pattern) if pattern else _find(path)
+    if pattern and images:
+        raise InputError(
+            f"--pattern is {pattern!r} and --images is {images!r}, expected one of them"
+        )
+    if images:
+        named = find_named(path, images, "", "--")
+        inputs = _of_dataset([named] if named else [])
+    else:
+        inputs = _matching(path, pattern) if pattern else _find(path)
     seen: dict[str, Input] = {}
     for one in inputs:
         if (other := seen.setdefault(one.name, one)) is not one:
@@ -97,14 +108,24 @@ def _find(path: Path) -> list[Input]:
                 "expected one: name a folder, or the files with --pattern ('./*.nii.gz' for those "
                 "right in it, '*.nii.gz' for all)"
             )
+        if (paired := pairs_in_a_folder(path, files)) is not None:
+            return _of_dataset([(f"pairs of files ({paired[0]})", path, paired[1])])
         return [Input(file, file.name) for file in files]
+    return _of_dataset(find_layouts(path)) or _series(path)
+
+
+def _of_dataset(found: Sequence[Found]) -> list[Input]:
+    """The images of the datasets, with labels or without."""
     inputs = []
-    for layout, folder, cases in find_layouts(path):
+    for layout, folder, cases in found:
         log.info("input: %s at %s, %d cases", layout, folder, len(cases))
         for case in cases:
+            if not os.path.lexists(case.image):
+                log.info("%s: skipped, a label without its image %s", case.label, case.image)
+                continue
             suffix = case.image.name[len(case_name(case.image)) :]
             inputs.append(Input(case.image, case.name + suffix, case.label))
-    return inputs or _series(path)
+    return inputs
 
 
 def _series(path: Path) -> list[Input]:

@@ -49,7 +49,7 @@ def resampling(
         np.pad(m, ((0, p - m.shape[0]), (0, 0)))
         for m, p in zip(restore_matrices(height, width, size), padded)
     ]
-    grey = np.array(grey_range(slices, data.clip_percentiles), np.float32)
+    grey = np.array(grey_range(slices, data.clip_percentiles, data.window), np.float32)
     return Resampling(*jax.device_put((there, back, grey)))
 
 

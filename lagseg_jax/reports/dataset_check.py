@@ -5,7 +5,8 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from lagseg_jax.data.layouts import Dataset
+from lagseg_jax.data.cases import Dataset
+from lagseg_jax.data.datasets import patients_of
 from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.data.quality import Inspection, Problem
 
@@ -16,9 +17,14 @@ def dataset_summary(
     datasets: Sequence[Dataset], inspections: Sequence[Inspection], patient: str = ""
 ) -> list[str]:
     """What the datasets hold, in lines of a name and a value."""
-    lines = [f"{'dataset':10}{d.layout}, {d.root}" for d in datasets]
+    lines = [
+        f"{'dataset':10}{f'{d.name}: ' * bool(d.name)}{d.layout}, {d.root}"
+        + f", {len(d.cases)} cases" * bool(d.name)
+        for d in datasets
+    ]
     unlabelled = sum(dataset.unlabelled for dataset in datasets)
     lines.append(f"{'cases':10}{len(inspections)} with label, {unlabelled} images without")
+    patient = patients_of(datasets, patient, "--patient")
     patients = len({inspection.case.patient for inspection in inspections})
     found = f"{patients}, {describe_patients(patient)}" if patient else describe_patients("")
     lines.append(f"{'patients':10}{found}")
@@ -75,6 +81,7 @@ def check_record(
     return {
         "datasets": [
             {
+                "name": d.name,
                 "layout": d.layout,
                 "root": str(d.root),
                 "labelled": len(d.cases),

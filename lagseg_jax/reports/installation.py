@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lagseg_jax.config.shipped import shipped_configs
-from lagseg_jax.data.layouts import LAYOUTS
+from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS
 from lagseg_jax.runtime.commands import COMMANDS, example_of
 from lagseg_jax.runtime.files import cache_home
 from lagseg_jax.runtime.host import library_versions
@@ -62,7 +62,7 @@ def installation(weights: Sequence[Path]) -> dict:
         "versions": library_versions(),
         "accelerators": [name for name in ACCELERATORS if importlib.util.find_spec(name)],
         "configs": find_configs(shipped_configs()),
-        "layouts": [{"layout": name, "files": files} for name, files, _ in LAYOUTS],
+        "layouts": [{"layout": one.name, "files": one.files} for one in (*LAYOUTS, *NAMINGS)],
         "weights": find_weights(weights),
         "cache": {
             "folder": str(cache_home()),

@@ -93,6 +93,11 @@ def _header(evaluation: Evaluation) -> Html:
         f"encoder {encoder['variant']}{registers}, weights: {encoder['weights']}{adapted}",
         f"checkpoint of step {evaluation.summary['step']}",
     ]
+    if merged := evaluation.summary.get("labels"):
+        facts.append(str(merged))
+    for name in dict.fromkeys(filter(None, evaluation.datasets)):
+        dice = evaluation.values["dice"][[one == name for one in evaluation.datasets]]
+        facts.append(f"{name}: {count_of(len(dice), 'case')}, mean Dice {dice.mean():.3f}")
     if evaluation.manifest:
         facts.append(evaluation.manifest["date"].replace("T", " ").replace("+00:00", " UTC"))
     banner = []

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,6 +48,7 @@ class Evaluation:
         scales: of the fusion weights, "1/14" and finer.
         fusion: fusion weights (S, L), or None.
         overlays: rank ("worst", ...) -> PNG file, worst first.
+        datasets: of the cases, "" where there is only one.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Evaluation:
     scales: list[str]
     fusion: np.ndarray | None
     overlays: dict[str, Path]
+    datasets: Sequence[str] = ()
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -69,7 +71,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     summary = _read_json(folder / "summary.json", SUMMARY)
     manifest = folder / "manifest.json"
-    names, values = _read_cases(folder / "per_case.csv")
+    names, datasets, values = _read_cases(folder / "per_case.csv")
     scales, fusion = _read_fusion(folder / "fusion_weights.csv")
     return Evaluation(
         name=folder.resolve().parent.name,
@@ -81,6 +83,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         scales=scales,
         fusion=fusion,
         overlays=_find_overlays(folder),
+        datasets=datasets,
     )
 
 
@@ -140,17 +143,18 @@ def _is_number(value: Any) -> bool:
     return is_one and abs(value) < LARGEST  # never true for NaN
 
 
-def _read_cases(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+def _read_cases(path: Path) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
     try:
         rows = list(csv.DictReader(io.StringIO(_read_text(path))))
         names = [row["case"] for row in rows]
+        datasets = [row.get("dataset") or "" for row in rows]
         columns = {m: np.array([float(row[m] or math.nan) for row in rows]) for m in METRICS}
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from None
     for metric, column in columns.items():
         if not (np.isnan(column) | (np.abs(column) < LARGEST)).all():
             raise _damaged(path, f"{metric} is beyond {LARGEST:g}")
-    return names, columns
+    return names, datasets, columns
 
 
 def _read_fusion(path: Path) -> tuple[list[str], np.ndarray | None]:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+from ml_collections.config_dict import FieldReference
 
+from lagseg_jax.config.choices import ONE_OR_SEVERAL
 from lagseg_jax.config.validate import check_config, flat_fields
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_json
@@ -17,6 +19,7 @@ log = logging.getLogger(__name__)
 FIXED = (
     "data.image_size",
     "data.clip_percentiles",
+    "data.window",
     "data.plane",
     "encoder.variant",
     "encoder.registers",
@@ -32,6 +35,9 @@ FIXED = (
 # What else made the run, so that its record stays true: an evaluation takes them from there.
 MADE_BY: tuple[str, ...] = (
     "seed",
+    "data.cases",
+    "data.exclude",
+    "data.balance",
     "data.label_value",
     "data.label_threshold",
     "data.patient",
@@ -46,6 +52,8 @@ MADE_BY: tuple[str, ...] = (
 # Where things lie, and how they are read: an evaluation may name others.
 PLACES: tuple[str, ...] = (
     "data.root",
+    "data.images",
+    "data.labels",
     "data.orientation",
     "data.max_gb",
     "data.cache_dir",
@@ -141,7 +149,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     path = Path(workdir) / CONFIG
     try:
         content = json.loads(path.read_text("utf-8"), object_hook=_with_tuples)
-        config = ml_collections.ConfigDict(content)
+        config = ml_collections.ConfigDict(_with_any_type(content))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}), expected the record of a training run"
@@ -155,3 +163,12 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+
+
+def _with_any_type(content: Any) -> Any:
+    """The same, its fields that may be one value or several able to become the other."""
+    for section, name in (field.split(".") for field in ONE_OR_SEVERAL):
+        if isinstance(content, dict) and name in (content.get(section) or ()):
+            any_type = FieldReference(content[section][name], field_type=object)
+            content[section][name] = any_type
+    return content

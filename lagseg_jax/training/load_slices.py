@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_collections
 
 from lagseg_jax.data.batches import SliceSource
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
@@ -33,6 +33,7 @@ def load_slices(
         tuple(data.clip_percentiles),
         data.label_value,
         data.label_threshold,
+        tuple(data.window),
         max_bytes=int(data.max_gb * 1e9),
         allow=tuple(data.allow),
         orientation=data.orientation,

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from lagseg_jax.data.batches import split_over_devices
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import settled

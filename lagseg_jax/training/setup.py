@@ -11,7 +11,7 @@ import ml_collections
 from clu import parameter_overview
 
 from lagseg_jax.data.batches import TrainingBatches
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.split import split_sha256
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model, build_model, decoder_dtype
@@ -62,7 +62,8 @@ def set_up(
     slices, validation_slices = load_slices(config, workdir, split, model, encoder)
     plan = make_plan(options, len(slices))
     optimizer = make_optimizer(options, plan.steps)
-    batches = TrainingBatches(slices, options.batch_size, config.seed, threads, process())
+    balanced = config.data.balance == "datasets"
+    batches = TrainingBatches(slices, options.batch_size, config.seed, threads, process(), balanced)
     at_end.callback(batches.close)
     names = {part: [case.name for case in cases] for part, cases in split.items()}
     checkpoints = at_end.enter_context(

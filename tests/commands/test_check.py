@@ -245,3 +245,73 @@ def test_a_shifted_label_can_be_allowed_by_name(dataset, capsys):
     rewrite(path, affine)
     assert call(root) == 2 and "error   geometry" in capsys.readouterr().out
     assert call(root, "--allow=geometry") == 0
+
+
+def renamed(phantom, folder, images="*_image.nii.gz", labels="*_mask.nii.gz", *values):
+    """The phantoms as files of another naming; of two values, the lower slices get the first."""
+    by_slice = np.where(np.arange(11) < 6, *values or (420, 420)).astype(np.int16)
+    for number in range(1, 7):
+        for file, pattern in (("enhanced", images), ("atriumSegImgMO", labels)):
+            name = f"P{number}" + ".nii.gz" * pattern.endswith("*")
+            path = folder / pattern.replace("*", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(phantom / f"task2/train_data/train_{number}/{file}.nii.gz", path)
+            if values and pattern == labels:
+                change(path, lambda v, a: (by_slice * (v > 0), a))
+    return folder
+
+
+def test_any_naming_is_recognised_or_told(phantom, tmp_path, capsys):
+    root = renamed(phantom, tmp_path / "flat")
+    assert call(root) == 0
+    assert "pairs of files (*_image.nii.gz with *_mask.nii.gz)" in capsys.readouterr().out
+    assert call(root, "--images=*_image.nii.gz", "--labels=*_mask.nii.gz", "--exclude=P[1-3]") == 0
+    out = capsys.readouterr().out
+    assert "dataset   *_image.nii.gz with *_mask.nii.gz, " in out and "3 with label" in out
+    assert call(root, "--cases=Q1") == 2
+    assert "--cases has 'Q1', which none of 6 cases" in capsys.readouterr().err
+    assert call(root, "--images=*_mri.nii.gz", "--labels=*_mask.nii.gz") == 2
+    assert "--images=*_mri.nii.gz matches nothing" in capsys.readouterr().err
+    (root / "P1_mask.nii.gz").unlink()
+    (root / "P2_image.nii.gz").unlink()
+    assert call(root) == 2
+    out = capsys.readouterr().out
+    assert "P1_image.nii.gz: image without its label" in out
+    assert "P2_mask.nii.gz: label without its image" in out
+
+
+def test_several_datasets_keep_their_names(phantom, dataset, tmp_path, capsys):
+    other = renamed(phantom, tmp_path / "other", "images/*", "labels/*")
+    for path in other.rglob("*"):
+        if path.is_file() and path.parent.name == "images":
+            change(path, lambda v, a: (v + 1, a))
+    assert call(dataset[0], f"paris={other}", "--json", tmp_path / "found.json") == 0
+    out = capsys.readouterr().out
+    assert (
+        "data: LAScarQS 2022" in out
+        and "paris: two folders (images/*.nii.gz with labels/*.nii.gz)" in out
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["name"] for one in found["datasets"]] == ["data", "paris"]
+    assert {one["case"] for one in found["cases"]} >= {"data_train_1", "paris_P1"}
+
+
+def test_several_label_values_are_merged(phantom, tmp_path, capsys):
+    one, two = (
+        renamed(phantom, tmp_path / name, "images/*", "labels/*", *values)
+        for name, values in (("one", (420, 420)), ("two", (1, 2)))
+    )
+    assert call(two) == 2
+    assert "several as (1,2)" in capsys.readouterr().out
+    records = []
+    for root, option in ((one, "--label_value=420"), (two, "--label_value=1,2")):
+        assert call(root, option, "--json", tmp_path / "found.json") == 0
+        records.append(json.loads((tmp_path / "found.json").read_text())["cases"])
+    assert "labels    label values 1 and 2 are merged into one mask" in capsys.readouterr().out
+    volumes = [[case["atrium_ml"] for case in cases] for cases in records]
+    assert volumes[0] == volumes[1]
+    assert call(two, "--label_value=(1,22)") == 2
+    assert "has the value 22" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        check.parse_arguments([str(two), "--label_value=1,a"])
+    assert "expected a whole number, or several" in capsys.readouterr().err

@@ -286,3 +286,33 @@ def test_a_case_that_cannot_be_scored_has_a_row_and_counts(folders, tmp_path, ca
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())["predictions"]["a"]
     assert (found["n_cases"], found["n_missing"], found["dice"]["n"]) == (7, 2, 5)
     assert found["dice"]["mean"] == pytest.approx(4 / 5 * 5 / 6)
+
+
+def test_truth_of_any_naming(tmp_path, caplog):
+    """Pairs in a folder are recognised; patterns and tables name the rest, labels alone suffice."""
+    mask = block(2, 8)
+    for name in ("P1", "P2"):
+        save(tmp_path / "flat" / f"{name}_lge.nii.gz", np.int16(3) + 2 * block(1, 9))
+        save(tmp_path / "flat" / f"{name}_la.nii.gz", mask)
+        save(tmp_path / "a" / f"{name}.nii.gz", mask)
+    told = ("*_lge.nii.gz", "*_la.nii.gz")
+    (tmp_path / "flat/t.csv").write_text("image,label\nP1_lge.nii.gz,P1_la.nii.gz\n")
+    for names in ((), told, ("", "*_la.nii.gz")):
+        truth = find_truth(tmp_path / "flat", None, *names)
+        assert {n: path.name for n, path in truth.items()} == {n: f"{n}_la.nii.gz" for n in truth}
+        assert list(truth) == ["P1", "P2"]
+    assert list(find_truth(tmp_path / "flat", None, "t.csv")) == ["P1_lge"]
+    arguments = (tmp_path / "flat", tmp_path / "a", "--labels=*_la.nii.gz")
+    assert call(*arguments) == 0
+    assert call(tmp_path / "flat", tmp_path / "a", "--labels=*_seg.nii.gz") == 2
+
+
+def test_merged_values_score_as_one_mask(folders, tmp_path):
+    truth, a, _ = folders
+    parts = np.where(np.arange(SHAPE[0])[:, None, None] < 5, 1, 2) * block(2, 8)
+    for path in truth.iterdir():
+        save(path, parts.astype(np.int16))
+    (scores,) = score_masks(find_truth(truth), [a], Reading(LabelRule((1, 2))))
+    assert len(scores.rows) == 7
+    assert all(row["dice"] == pytest.approx(5 / 6) for row in scores.rows.values())
+    assert call(truth, a, "--label_value=1,2") == 0 and call(truth, a) == 2

@@ -137,6 +137,8 @@ def test_grey_range_of_the_docstring_is_the_segmenters(segmenter, phantom, margi
     percentiles = segmenter.config.data.clip_percentiles
     _, edges, code = export.__doc__.partition("edges = [")
     code = textwrap.dedent("    " + edges + code.partition("    probability =")[0])
-    names = {"np": np, "volume": volume, "card": {"input": {"clip_percentiles": percentiles}}}
-    exec(code, names)
-    np.testing.assert_array_equal(grey_range(volume, percentiles), names["grey"])
+    for window in ([], [-150.0, 850.5]):
+        card = {"input": {"clip_percentiles": percentiles, "window": window}}
+        names = {"np": np, "volume": volume, "card": card}
+        exec(code, names)
+        np.testing.assert_array_equal(grey_range(volume, percentiles, window), names["grey"])

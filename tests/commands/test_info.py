@@ -12,7 +12,7 @@ import pytest
 
 import lagseg_jax
 from lagseg_jax import info
-from lagseg_jax.data.layouts import LAYOUTS
+from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS
 from lagseg_jax.reports import installation
 
 ROOT = Path(lagseg_jax.__file__).parent.parent
@@ -60,7 +60,7 @@ def test_json(weights, tmp_path, monkeypatch, capsys):
     assert {"configs/base.py", "configs/cpu.py", "configs/default.py"} <= paths
     assert all((ROOT / path).is_file() for path in paths)
     assert all(len(one["about"]) > 10 for one in found["configs"])
-    assert [one["layout"] for one in found["layouts"]] == [name for name, _, _ in LAYOUTS]
+    assert [one["layout"] for one in found["layouts"]] == [one.name for one in (*LAYOUTS, *NAMINGS)]
     assert found["cache"]["slices_gb"] == pytest.approx(0.003) and found["cache"]["xla_gb"] == 0
     import jax
 

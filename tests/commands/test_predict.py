@@ -486,6 +486,32 @@ def test_masks_are_no_images(finished_run, phantom, one_case, tmp_path, caplog):
         find_inputs(out / "a.nii.gz")
 
 
+def test_inputs_of_any_naming(one_case, tmp_path):
+    """Recognised as for training, or named by the same patterns and tables."""
+
+    def lay(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(one_case, tmp_path / name)
+
+    def found(folder, **how):
+        return {one.mask_name: one.label for one in find_inputs(tmp_path / folder, **how)}
+
+    lay("flat/P1_image.nii.gz", "flat/P1_mask.nii.gz", "flat/P2_image.nii.gz")
+    assert found("flat") == {f"P{n}.nii.gz": tmp_path / f"flat/P{n}_mask.nii.gz" for n in (1, 2)}
+    assert list(found("flat", images="*_image.nii.gz")) == ["P1.nii.gz", "P2.nii.gz"]
+    lay("two/images/P1.nii.gz", "two/labels/P1.nii.gz", "two/labels/P9.nii.gz")
+    assert list(found("two")) == ["P1.nii.gz"]  # a label without an image is no input
+    lay("test/P1/lge.nii.gz", "test/P2/lge.nii.gz")  # an unlabelled test folder
+    assert found("test") == {"P1.nii.gz": None, "P2.nii.gz": None}
+    (tmp_path / "test/t.csv").write_text("image,label,part\nP1/lge.nii.gz,,test\n")
+    assert list(found("test", images="t.csv")) == ["lge.nii.gz"]
+    with pytest.raises(InputError, match=r"--images=x\*\.nii\.gz matches nothing"):
+        found("flat", images="x*.nii.gz")
+    with pytest.raises(InputError, match="expected one of them"):
+        found("flat", images="*_image.nii.gz", pattern="*_image.nii.gz")
+
+
 def test_data_on_two_levels_and_patterns(phantom, one_case):
     root = one_case.parent
     for name in ("p1", "p2"):

@@ -20,7 +20,7 @@ from lagseg_jax.config.validate import (
     flat_fields,
     parse_blocks,
 )
-from lagseg_jax.data.layouts import check_processes
+from lagseg_jax.data.datasets import check_processes
 from lagseg_jax.runtime.errors import InputError
 
 ROOT = Path(default.__file__).parent.parent

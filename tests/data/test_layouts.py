@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.contents import hash_cases
-from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.patients import group_duplicates
 from lagseg_jax.imaging.labels import read_label
 from lagseg_jax.imaging.volume import read_volume
@@ -200,7 +201,8 @@ def test_images_without_any_label(tmp_path):
 def test_no_dataset(tmp_path):
     refused(tmp_path / "missing", "no such folder")
     refused(make(tmp_path, "a.nii.gz") / "a.nii.gz", "no such folder")
-    refused(tmp_path, "unknown layout (a.nii.gz)", "train_1/enhanced.nii.gz", "laendo.nrrd")
+    line = "--config.data.images='*_image.nii.gz' --config.data.labels='*_mask.nii.gz'"
+    refused(tmp_path, "unknown layout (a.nii.gz)", "no CASE_mask.nii.gz", line)
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty", ".DS_Store")
     refused(tmp_path / "empty", "empty folder")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.patients import assign_patients, describe_patients, find_visits
 from lagseg_jax.data.split import nnunet_folds, split_by_patient
 from lagseg_jax.runtime.errors import InputError

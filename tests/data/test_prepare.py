@@ -12,8 +12,9 @@ import pytest
 
 from lagseg_jax.data import disk_cache
 from lagseg_jax.data import prepare as module
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.disk_cache import TEMPORARY
-from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.runtime import console
@@ -139,7 +140,7 @@ def test_a_case_without_label_and_a_missing_file_are_named(cases, folder):
     with pytest.raises(InputError, match=r"image_1\.nii\.gz.* without its label.*label_1"):
         prepare(cases, folder)
     cases[2].image.unlink()
-    with pytest.raises(InputError, match=r"image_2\.nii\.gz: does not exist"):
+    with pytest.raises(InputError, match=r"label_2\.nii\.gz: label without its image.*image_2"):
         prepare([cases[0], cases[2]], folder)
 
 

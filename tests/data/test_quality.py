@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lagseg_jax.config.choices import ALLOWED, SEVERITY
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.checks import CHECKS
 from lagseg_jax.data.dataset_checks import find_duplicates, find_unlike_values
-from lagseg_jax.data.layouts import Case
 from lagseg_jax.data.quality import Inspection, errors_of, inspect_case
 from lagseg_jax.imaging.labels import LabelRule
 

@@ -5,6 +5,7 @@ import pytest
 
 from lagseg_jax.imaging.grey_values import grey_range, normalise, padding_values
 from lagseg_jax.imaging.slices import network_images
+from lagseg_jax.runtime.errors import InputError
 
 PERCENTILES = (0.5, 99.5)
 
@@ -114,3 +115,18 @@ def test_the_three_lines_of_the_docstring_are_the_rule(scan):
         names = {"np": np, "volume": volume, "percentiles": PERCENTILES}
         exec(code.replace("\n    ", "\n"), names)
         assert grey_range(volume, PERCENTILES) == tuple(names["grey"])
+
+
+def test_a_window_is_the_same_for_all_volumes(scan):
+    """Of any margin, and of any other voxels: what CT's units mean does not depend on them."""
+    window = (-150, 850)
+    slices = scan.astype(np.float32) * 3 - 400
+    assert grey_range(slices, PERCENTILES, window) == window
+    assert grey_range(np.pad(slices, 9), PERCENTILES, window) == window
+    expected = network_images(np.clip((slices + 150) / 1000, 0, 1), 14, PERCENTILES, (0, 1))
+    np.testing.assert_allclose(network_images(slices, 14, PERCENTILES, window), expected, atol=1e-6)
+
+
+def test_a_volume_outside_the_window_is_refused(scan):
+    with pytest.raises(InputError, match=r"expected some within \(5000, 6000\)"):
+        network_images(scan, 14, PERCENTILES, (5000, 6000))

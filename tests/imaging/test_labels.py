@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lagseg_jax.imaging.labels import FractionalLabelError, LabelRule, read_label
+from lagseg_jax.imaging.labels import FractionalLabelError, LabelRule, parse_values, read_label
+from lagseg_jax.runtime.errors import InputError
 
 AFFINE = np.diag([-1.5, -1.5, 2.75, 1])
 
@@ -54,3 +55,29 @@ def test_many_structures_are_no_grades(tmp_path):
     array[1::2, 3, 2] = np.arange(1, 31)
     path = save(tmp_path / "a.nii", array)
     np.testing.assert_array_equal(read_label(path, LabelRule(7)).array, array == 7)
+
+
+def test_several_values_are_merged(tmp_path):
+    """Cavity and wall as one mask; a label may lack one of them, but not all."""
+    array = np.zeros((13, 11, 7), np.int16)
+    array[2:5], array[5:9], array[9:11] = 1, 2, 7
+    path = save(tmp_path / "a.nii", array)
+    np.testing.assert_array_equal(read_label(path, LabelRule((1, 2))).array, (array % 7) > 0)
+    np.testing.assert_array_equal(read_label(path, LabelRule((7, 9))).array, array == 7)
+    with pytest.raises(InputError, match=r"values 1, 2, 7, expected .*value=\(3, 4\) among them"):
+        read_label(path, LabelRule((3, 4)))
+    assert LabelRule((1, 2, 5)).merged == "label values 1, 2 and 5 are merged into one mask"
+    assert LabelRule(1).merged is LabelRule((1,)).merged is LabelRule().merged is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("420", 420), ("0", 0), ("1,2", (1, 2)), ("(1, 2,)", (1, 2)), ("(3)", 3)]
+)
+def test_values_of_options(text, value):
+    assert parse_values(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,a", "-1", "0,1", "1.5", "()"])
+def test_texts_that_are_no_values(text):
+    with pytest.raises(ValueError):
+        parse_values(text)

@@ -19,6 +19,7 @@ from lagseg_jax.runtime.files import write_atomically
 CHANGES = {
     "data.image_size": 224,
     "data.clip_percentiles": (1.0, 99.0),
+    "data.window": (-200.0, 800.0),
     "data.plane": "axial",
     "encoder.variant": "small",
     "encoder.registers": 4,

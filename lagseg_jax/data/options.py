@@ -1,0 +1,35 @@
+"""The options with which commands name the files and the cases of datasets."""
+
+import argparse
+from collections.abc import Callable
+
+from lagseg_jax.imaging.labels import parse_values
+
+
+def add_naming(add: Callable) -> None:
+    """--images and --labels, as `config.data.images` and `config.data.labels`."""
+    add(
+        "--images",
+        default="",
+        metavar="PATTERN",
+        help="names of the images, such as '*_image.nii.gz', or a CSV image,label[,patient][,part] "
+        "(default: recognised)",
+    )
+    add("--labels", default="", metavar="PATTERN", help="of their labels, such as '*_mask.nii.gz'")
+
+
+def add_selection(add: Callable) -> None:
+    """--cases and --exclude, as `config.data.cases` and `config.data.exclude`."""
+    name = {"action": "append", "default": [], "metavar": "NAME"}
+    add("--cases", help="only this one, or those of a pattern such as 'P01_*'; repeatable", **name)
+    add("--exclude", help="without this one, or those of a pattern; repeatable", **name)
+
+
+def label_values(text: str) -> int | tuple[int, ...]:
+    """The type of --label_value: 420, or several, which are merged, as 1,2."""
+    try:
+        return parse_values(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}, expected a whole number, or several above 0 such as 1,2"
+        ) from None
