@@ -1,10 +1,10 @@
-"""Makes synthetic LGE-MRI of the left atrium with labels, as a dataset on disk.
+"""Makes synthetic scans of the left atrium with labels, LGE-MRI or CT, as a dataset on disk.
 
 A heart in its chest, made of distance functions in mm: ellipsoids and tubes, painted from the back
-to the front with soft edges (partial volume). All blood is about equally bright, so brightness
-alone does not find the atrium; the border to the left ventricle is only a faint mitral valve, and
-the veins go on beyond the labelled stump. Axes: x to the patient's left, y to the back, z to the
-head, in mm from the centre of the atrium.
+to the front with soft edges (partial volume). All blood is about equally bright (in CT that of the
+left heart), so brightness alone does not find the atrium; the border to the left ventricle is only
+a faint mitral valve, and the veins go on beyond the labelled stump. Axes: x to the patient's left,
+y to the back, z to the head, in mm from the centre of the atrium.
 """
 
 import json
@@ -14,15 +14,21 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
-from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.data.phantom_scans import FAMILIES, Family, ct_scanner, mri_scanner
+from lagseg_jax.data.phantom_shapes import (
+    as_column,
+    blend,
+    ellipsoid,
+    pose,
+    texture,
+    tube,
+    warp,
+)
+from lagseg_jax.runtime.errors import InputError, one_of
 from lagseg_jax.runtime.files import write_atomically, written_atomically
 
-SHAPE = (96, 88, 24)
-SPACING = (1.5, 1.5, 2.75)
 LABEL_VALUE = 420  # what LAScarQS 2022 writes for the atrium
 STUMP_MM = 11.0  # a vein belongs to the label up to this distance from the body of the atrium
 
@@ -56,84 +62,87 @@ RIGHT_CHAMBERS = {
 
 
 def make_case(
-    rng: np.random.Generator, shape: Sequence[int] = SHAPE, spacing: Sequence[float] = SPACING
+    rng: np.random.Generator,
+    shape: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    family: str = "lge",
 ) -> tuple[np.ndarray, np.ndarray]:
     """One random heart, scanned.
 
     Args:
       rng: source of anatomy, pose, contrast, bias field and noise: same state, same case.
-      shape: voxels along x, y, z.
-      spacing: mm per voxel along x, y, z.
+      shape: voxels along x, y, z; None: those of the family.
+      spacing: mm per voxel along x, y, z; None: those of the family.
+      family: a name of `FAMILIES`: "lge", or "ct".
 
     Returns:
-      The image, int16 (x, y, z) in a scanner's arbitrary units, and the label, uint8 (x, y, z),
-      1 in the cavity of the left atrium with its appendage and the stumps of four veins.
+      The image, int16 (x, y, z), of LGE-MRI in a scanner's arbitrary units, of CT in HU, and the
+      label, uint8 (x, y, z), 1 in the cavity of the left atrium with its appendage and the stumps
+      of four veins.
     """
+    grey = FAMILIES[family]
+    shape, spacing = shape or grey.shape, spacing or grey.spacing
     sub = 2  # sub-slices per slice; their mean gives a thick slice its partial volume
     steps = np.array(spacing) / (1, 1, sub)
     fine_shape = (shape[0], shape[1], shape[2] * sub)
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(fine_shape, steps)]
     scan = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
-    scan -= _column(rng.uniform((-6, -1, -4), (6, 9, 2)))
-    heart = _warp(rng, _pose(rng, scan))
+    scan -= as_column(rng.uniform((-6, -1, -4), (6, 9, 2)))
+    heart = warp(rng, pose(rng, scan))
     edge = float(steps.mean())  # mm over which the border of a structure fades
 
     atrium, veins = _atrium(rng, heart)
-    cavity = _ellipsoid(rng, heart, VENTRICLE)
+    cavity = ellipsoid(rng, heart, VENTRICLE)
     myocardium = cavity - rng.uniform(8, 11)
-    ventricle = _blend(cavity, _tube(rng, heart, MITRAL_ORIFICE), 5)
-    right = [_ellipsoid(rng, heart, part) for part in RIGHT_CHAMBERS.values()]
-    right = np.minimum.reduce(right + [_tube(rng, heart, part) for part in RIGHT_VESSELS.values()])
-    aorta = np.minimum.reduce([_tube(rng, heart, part) for part in AORTA.values()])
-    valve = np.exp(-(((heart - _column(MITRAL_ORIFICE[0][0])) ** 2).sum(0) / 15**2))
-    grain, patches = (_texture(rng, fine_shape, mm / steps) for mm in (2, 5))
+    ventricle = blend(cavity, tube(rng, heart, MITRAL_ORIFICE), 5)
+    right = [ellipsoid(rng, heart, part) for part in RIGHT_CHAMBERS.values()]
+    right = np.minimum.reduce(right + [tube(rng, heart, part) for part in RIGHT_VESSELS.values()])
+    aorta = np.minimum.reduce([tube(rng, heart, part) for part in AORTA.values()])
+    valve = np.exp(-(((heart - as_column(MITRAL_ORIFICE[0][0])) ** 2).sum(0) / 15**2))
+    grain, patches = (texture(rng, fine_shape, mm / steps) for mm in (2, 5))
     blood = 1 + 0.04 * grain
 
     heart_distance = np.minimum.reduce([atrium, myocardium, right, aorta])
-    image = _chest(rng, scan, heart_distance, grain, edge)
+    image = _chest(rng, scan, heart_distance, grain, edge, grey)
     _paint(image, veins, blood, edge)
-    _paint(image, right - 2, 0.4, edge)
-    _paint(image, right, blood * rng.uniform(0.88, 1.08), edge)
-    _paint(image, myocardium, rng.uniform(0.2, 0.4) + 0.03 * grain, edge)
+    _paint(image, right - 2, grey.wall, edge)
+    _paint(image, right, blood * rng.uniform(*grey.right_blood), edge)
+    _paint(image, myocardium, rng.uniform(*grey.myocardium) + 0.03 * grain, edge)
     _paint(image, ventricle, blood * rng.uniform(0.94, 1.06), edge)
-    _paint(image, aorta - 1.5, 0.4, edge)
+    _paint(image, aorta - 1.5, grey.wall, edge)
     _paint(image, aorta, blood * rng.uniform(0.94, 1.06), edge)
-    _paint(image, atrium - 2.2, 0.45 + 0.35 * valve, edge)
+    _paint(image, atrium - 2.2, grey.wall + 0.05 + grey.valve * valve, edge)
     scar = np.clip(2 * (patches - rng.uniform(0.4, 1.3)), 0, 1) * (1 - valve)
-    _paint(image, atrium - 2.4, rng.uniform(1.2, 1.5), edge, opacity=scar)
+    _paint(image, atrium - 2.4, rng.uniform(*grey.scar), edge, opacity=scar)
     _paint(image, np.minimum(atrium, veins), blood * rng.uniform(0.94, 1.06), edge)
 
     inside = np.clip(0.5 - atrium / edge, 0, 1).reshape(*shape, sub).mean(-1)
-    return _scanned(rng, image, shape), (inside >= 0.5).astype(np.uint8)
-
-
-def _scanned(rng: np.random.Generator, image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """What a scanner makes of the sub-slices: blur, bias field, Rician noise, arbitrary units."""
-    image = ndimage.gaussian_filter(image, (0.45, 0.45, 0.6)).reshape(*shape, -1).mean(-1)
-    image *= _bias_field(rng, shape)
-    sigma = rng.uniform(0.05, 0.09)
-    image = np.hypot(image + rng.normal(0, sigma, shape), rng.normal(0, sigma, shape))
-    return np.rint(image * rng.uniform(120, 400)).astype(np.int16)
+    image = ndimage.gaussian_filter(image, (0.45, 0.45, 0.6)).reshape(*shape, sub).mean(-1)
+    scanner = ct_scanner if family == "ct" else mri_scanner
+    return scanner(rng, image), (inside >= 0.5).astype(np.uint8)
 
 
 def write_dataset(
     root: str | os.PathLike,
     cases: int = 12,
     seed: int = 0,
-    shape: Sequence[int] = SHAPE,
-    spacing: Sequence[float] = SPACING,
+    shape: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    family: str = "lge",
 ) -> Path:
     """Writes `cases` phantoms in the layout of LAScarQS 2022 task 2, and returns `root`.
 
     `root/task2/train_data/train_1/{enhanced,atriumSegImgMO}.nii.gz` and so on, both int16, the
-    atrium as 420. Case i depends on `seed` and i alone. Each file appears complete or not at all,
-    and a case that is there stays as it is, so calling again finishes what was interrupted.
+    atrium as 420. Case i depends on `family`, `seed` and i alone. Each file appears complete or not
+    at all, and a case that is there stays as it is, so calling again finishes what was interrupted.
 
     Raises:
-      InputError: `root` holds something else, or phantoms of other parameters.
+      InputError: `root` holds something else, or phantoms of other parameters, or no such family.
     """
     root = Path(root)
-    parameters: dict[str, object] = {"cases": cases, "seed": seed}
+    one_of("family", family, tuple(FAMILIES))
+    shape, spacing = shape or FAMILIES[family].shape, spacing or FAMILIES[family].spacing
+    parameters: dict[str, object] = {"family": family, "cases": cases, "seed": seed}
     parameters |= {"shape": [int(n) for n in shape], "spacing": [float(mm) for mm in spacing]}
     _claim(root, parameters)
     for number in range(1, cases + 1):
@@ -143,7 +152,7 @@ def write_dataset(
             continue
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng([seed, number])
-        image, label = make_case(rng, shape, spacing)
+        image, label = make_case(rng, shape, spacing, family)
         # x and y run to the left and the back, NIfTI counts mm to the right and the front.
         affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
         centre = affine[:3, :3] @ ((np.array(shape) - 1) / 2)
@@ -182,118 +191,51 @@ def _write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
 
 def _atrium(rng: np.random.Generator, heart: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (3, X, Y, Z) -> distances to the labelled cavity and to the whole veins."""
-    body = _ellipsoid(rng, heart, ATRIUM)
-    atrium = _blend(body, _tube(rng, heart, APPENDAGE), 4)
-    veins = [_tube(rng, heart, vein) for vein in VEINS.values()]
+    body = ellipsoid(rng, heart, ATRIUM)
+    atrium = blend(body, tube(rng, heart, APPENDAGE), 4)
+    veins = [tube(rng, heart, vein) for vein in VEINS.values()]
     for vein in veins:
-        atrium = _blend(atrium, np.maximum(vein, body - STUMP_MM), 4)
+        atrium = blend(atrium, np.maximum(vein, body - STUMP_MM), 4)
     return atrium, np.minimum.reduce(veins)
 
 
 def _chest(
-    rng: np.random.Generator, scan: np.ndarray, heart_distance: np.ndarray, grain, edge: float
+    rng: np.random.Generator,
+    scan: np.ndarray,
+    heart_distance: np.ndarray,
+    grain: np.ndarray,
+    edge: float,
+    grey: Family,
 ) -> np.ndarray:
     """Points (3, X, Y, Z) and the distance to the heart -> all that is painted behind the heart."""
-    scan = _warp(rng, scan)
+    scan = warp(rng, scan)
 
-    def column(x, y, half_x, half_y):
-        return _ellipsoid(rng, scan, ((x, y, 0), (half_x, half_y, 1e4), 0))
+    def cylinder(x, y, half_x, half_y):
+        return ellipsoid(rng, scan, ((x, y, 0), (half_x, half_y, 1e4), 0))
 
-    image = np.full(heart_distance.shape, 0.02, np.float32)  # air
-    body, soft = column(0, -12, 160, 112), rng.uniform(0.8, 1.3)
-    fat, muscle = soft * (0.32 + 0.05 * grain), soft * (0.42 + 0.05 * grain)
+    image = np.full(heart_distance.shape, grey.air, np.float32)
+    body, soft = cylinder(0, -12, 160, 112), rng.uniform(*grey.soft)
+    fat, muscle = soft * (grey.fat + 0.05 * grain), soft * (grey.muscle + 0.05 * grain)
     _paint(image, body, fat, edge)
     _paint(image, body + 9, muscle, edge)
-    _paint(image, column(0, -10, 112, 78), 0.06, edge)  # lungs
+    _paint(image, cylinder(0, -10, 112, 78), grey.lung, edge)
     for _ in range(16):
         side, height = rng.choice((-1, 1)), rng.uniform(-35, 35)
         hilum = np.array((side * 48, 12, height / 3))
         end = (side * rng.uniform(60, 90), rng.uniform(-50, 60), height)
         vessel = ([hilum, (hilum + end) / 2 + rng.normal(0, 4, 3), end], (3, 2.2, 1.2))
-        _paint(image, _tube(rng, scan, vessel), 0.7, edge)
-    spine = column(-6, 60, 21, 17)
-    mediastinum = _blend(_blend(heart_distance - 5, spine - 4, 10), column(4, 34, 24, 14), 8)
+        _paint(image, tube(rng, scan, vessel), grey.lung_vessel, edge)
+    spine = cylinder(-6, 60, 21, 17)
+    mediastinum = blend(blend(heart_distance - 5, spine - 4, 10), cylinder(4, 34, 24, 14), 8)
     _paint(image, mediastinum, fat, edge)
-    _paint(image, spine, 0.6 * fat, edge)  # cortical bone
-    _paint(image, spine + 2, 0.9 * fat, edge)  # marrow
-    gullet = column(4, 29, 8, 5)
-    _paint(image, gullet, 0.55, edge)
-    _paint(image, gullet + 3, 0.3, edge)
+    _paint(image, spine, grey.bone[0] * fat, edge)
+    _paint(image, spine + 2, grey.bone[1] * fat, edge)
+    gullet = cylinder(4, 29, 8, 5)
+    _paint(image, gullet, grey.gullet[0], edge)
+    _paint(image, gullet + 3, grey.gullet[1], edge)
     return image
-
-
-def _pose(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
-    """Points (3, X, Y, Z) of the scan -> the same in the frame of a turned and scaled heart."""
-    turn = Rotation.from_euler("xyz", rng.normal(0, (5, 5, 8)), degrees=True).as_matrix()
-    turned = np.tensordot(turn.astype(np.float32), points, 1)
-    return turned / np.float32(rng.uniform(0.88, 1.1))
-
-
-def _warp(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
-    """Shifts points (3, X, Y, Z) by waves of 60 to 120 mm: no shape stays a plain ellipsoid."""
-    warped = points.copy()
-    for _ in range(3):
-        direction = rng.normal(size=3)
-        direction *= 2 * np.pi / rng.uniform(60, 120) / np.linalg.norm(direction)
-        phase = np.tensordot(direction.astype(np.float32), points, 1) + rng.uniform(0, 2 * np.pi)
-        warped += _column(rng.normal(0, 1.2, 3)) * np.sin(phase.astype(np.float32))
-    return warped
-
-
-def _ellipsoid(rng: np.random.Generator, points: np.ndarray, part: tuple) -> np.ndarray:
-    """Points (3, X, Y, Z) -> about their signed distance in mm to a varied ellipsoid.
-
-    First-order estimate f / |grad f|, exact in sign: k0 (k0 - 1) / k1 with k0 = |p / r| and
-    k1 = |p / r^2| (I. Quilez, "ellipsoid distance estimation", 2008).
-    """
-    centre, half_axes, degrees = part
-    half_axes = np.array(half_axes) * rng.uniform(0.93, 1.07, 3)
-    turn = Rotation.from_euler("z", degrees + rng.normal(0, 3), degrees=True).as_matrix()
-    offset = points - _column(centre + rng.normal(0, 1.5, 3))
-    scaled = np.tensordot((turn.T / half_axes[:, None]).astype(np.float32), offset, 1)
-    k0 = np.sqrt((scaled**2).sum(0))
-    k1 = np.sqrt(((scaled / _column(half_axes)) ** 2).sum(0)) + np.float32(1e-6)
-    return k0 * (k0 - 1) / k1
-
-
-def _tube(rng: np.random.Generator, points: np.ndarray, part: tuple) -> np.ndarray:
-    """Points (3, X, Y, Z) -> signed distance in mm to a varied bent tube, a radius per point."""
-    line, radii = part
-    line = np.array(line, np.float32) + rng.normal(0, 1.2, (len(line), 3))
-    radii = np.array(radii) * rng.uniform(0.92, 1.08)
-    distances = []
-    for start, end, first, last in zip(line[:-1], line[1:], radii[:-1], radii[1:]):
-        offset, segment = points - _column(start), _column(end - start)
-        along = np.clip((offset * segment).sum(0) / (segment**2).sum(), 0, 1)
-        away = np.sqrt(((offset - along * segment) ** 2).sum(0))
-        distances.append(away - np.float32(first) - np.float32(last - first) * along)
-    return np.minimum.reduce(distances)
-
-
-def _column(vector: ArrayLike) -> np.ndarray:
-    return np.asarray(vector, np.float32).reshape(3, 1, 1, 1)
-
-
-def _blend(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
-    """Union of two distances with a rounded seam of `width` mm (polynomial smooth minimum)."""
-    share = np.clip(0.5 + 0.5 * (b - a) / width, 0, 1)
-    return b + (a - b) * share - width * share * (1 - share)
 
 
 def _paint(image: np.ndarray, distance: np.ndarray, grey, edge: float, opacity=1.0) -> None:
     """Puts a structure in front of `image`, in place; its border fades over `edge` mm."""
     image += (grey - image) * np.clip(0.5 - distance / edge, 0, 1) * opacity
-
-
-def _texture(rng: np.random.Generator, shape: Sequence[int], sigma: np.ndarray) -> np.ndarray:
-    """Smooth noise, float32 of `shape`, mean 0 and SD 1."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), sigma)
-    return (noise - noise.mean()) / noise.std()
-
-
-def _bias_field(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-    """Receive field, float64 of `shape`: exp of a random quadratic, brighter at the front."""
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij", sparse=True)
-    terms = (x, y, z, x * x, y * y, z * z, x * y, x * z, y * z)
-    weights = rng.normal(0, 0.1, len(terms)) + np.array([0, -0.15] + [0] * 7)
-    return np.exp(sum(weight * term for weight, term in zip(weights, terms)))

@@ -10,12 +10,18 @@ from scipy import ndimage
 from lagseg_jax.data import phantom
 from lagseg_jax.runtime.errors import InputError
 
+LGE, CT = phantom.FAMILIES["lge"], phantom.FAMILIES["ct"]
 SMALL = {"shape": (13, 11, 7), "spacing": (9.0, 10.0, 8.5)}
 
 
 @pytest.fixture(scope="module")
 def cases():
     return [phantom.make_case(np.random.default_rng([5, number])) for number in range(8)]
+
+
+@pytest.fixture(scope="module")
+def ct():
+    return [phantom.make_case(np.random.default_rng([5, n]), family="ct") for n in range(5)]
 
 
 def best_threshold_dice(image, label):
@@ -27,17 +33,17 @@ def best_threshold_dice(image, label):
 
 def test_types_and_shapes(cases):
     for image, label in cases:
-        assert image.shape == label.shape == phantom.SHAPE
+        assert image.shape == label.shape == LGE.shape
         assert image.dtype == np.int16 and label.dtype == np.uint8
         assert image.min() >= 0 and set(np.unique(label)) == {0, 1}
 
 
 def test_the_atrium_is_one_piece_of_a_human_size(cases):
     for _, label in cases:
-        assert 40 < label.sum() * np.prod(phantom.SPACING) / 1000 < 120  # mL
+        assert 40 < label.sum() * np.prod(LGE.spacing) / 1000 < 120  # mL
         labels, count = ndimage.label(label, np.ones((3, 3, 3)))
         assert np.bincount(labels.ravel())[1:].max() > 0.98 * label.sum(), count
-        extent = np.ptp(np.argwhere(label), axis=0) * phantom.SPACING
+        extent = np.ptp(np.argwhere(label), axis=0) * LGE.spacing
         assert extent[0] > extent[1]  # wider than deep, as atria between the veins are
         assert label.any((0, 1)).mean() > 0.5  # visible in most slices
 
@@ -64,6 +70,27 @@ def test_some_of_the_wall_is_scar(cases):
         inside = image[ndimage.binary_erosion(label)]
         bright.append((image[wall] > inside.mean() + 2 * inside.std()).mean())
     assert 0.01 < np.mean(bright) < 0.5
+
+
+def test_ct_is_in_hounsfield_units(ct):
+    for image, label in ct:
+        assert image.dtype == np.int16 and image.shape == label.shape == CT.shape
+        assert np.prod(CT.shape) != np.prod(LGE.shape) and CT.spacing != LGE.spacing
+        blood = np.median(image[label > 0])
+        assert 280 < blood < 520  # HU; fat lies below water, lung and air far below
+        lung = ndimage.binary_erosion((image < -700) & (image > -950), iterations=2)
+        assert lung.mean() > 0.05 and image.min() >= -1024
+        assert 40 < label.sum() * np.prod(CT.spacing) / 1000 < 120  # mL
+        assert best_threshold_dice(image, label) < 0.75  # the ventricle and the aorta, as bright
+
+
+def test_the_heart_of_a_case_is_the_same_in_both_families():
+    one, other = (
+        phantom.make_case(np.random.default_rng(3), LGE.shape, LGE.spacing, family)
+        for family in ("lge", "ct")
+    )
+    np.testing.assert_array_equal(one[1], other[1])
+    assert (one[0] != other[0]).mean() > 0.9
 
 
 def test_background_noise_is_rician(cases):
@@ -130,6 +157,10 @@ def test_other_parameters_and_foreign_folders_are_refused(tmp_path):
     root = phantom.write_dataset(tmp_path / "phantom", cases=1, seed=0, **SMALL)
     with pytest.raises(InputError, match=r"phantom\.json .*'seed': 0.*'seed': 1"):
         phantom.write_dataset(root, cases=1, seed=1, **SMALL)
+    with pytest.raises(InputError, match=r"phantom\.json .*'lge'.*'ct'"):
+        phantom.write_dataset(root, cases=1, seed=0, family="ct", **SMALL)
+    with pytest.raises(InputError, match="family is 'mri', expected one of lge, ct"):
+        phantom.write_dataset(tmp_path / "other", family="mri")
     (tmp_path / "patients" / "task2").mkdir(parents=True)
     with pytest.raises(InputError, match=r"patients holds files but no phantom\.json"):
         phantom.write_dataset(tmp_path / "patients", cases=1, **SMALL)
