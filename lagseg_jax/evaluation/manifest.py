@@ -14,6 +14,7 @@ import jax
 from lagseg_jax.data.layouts import Case
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.segmentation import decoder_dtype
+from lagseg_jax.runs.init_source import FIELDS
 from lagseg_jax.runtime.files import file_sha256
 from lagseg_jax.runtime.host import git_commit, library_versions
 
@@ -27,7 +28,8 @@ def run_manifest(segmenter: Segmenter, cases: Sequence[Case]) -> dict[str, Any]:
 
     Returns:
         JSON-serialisable: `date` (UTC), `command`, `git` (None outside a checkout), `seed`,
-        `checkpoint_step`, `encoder`, `decoder_dtype` (here), `dataset`, `devices`, `versions` and
+        `checkpoint_step`, `init_from` (the run that this one began with, or None), `encoder`,
+        `decoder_dtype` (here), `dataset`, `devices`, `versions` and
         the whole `config`.
     """
     return {
@@ -36,6 +38,7 @@ def run_manifest(segmenter: Segmenter, cases: Sequence[Case]) -> dict[str, Any]:
         "git": git_commit(Path(__file__).parent),
         "seed": segmenter.config.seed,
         "checkpoint_step": segmenter.step,
+        "init_from": segmenter.source and {name: segmenter.source[name] for name in FIELDS},
         "encoder": segmenter.encoder.report(),
         "decoder_dtype": decoder_dtype(segmenter.config.decoder.dtype),
         "dataset": {

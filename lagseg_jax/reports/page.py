@@ -9,11 +9,11 @@ import hashlib
 from importlib import resources
 from pathlib import Path
 
+from lagseg_jax.reports.blocks import count_of
 from lagseg_jax.reports.html import Html, document, join, raw, tag
 from lagseg_jax.reports.read import Evaluation, read_evaluation
 from lagseg_jax.reports.sections import (
     cases,
-    count_of,
     fusion,
     manifest,
     pictures,
