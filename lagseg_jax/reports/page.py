@@ -100,6 +100,10 @@ def _header(evaluation: Evaluation) -> Html:
         strong = tag("strong", "Random encoder.")
         text = f" {sentence[0].upper()}{sentence[1:]}."
         banner.append(tag("p", strong, text, class_="banner", role="alert"))
+    if seen := ((evaluation.manifest or {}).get("external") or {}).get("seen_cases"):
+        strong = tag("strong", "No fair test.")
+        text = f" The run has learnt from {count_of(len(seen), 'case')}: {', '.join(seen)}."
+        banner.append(tag("p", strong, text, class_="banner", role="alert"))
     return join(
         tag("h1", f"Left atrium segmentation: {evaluation.name}"),
         tag("p", " · ".join(facts), class_="muted"),
