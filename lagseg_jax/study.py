@@ -14,8 +14,8 @@ A study file names its arms as changes of the base config; its `get_study(config
 Every run is an ordinary one (`lagseg_jax.main`) in a process of its own, so that one that fails
 leaves the others alone: WORKDIR/ARM/seed0, or WORKDIR/ARM/fold0/seed0 with --cross_validate. The
 same command continues where it was interrupted, skips what is finished, and retries what failed.
-WORKDIR gets table.md, table.csv, study.json and plot.svg, plot.png: after every run, so that what
-is there can be read at any time.
+WORKDIR gets report.html, table.md, table.csv, study.json and plot.svg, plot.png: after every run,
+so that what is there can be read at any time.
 """
 
 import functools

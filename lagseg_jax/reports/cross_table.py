@@ -15,6 +15,11 @@ def cell(trained: str, tested: str) -> str:
     return f"{trained} on {tested}"
 
 
+def column(tested: str, datasets: Sequence[str]) -> list[str]:
+    """The cells of one column, whose models are judged on the same cases."""
+    return [cell(trained, tested) for trained in datasets]
+
+
 def read_cross_results(runs: Sequence[Run], tests: Sequence[CrossTest]) -> list[Result]:
     """The results of the finished runs and tests, each an arm of its own."""
     own = [
@@ -40,9 +45,9 @@ def cross_rows(results: Sequence[Result], datasets: Sequence[str]) -> list[dict]
     """
     rows = []
     for tested in datasets:
-        column = [cell(trained, tested) for trained in datasets]
-        mine = [result for result in results if result.arm in column]
-        there = [name for name in column if any(result.arm == name for result in mine)]
+        models = column(tested, datasets)
+        mine = [result for result in results if result.arm in models]
+        there = [name for name in models if any(result.arm == name for result in mine)]
         own = cell(tested, tested)
         rows += table_rows(mine, there, own if own in there else None)
     return rows

@@ -1,4 +1,4 @@
-"""Tables and plots of a study, from what its finished runs have left."""
+"""Tables, plots and page of a study, from what its finished runs have left."""
 
 import shlex
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lagseg_jax.evaluation.cross_test import CrossTest
 from lagseg_jax.evaluation.study import Job, Run
-from lagseg_jax.reports.cross_table import OWN, cross_lines, cross_rows, read_cross_results
+from lagseg_jax.reports.cross_table import OWN, column, cross_lines, cross_rows, read_cross_results
 from lagseg_jax.reports.study_plot import write_plot
+from lagseg_jax.reports.study_report import write_study_page
 from lagseg_jax.reports.study_table import read_result, table_rows, write_table
 
 
@@ -18,7 +19,7 @@ def write_results(
     reasons: dict[str, str],
     tests: Sequence[CrossTest] = (),
 ) -> str:
-    """Writes tables and plots of what is finished; returns the table as text.
+    """Writes tables, plots and page of what is finished; returns the table as text.
 
     Args:
         workdir: of the study.
@@ -29,9 +30,11 @@ def write_results(
     """
     arms = list(study["arms"])
     above: list[str] = []
+    groups: dict[str, list[str]] = {"": arms}
     if study.get("cross_test"):
         results = read_cross_results(runs, tests)
         rows = cross_rows(results, arms)
+        groups = {f"Tested on {name}": column(name, arms) for name in arms}
         study, above = {**study, "reference": OWN}, cross_lines(rows, arms)
     else:
         results = [read_result(r.workdir, r.arm, r.fold, r.seed) for r in runs if r.finished]
@@ -40,6 +43,7 @@ def write_results(
     text = write_table(workdir, study, rows, record, results, above)
     if results:
         write_plot(workdir, study, rows, results)
+    write_study_page(workdir, study, rows, record, results, groups)
     return text
 
 

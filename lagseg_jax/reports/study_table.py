@@ -26,6 +26,7 @@ from lagseg_jax.runtime.files import without_nan, write_atomically, write_csv, w
 # Of the columns of per_case.csv: title and decimals in the table.
 METRICS = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95_mm": ("HD95 (mm)", 2)}
 METRICS |= {"assd_mm": ("ASSD (mm)", 2)}
+VOLUMES = ("truth_ml", "prediction_ml")  # for the plots
 POOLED = "all folds"  # the row of a cross-validation that covers them
 
 
@@ -37,7 +38,8 @@ class Result:
         arm: of the study.
         fold: of the cross-validation; -1 without one.
         seed: of the run.
-        cases: {case: {metric: value}} for `METRICS`; NaN where a metric is not defined.
+        cases: {case: {metric: value}} for `METRICS` and `VOLUMES`; NaN where one is not
+            defined.
         training_cases: how many it was trained on.
         warning: what readers must know about the encoder (random weights); empty otherwise.
     """
@@ -57,7 +59,7 @@ def read_result(
     folder = folder or workdir / "evaluation"
     with (folder / "per_case.csv").open(newline="") as file:
         cases = {
-            row["case"]: {metric: float(row[metric] or "nan") for metric in METRICS}
+            row["case"]: {name: float(row.get(name) or "nan") for name in (*METRICS, *VOLUMES)}
             for row in csv.DictReader(file)
         }
     summary = json.loads((folder / "summary.json").read_text())
@@ -107,7 +109,7 @@ def case_values(results: Sequence[Result], metric: str) -> dict[tuple[int, str],
     values: dict[tuple[int, str], list[float]] = {}
     for result in results:
         for case, scores in result.cases.items():
-            values.setdefault((result.fold, case), []).append(scores[metric])
+            values.setdefault((result.fold, case), []).append(scores.get(metric, math.nan))
     return {key: float(np.mean(values[key])) for key in sorted(values)}
 
 
@@ -233,14 +235,20 @@ def _markdown(
 
 def _arms(rows: list[dict], compared: bool) -> list[str]:
     """A line of the table for each arm and fold."""
-    lines = []
-    for dice in (row for row in rows if row["metric"] == "dice"):
-        same = [r for r in rows if (r["arm"], r["fold"]) == (dice["arm"], dice["fold"])]
-        cells = [plain(row_name(dice)), decimal(dice["training_cases"], 0)]
-        cells += [_spread(row, METRICS[row["metric"]][1]) for row in same]
-        cells += [str(dice["n_cases"]), str(dice["n_seeds"])]
-        lines.append(table_row(cells + (_comparison(dice) if compared else [])))
-    return lines
+    return [
+        table_row([plain(row_name(dice)), *table_cells(dice, rows, compared)])
+        for dice in rows
+        if dice["metric"] == "dice"
+    ]
+
+
+def table_cells(dice: dict, rows: Sequence[dict], compared: bool) -> list[str]:
+    """What stands behind the name of an arm or fold, whose row of Dice is given, in its line."""
+    same = [r for r in rows if (r["arm"], r["fold"]) == (dice["arm"], dice["fold"])]
+    cells = [decimal(dice["training_cases"], 0)]
+    cells += [_spread(row, METRICS[row["metric"]][1]) for row in same]
+    cells += [str(dice["n_cases"]), str(dice["n_seeds"])]
+    return cells + (_comparison(dice) if compared else [])
 
 
 def row_name(row: dict) -> str:
