@@ -78,6 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     augment.bias_field = 0.3  # largest log-amplitude of the smooth multiplicative field
 
     config.train = train = ml_collections.ConfigDict()
+    train.init_from = ""  # workdir of another run, to begin with what it has trained; "": afresh
     train.epochs = 50.0  # passes over the training slices; 0.5 is half a pass
     train.steps = 0  # optimiser steps; 0: those that `epochs` make
     train.batch_size = 32  # slices per step, over all devices

@@ -19,8 +19,9 @@ from lagseg_jax.evaluation.compare import (
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
+from lagseg_jax.reports.compare_page import write_comparison_page
 from lagseg_jax.runtime.commands import command_parser
-from lagseg_jax.runtime.console import exit_status, log_to_console, printable, say
+from lagseg_jax.runtime.console import exit_status, log, log_to_console, printable, say
 from lagseg_jax.runtime.errors import one_of
 
 
@@ -39,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("cases, values and output").add_argument
     add_naming(add)
     add("--split", metavar="FILE", help="splits.json of a run: its test cases only")
-    add("--output", metavar="FOLDER", help="gets per_case.csv and comparison.json")
+    add("--output", metavar="FOLDER", help="gets report.html, per_case.csv and comparison.json")
     for name, what in (("label", "truth"), ("prediction", "predictions")):
         about = f"of the atrium in the {what}; several are merged: 1,2"
         add(f"--{name}_value", type=label_values, default=0, help=about)
@@ -78,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.output:
         told = {"orientation": options.orientation, "allow": options.allow}
         write_comparison(Path(options.output), options.truth, scores, told)
+        page = write_comparison_page(Path(options.output), options.truth, scores, told)
+        log.info("report: %s", page)
     problems = [sentence for one in scores for sentence in one.problems.values()]
     for sentence in problems:
         print(printable(f"error: {sentence}"), file=sys.stderr)

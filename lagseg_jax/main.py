@@ -51,6 +51,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     from lagseg_jax.model.frozen_encoder import load_frozen_encoder
     from lagseg_jax.runs.checkpoint import Checkpoints
     from lagseg_jax.runtime.devices import use_compilation_cache
+    from lagseg_jax.training.init_from import check_init_from
     from lagseg_jax.training.loop import train
 
     check_processes(config, process()[1])
@@ -67,6 +68,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
         if has_checkpoints(workdir):
             with Checkpoints(workdir, encoder.sha256, read_only=True) as checkpoints:
                 checkpoints.check_encoder()
+        elif config.train.init_from:
+            check_init_from(config, encoder)
         split = load_split(config, workdir)
         once(write_config, workdir, config)
         unsaved = train(config, workdir, split, encoder)

@@ -14,12 +14,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Writes the report; returns the exit status."""
     parser = command_parser("report", "Only files in the workdir are read.")
     add = parser.add_argument_group("the run").add_argument
-    add("workdir", type=Path, help="folder of a run that was evaluated")
+    add("workdir", type=Path, help="folder of a run that was evaluated, or of one evaluation")
     options = parser.parse_args(arguments)
     log_to_console()
     from lagseg_jax.reports.page import write_report
 
-    log.info("%s", write_report(options.workdir / "evaluation"))
+    folder = options.workdir
+    is_evaluation = (folder / "summary.json").exists()
+    log.info("%s", write_report(folder if is_evaluation else folder / "evaluation"))
     return 0
 
 

@@ -9,12 +9,13 @@ A study file names its arms as changes of the base config; its `get_study(config
     arms       {name: {"SECTION.FIELD": value}}
     reference  the arm that the others are compared with, or None
     curve      True for a plot against the number of training cases
+    cross_test  True to judge every run on the test cases of the other arms' datasets, too
 
 Every run is an ordinary one (`lagseg_jax.main`) in a process of its own, so that one that fails
 leaves the others alone: WORKDIR/ARM/seed0, or WORKDIR/ARM/fold0/seed0 with --cross_validate. The
 same command continues where it was interrupted, skips what is finished, and retries what failed.
-WORKDIR gets table.md, table.csv, study.json and plot.svg, plot.png: after every run, so that what
-is there can be read at any time.
+WORKDIR gets report.html, table.md, table.csv, study.json and plot.svg, plot.png: after every run,
+so that what is there can be read at any time.
 """
 
 import functools
@@ -27,6 +28,7 @@ from ml_collections import config_flags
 
 from lagseg_jax.config.flags import flags_help, parse_flags
 from lagseg_jax.config.validate import check_config
+from lagseg_jax.evaluation.cross_test import cross_tests
 from lagseg_jax.evaluation.study import Run, check_unchanged, read_study, run_study
 from lagseg_jax.reports.study_page import write_results
 from lagseg_jax.runs.lock import locked
@@ -87,8 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
     study = read_study(values.study, values.config, values.arms)
     runs = plan_runs(values, study)
     with handled(True), locked(Path(values.workdir)):
-        publish = functools.partial(write_results, Path(values.workdir), study, runs)
-        return run_study(Path(values.workdir), runs, publish)
+        tests = cross_tests(runs) if study["cross_test"] else []
+        publish = functools.partial(write_results, Path(values.workdir), study, runs, tests=tests)
+        return run_study(Path(values.workdir), [*runs, *tests], publish)
 
 
 if __name__ == "__main__":

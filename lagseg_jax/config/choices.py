@@ -61,6 +61,7 @@ SEVERITY = {
     "label_outside": "error",
     "unlike_values": "error",
     "changed_label": "error",
+    "seen_case": "error",
     "duplicate": "error",
     "same_file": "warning",
     "visits": "warning",

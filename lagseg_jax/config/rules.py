@@ -177,6 +177,7 @@ RULES: dict[str, Rule] = {
     "augment.brightness": NOT_NEGATIVE,
     "augment.noise": NOT_NEGATIVE,
     "augment.bias_field": NOT_NEGATIVE,
+    "train.init_from": TEXT,
     "train.epochs": POSITIVE,
     "train.steps": whole(0),
     "train.batch_size": whole(1),

@@ -26,8 +26,17 @@ from lagseg_jax.runtime.console import Progress, log, still
 from lagseg_jax.runtime.files import write_csv, write_json
 from lagseg_jax.runtime.processes import allgather, once, process, share
 
+# All that an evaluation leaves, with the report made of it.
+FILES = ("masks", "overlays", "per_case.csv", "fusion_weights.csv", "manifest.json")
+FILES += ("summary.json", "report.html")
 
-def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[str, Any]:
+
+def evaluate(
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    folder: Path,
+    external: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Predicts and scores the cases, and writes everything into `folder`.
 
     Several processes share the cases; the first one writes the tables and pictures over all.
@@ -38,6 +47,7 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[
         folder: gets `per_case.csv`, `summary.json`, `masks/<case>.nii.gz`, `overlays/*.png` of the
             best, the median and the worst case, `fusion_weights.csv` and `manifest.json`; all that
             `reports.page.write_report` needs.
+        external: what the manifest says about a test set that is not the run's own.
 
     Returns:
         The content of summary.json.
@@ -76,7 +86,7 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], folder: Path) -> dict[
         of = {name: [row for row in rows if row.get("dataset") == name] for name in datasets}
         summary["datasets"] = {name: summarise(some) for name, some in of.items()}
     if process()[0] == 0:
-        _write(folder, segmenter, cases, rows, summary)
+        _write(folder, segmenter, cases, rows, summary, external)
     return summary
 
 
@@ -86,6 +96,7 @@ def _write(
     cases: Sequence[Case],
     rows: Sequence[dict[str, Any]],
     summary: dict[str, Any],
+    external: dict[str, Any] | None,
 ) -> None:
     """All files but the masks; the summary last, which says that the others are there."""
     # The encoder's origin stands in every line, so that it survives copying.
@@ -95,7 +106,7 @@ def _write(
     write_csv(folder / "per_case.csv", ["case", *several, *METRICS, "encoder_weights"], table)
     _write_overlays(segmenter, cases, rows, folder)
     _write_fusion_weights(folder / "fusion_weights.csv", segmenter)
-    write_json(folder / "manifest.json", run_manifest(segmenter, cases))
+    write_json(folder / "manifest.json", run_manifest(segmenter, cases, external))
     write_json(folder / "summary.json", summary)
 
 

@@ -15,20 +15,26 @@ from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.data.cases import Case
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.segmentation import decoder_dtype
+from lagseg_jax.runs.init_source import FIELDS
 from lagseg_jax.runtime.files import file_sha256
 from lagseg_jax.runtime.host import git_commit, library_versions
 
 
-def run_manifest(segmenter: Segmenter, cases: Sequence[Case]) -> dict[str, Any]:
+def run_manifest(
+    segmenter: Segmenter, cases: Sequence[Case], external: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What was run, on what, by what.
 
     Args:
         segmenter: the model that was evaluated.
         cases: the labelled cases it was evaluated on; every file of theirs is read once.
+        external: of a test set that is not the run's own: `run` (its folder), `name` of the test
+            set, `split` ("" for all cases), and `seen_cases` that the run has learnt from.
 
     Returns:
         JSON-serialisable: `date` (UTC), `command`, `git` (None outside a checkout), `seed`,
-        `checkpoint_step`, `encoder`, `decoder_dtype` (here), `dataset`, `devices`, `versions` and
+        `checkpoint_step`, `init_from` (the run that this one began with, or None), `external`,
+        `encoder`, `decoder_dtype` (here), `dataset`, `devices`, `versions` and
         the whole `config`.
     """
     return {
@@ -37,6 +43,8 @@ def run_manifest(segmenter: Segmenter, cases: Sequence[Case]) -> dict[str, Any]:
         "git": git_commit(Path(__file__).parent),
         "seed": segmenter.config.seed,
         "checkpoint_step": segmenter.step,
+        "init_from": segmenter.source and {name: segmenter.source[name] for name in FIELDS},
+        "external": external,
         "encoder": segmenter.encoder.report(),
         "decoder_dtype": decoder_dtype(segmenter.config.decoder.dtype),
         "dataset": {

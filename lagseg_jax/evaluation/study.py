@@ -7,9 +7,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import ClassVar, Protocol
 
 import ml_collections
 
@@ -27,6 +28,34 @@ MAY_CHANGE |= {"encoder.weights", "train.checkpoint_every", "train.log_every", "
 MAY_CHANGE |= {"train.cache_features", "train.feature_cache_gb"}
 # "error: ..." of our own command lines, and the line of a traceback that says what happened.
 ERROR = re.compile(r"error: |[\w.]*(Error|Exception)\b")
+
+
+class Job(Protocol):
+    """What a study starts in a process of its own: a run, or a test of it on another dataset."""
+
+    @property
+    def module(self) -> str:
+        """The command."""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Of the command."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def workdir(self) -> Path:
+        """Where its results are."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that it needs is there."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether its results are there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +77,8 @@ class Run:
     workdir: Path
     arguments: tuple[str, ...]
     config: ml_collections.ConfigDict
+    module: ClassVar[str] = "lagseg_jax.main"
+    ready: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -80,7 +111,7 @@ def read_study(path: str, config: ml_collections.ConfigDict, only: list[str]) ->
     spec.loader.exec_module(module)
     if not hasattr(module, "get_study"):
         raise InputError(f"{path} has no function get_study(config), expected a study file")
-    study = {"curve": False} | module.get_study(config)
+    study = {"curve": False, "cross_test": False} | module.get_study(config)
     unknown = [name for name in only if name not in study["arms"]]
     if unknown:
         raise InputError(
@@ -111,8 +142,8 @@ def check_unchanged(run: Run) -> None:
             )
 
 
-def start_run(run: Run, stopped: list[int]) -> tuple[int, str]:
-    """Trains and evaluates in a process of its own, and waits for it.
+def start_run(run: Job, stopped: list[int]) -> tuple[int, str]:
+    """Does what is to do in a process of its own, and waits for it.
 
     Args:
         run: what to do.
@@ -125,7 +156,7 @@ def start_run(run: Run, stopped: list[int]) -> tuple[int, str]:
     # In a process group of its own, the run gets every signal once: from here. If this process is
     # killed, the run ends by itself.
     process = subprocess.Popen(
-        [sys.executable, "-m", "lagseg_jax.main", *run.arguments],
+        [sys.executable, "-m", run.module, *run.arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -155,18 +186,18 @@ def start_run(run: Run, stopped: list[int]) -> tuple[int, str]:
 
 def run_study(
     workdir: Path,
-    runs: list[Run],
+    runs: Sequence[Job],
     publish: Callable[[dict[str, str]], str],
-    start: Callable[[Run, list[int]], tuple[int, str]] = start_run,
+    start: Callable[[Job, list[int]], tuple[int, str]] = start_run,
 ) -> int:
     """Starts the runs that are not finished, one after the other; the results stand in `workdir`.
 
     Args:
         workdir: of the study.
-        runs: all of them.
+        runs: all of them; those that need others stand behind them, and are left out without.
         publish: writes tables and plot of what is finished, given the reasons of the runs that
             failed; returns the table as text.
-        start: trains and evaluates one run.
+        start: does one of them.
 
     Returns:
         0; 1 when a run has failed; the exit status of the run that was interrupted by a signal.
@@ -176,7 +207,7 @@ def run_study(
     stopped: list[int] = []
     status = 0
     for number, run in enumerate(runs, start=1):
-        if run.finished:
+        if run.finished or not run.ready:
             continue
         log.info("run %d of %d: %s (%s)", number, len(runs), run.name, run.workdir)
         status, last = start(run, stopped)
@@ -188,5 +219,7 @@ def run_study(
             log.error("run %s failed, the others go on", run.name)
         publish(reasons)
     text = publish(reasons)
-    log.info("%s\n%s", text, workdir / "table.md, table.csv, study.json, plot.svg, plot.png")
+    log.info(
+        "%s\n%s", text, workdir / "report.html, table.md, table.csv, study.json, plot.svg, plot.png"
+    )
     return (status or 128 + stopped[0]) if stopped else int(bool(reasons))

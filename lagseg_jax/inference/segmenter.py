@@ -6,10 +6,9 @@ resizing back. Several models are an ensemble: their probabilities are averaged,
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import ml_collections
@@ -29,10 +28,11 @@ from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.model.lora import LORA
 from lagseg_jax.model.segmentation import Model, build_model
 from lagseg_jax.model.weights import read_card
-from lagseg_jax.runs.checkpoint import Checkpoints
+from lagseg_jax.runs.best_params import restore_best
+from lagseg_jax.runs.init_source import read_source
 from lagseg_jax.runs.planes import read_planes
 from lagseg_jax.runs.workdir import read_config
-from lagseg_jax.runtime.devices import replicated, split_batch, use_compilation_cache
+from lagseg_jax.runtime.devices import split_batch, use_compilation_cache
 from lagseg_jax.runtime.errors import InputError
 
 BUCKET = 64  # slice sizes are padded to multiples of this: few sizes, few compilations
@@ -53,6 +53,7 @@ class Segmenter:
             with this one's; their `config.predict` does not count.
         planes: of the slices it was trained on; none: not known.
         plane: that volumes are cut in; "": as `slices.through_plane` says, if it was trained on.
+        source: the run that this one began with (`init_source.read_source`), or None.
     """
 
     config: ml_collections.ConfigDict
@@ -63,6 +64,7 @@ class Segmenter:
     partners: tuple["Segmenter", ...] = ()
     planes: tuple[str, ...] = ()
     plane: str = ""
+    source: dict[str, Any] | None = None
 
     @property
     def postprocessing(self) -> PostProcessing:
@@ -275,21 +277,12 @@ def restore_segmenter(
 ) -> Segmenter:
     """As `load_segmenter`, with the encoder already loaded."""
     model = build_model(config, encoder.spec)
-    checkpoints = Checkpoints(workdir, encoder.sha256, read_only=True)
-    best = checkpoints.best()
-    step = best[0] if best else checkpoints.newest()
-    if step is None:
-        raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
-    init = functools.partial(model.init_params, image_size=config.data.image_size)
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
-        jax.eval_shape(init, jax.random.key(0)),
-    )
-    params = checkpoints.restore_params(step, like)
-    checkpoints.close()
+    size = config.data.image_size
+    step, params = restore_best(workdir, encoder.sha256, model.init_params, size)
     if model.adapter is not None:
         merged = jax.jit(model.adapted)(encoder.params, params)
         encoder = dataclasses.replace(encoder, params=merged)
         del params[LORA]
     trained = {"planes": read_planes(workdir), "plane": config.data.plane}
+    trained["source"] = read_source(workdir)
     return Segmenter(config, model, encoder, params, step, **trained)

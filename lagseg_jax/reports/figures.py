@@ -65,9 +65,9 @@ def strip(
     if not finite.size:
         return ""
     low, high = float(values[finite].min()), float(values[finite].max())
-    to_x = _scale(low, high, 5, 175) if high > low else lambda value: 90.0
+    to_x = scale(low, high, 5, 175) if high > low else lambda value: 90.0
     parts = [
-        _dot(
+        dot(
             to_x(values[i]),
             8 + 20 * (i * GOLDEN % 1),
             3,
@@ -75,10 +75,10 @@ def strip(
         )
         for i in finite.tolist()
     ]
-    parts.append(_path(f"M{to_x(values[finite].mean()):.1f} 33v10", "line mean"))
+    parts.append(stroke(f"M{to_x(values[finite].mean()):.1f} 33v10", "line mean"))
     if np.isfinite(interval).all():
         start, stop = map(to_x, interval)
-        parts.append(_path(f"M{start:.1f} 38H{stop:.1f}", "line second"))
+        parts.append(stroke(f"M{start:.1f} 38H{stop:.1f}", "line second"))
     parts.append(label(0, 60, number(low, digits)))
     if high > low:
         parts.append(label(180, 60, number(high, digits), "end"))
@@ -115,7 +115,7 @@ def bland_altman_figure(
     for i in finite.tolist():
         volumes = [number(volume[i], 1) for volume in (truth_ml, prediction_ml)]
         title = f"{names[i]}: truth {volumes[0]} mL, prediction {volumes[1]} mL"
-        parts.append(_dot(to_x(means[i]), to_y(differences[i]), 4, title))
+        parts.append(dot(to_x(means[i]), to_y(differences[i]), 4, title))
     return svg(WIDTH, HEIGHT, "Bland-Altman plot of the atrium's volume", parts)
 
 
@@ -143,9 +143,9 @@ def curve_figure(
     for style, (xs, ys) in zip(CURVES, series.values()):
         points = [(to_x(x), to_y(y)) for x, y in zip(_thin(xs), _thin(ys))]
         line = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(_path(f"M{line}", f"line {style}"))
+        parts.append(stroke(f"M{line}", f"line {style}"))
         if len(points) <= 30:
-            parts += [_dot(x, y, 2.5, style=f"mark {style}") for x, y in points]
+            parts += [dot(x, y, 2.5, style=f"mark {style}") for x, y in points]
     keys: list[str] = []
     for style, name in zip(CURVES, series):
         keys += ["\N{EM SPACE}"] if keys else []
@@ -157,7 +157,7 @@ def curve_figure(
 def _marked_step(step: float, x: float, y: float) -> list[Html]:
     """A vertical line at a step, and at the height y what it means, on the side with more room."""
     side, shift = ("end", -5) if x > WIDTH / 2 else ("start", 5)
-    line = _path(f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}", "line dashed")
+    line = stroke(f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}", "line dashed")
     return [line, label(x + shift, y, f"evaluated: step {step:.0f}", side)]
 
 
@@ -171,21 +171,21 @@ def _frame(
     xs: Iterable[float], ys: Iterable[float], x_label: str, y_label: str
 ) -> tuple[Callable[[float], float], Callable[[float], float], list[Html]]:
     """Axes around the data: value -> x, value -> y, and their ticks, grid and labels."""
-    x_ticks, y_ticks = _ticks(xs, 0.01), _ticks(ys, 0.04)
-    to_x = _scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
-    to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    x_ticks, y_ticks = ticks_around(xs, 0.01), ticks_around(ys, 0.04)
+    to_x = scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
+    to_y = scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = []
     for tick in y_ticks:
         parts.append(_across(to_y(tick), "grid"))
-        parts.append(label(LEFT - 8, to_y(tick) + 4, _short(tick), "end"))
-    parts += [label(to_x(tick), HEIGHT - BOTTOM + 18, _short(tick), "middle") for tick in x_ticks]
+        parts.append(label(LEFT - 8, to_y(tick) + 4, short(tick), "end"))
+    parts += [label(to_x(tick), HEIGHT - BOTTOM + 18, short(tick), "middle") for tick in x_ticks]
     parts.append(label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle", "label"))
     turned = f"translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"
     parts.append(tag("text", y_label, class_="label", transform=turned, text_anchor="middle"))
     return to_x, to_y, parts
 
 
-def _ticks(values: Iterable[float], margin: float) -> Sequence[float]:
+def ticks_around(values: Iterable[float], margin: float) -> Sequence[float]:
     """Round numbers from below the smallest to above the largest value, by a part of the range."""
     values = list(values)
     low, high = float(min(values)), float(max(values))
@@ -194,22 +194,26 @@ def _ticks(values: Iterable[float], margin: float) -> Sequence[float]:
     return MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(start, high)
 
 
-def _short(tick: float) -> str:
+def short(tick: float) -> str:
+    """What stands beside a tick."""
     return f"{tick:,.6g}".replace("-", MINUS).replace(",", "\N{THIN SPACE}")
 
 
 def _across(y: float, style: str) -> Html:
-    return _path(f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", style)
+    return stroke(f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", style)
 
 
-def _path(line: str, style: str) -> Html:
+def stroke(line: str, style: str) -> Html:
+    """A line, in the language of SVG's paths."""
     return tag("path", class_=style, d=line)
 
 
-def _dot(x: float, y: float, radius: float, title: str = "", style: str = "dot") -> Html:
+def dot(x: float, y: float, radius: float, title: str = "", style: str = "dot") -> Html:
+    """A point; its title shows beside the pointer."""
     titled = [tag("title", title)] if title else []
     return tag("circle", titled, class_=style, cx=f"{x:.1f}", cy=f"{y:.1f}", r=radius)
 
 
-def _scale(low: float, high: float, start: float, stop: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, stop: float) -> Callable[[float], float]:
+    """The function that takes low to start and high to stop."""
     return lambda value: start + (value - low) / (high - low) * (stop - start)

@@ -1,9 +1,12 @@
 """Builds HTML and SVG in which text from outside is always escaped."""
 
 import base64
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from html import escape
+from importlib import resources
 
+RESEARCH = "Research use only. Not a medical device; not for diagnosis or treatment."
 VOID = ("meta", "img")  # elements without an end
 URLS = ("href", "src")  # the attributes that a browser may follow
 MINUS, DASH, SPACE = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{NO-BREAK SPACE}"
@@ -60,10 +63,44 @@ def png(picture: bytes, **attributes: object) -> Html:
     return tag("img", src=f"data:image/png;base64,{data}", **attributes)
 
 
-def document(head: Html, body: Html) -> str:
-    """The whole text of a page."""
+def document(title: str, header: Html, sections: Mapping[str, Html]) -> str:
+    """The whole text of a page, with our style and script in it.
+
+    Its own policy forbids the browser to load anything, to send anything, and to run any other
+    script than the one that sorts the table in the section "Cases".
+
+    Args:
+        title: of the browser's window.
+        header: what stands above the links.
+        sections: {name: content}.
+    """
+    files = resources.files("lagseg_jax.reports")
+    style, script = (files.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "form-action 'none'; base-uri 'none'"
+    )
+    head = join(
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        raw("style", style),
+    )
+    links = [tag("a", name, href=f"#{name.lower()}") for name in sections]
+    body = join(
+        tag("header", header, tag("nav", links)),
+        tag("main", [tag("section", part, id=name.lower()) for name, part in sections.items()]),
+        tag("footer", f"{RESEARCH} Written by lagseg_jax from the files beside this one."),
+        raw("script", script),
+    )
     page = tag("html", tag("head", head), tag("body", body), lang="en")
     return f"<!doctype html>\n{page}\n"
+
+
+def _hash(text: str) -> str:
+    """What a policy calls the only style or script that it allows."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _escape(text: str) -> str:

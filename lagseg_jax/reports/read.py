@@ -30,6 +30,7 @@ MANIFEST: dict[str, Any] = {
     "devices": {"count": int, "kind": str, "platform": str, "processes": int},
     **{"versions": {}, "config": {"fusion": {}}},
 }
+EXTERNAL = {"run": str, "name": str, "seen_cases": list}
 CURVES = ("loss", "dice", "validation_loss", "validation_dice")
 LARGEST = 1e30  # a number beyond it is none that a run wrote, and cannot be drawn
 
@@ -70,21 +71,32 @@ def read_evaluation(folder: Path) -> Evaluation:
         InputError: summary.json or per_case.csv is missing, or a file is damaged.
     """
     summary = _read_json(folder / "summary.json", SUMMARY)
-    manifest = folder / "manifest.json"
+    path = folder / "manifest.json"
+    manifest = _read_json(path, MANIFEST) if path.exists() else None
     names, datasets, values = _read_cases(folder / "per_case.csv")
     scales, fusion = _read_fusion(folder / "fusion_weights.csv")
     return Evaluation(
-        name=folder.resolve().parent.name,
+        name=_name(folder, manifest),
         names=names,
         values=values,
         summary=summary,
-        manifest=_read_json(manifest, MANIFEST) if manifest.exists() else None,
+        manifest=manifest,
         curve=_read_curve(folder.parent / "metrics.jsonl"),
         scales=scales,
         fusion=fusion,
         overlays=_find_overlays(folder),
         datasets=datasets,
     )
+
+
+def _name(folder: Path, manifest: dict[str, Any] | None) -> str:
+    """Of the run; with that of the test set, where it is not the run's own."""
+    external = manifest and manifest.get("external")
+    if not external:
+        return folder.resolve().parent.name
+    if wrong := _unlike(external, EXTERNAL):
+        raise _damaged(folder / "manifest.json", wrong)
+    return f"{Path(external['run']).name} on {external['name']}"
 
 
 def _find_overlays(folder: Path) -> dict[str, Path]:

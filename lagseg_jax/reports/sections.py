@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval, mean_and_sd
+from lagseg_jax.reports.blocks import count_of, facts, missing, note
 from lagseg_jax.reports.figures import bland_altman_figure, curve_figure, number, strip
 from lagseg_jax.reports.fusion_figure import fusion_facts, heat_map
-from lagseg_jax.reports.html import MINUS, SPACE, Content, Html, join, png, tag
+from lagseg_jax.reports.html import MINUS, SPACE, Html, join, png, tag
 from lagseg_jax.reports.read import Evaluation
 
 # metric -> name, unit, digits
@@ -60,7 +61,7 @@ def results(evaluation: Evaluation) -> Html:
         ),
         tag("div", _cards(evaluation, SLICE), class_="cards few"),
         _check(summary, "slice"),
-        _note(
+        note(
             "Every dot is a case (the pointer shows its name); below them the mean with its 95 % "
             f"interval (percentile bootstrap over cases, 10{SPACE}000 resamples). With fewer than "
             "about ten cases such an interval is too narrow.",
@@ -99,7 +100,7 @@ def _check(summary: dict[str, Any], kind: str) -> Html | str:
         return ""
     found, floor = f"{check['found']:.4f}", f"D / (2 {MINUS} D) = {check['floor']:.4f}"
     if check["consistent"]:
-        return _note(
+        return note(
             f"Check: mean IoU {found} is at least {floor} of the mean Dice D, as it must be for "
             "means over the same masks."
         )
@@ -114,7 +115,7 @@ def _check(summary: dict[str, Any], kind: str) -> Html | str:
 def pictures(evaluation: Evaluation) -> Html:
     """The overlay pictures, worst case first."""
     if not evaluation.overlays:
-        return _missing("Pictures", "There are no overlay pictures in this folder.")
+        return missing("Pictures", "There are no overlay pictures in this folder.")
     dice = dict(zip(evaluation.names, evaluation.values["dice"]))
     figures = []
     for rank, path in evaluation.overlays.items():
@@ -149,18 +150,18 @@ def volume(evaluation: Evaluation) -> Html:
     between = " to ".join(number(value, 1) for value in interval)
     agreement = " to ".join(number(limits[name], 1) for name in ("low", "high"))
     mark = "" if len(evaluation.names) >= FEWEST else f"{SPACE}†"
-    facts = {
+    numbers = {
         "Bias": f"{number(limits['bias'], 1)} mL (95 %: {between}{mark})",
         "Limits of agreement": f"{agreement} mL",
         "Mean truth": f"{number(mean_and_sd(truth)[0], 1)} mL",
         "Mean prediction": f"{number(mean_and_sd(prediction)[0], 1)} mL",
     }
-    explained = _note(
+    explained = note(
         f"Bias (solid line) is the mean of prediction {MINUS} truth; limits (dashed) are bias ± "
         "1.96 SD. Volumes are as true as the voxel spacing in the files."
     )
     figure = tag("figure", bland_altman_figure(truth, prediction, evaluation.names, limits))
-    beside = tag("div", tag("h3", "Bland-Altman"), _facts(facts), explained)
+    beside = tag("div", tag("h3", "Bland-Altman"), facts(numbers), explained)
     return join(
         tag("h2", "Volume of the left atrium"), tag("div", figure, beside, class_="figures")
     )
@@ -169,7 +170,7 @@ def volume(evaluation: Evaluation) -> Html:
 def training(evaluation: Evaluation) -> Html:
     """Learning curves, or the sentence that there are none."""
     if not evaluation.curve:
-        return _missing("Training", "There is no metrics.jsonl beside this evaluation.")
+        return missing("Training", "There is no metrics.jsonl beside this evaluation.")
 
     def points(name: str) -> tuple[list[float], list[float]]:
         rows = [row for row in evaluation.curve if name in row]
@@ -195,14 +196,14 @@ def training(evaluation: Evaluation) -> Html:
 def fusion(evaluation: Evaluation) -> Html:
     """Heat map of the fusion weights, and the facts in words."""
     if evaluation.fusion is None:
-        return _missing("Fusion weights", "There is no fusion_weights.csv in this folder.")
+        return missing("Fusion weights", "There is no fusion_weights.csv in this folder.")
     config = (evaluation.manifest or {}).get("config", {})
     learned = config.get("fusion", {}).get("learned", True)
     return join(
         tag("h2", "Fusion weights"),
         tag("p", fusion_facts(evaluation.fusion, evaluation.scales, learned)),
         tag("div", heat_map(evaluation.fusion, evaluation.scales), class_="scroll free"),
-        _note(
+        note(
             "Share of each encoder block at each decoder scale (1/14 is the coarsest). Effective "
             "blocks: exponential of the entropy of a row."
         ),
@@ -256,17 +257,18 @@ def manifest(evaluation: Evaluation) -> Html:
     """What the evaluation was made from and by."""
     manifest = evaluation.manifest
     if manifest is None:
-        return _missing("Manifest", "There is no manifest.json in this folder.")
+        return missing("Manifest", "There is no manifest.json in this folder.")
     encoder, dataset, devices = (manifest[name] for name in ("encoder", "dataset", "devices"))
     adapted = f", adapted: {encoder['adapted']}" if encoder.get("adapted") else ""
     versions = manifest["versions"].items()
-    facts = {
+    about = {
         "Date": manifest["date"],
         "Command": manifest["command"],
         "Code": manifest["git"] or "not run from a git checkout",
         "Encoder weights": f"{encoder['weights']}, SHA-256 of tensors and rules "
         f"{encoder['sha256']}{adapted}",
         "Checkpoint, seed": f"step {manifest['checkpoint_step']}, seed {manifest['seed']}",
+        **_began_with(manifest.get("init_from")),
         "Evaluated data": f"{count_of(dataset['cases'], 'case')} of {dataset['root']}, names and "
         f"contents SHA-256 {dataset['sha256']}",
         "Devices": f"{devices['count']} x {devices['kind']} ({devices['platform']}), "
@@ -276,24 +278,13 @@ def manifest(evaluation: Evaluation) -> Html:
     config = tag("pre", json.dumps(manifest["config"], indent=2))
     return join(
         tag("h2", "Manifest"),
-        _facts(facts),
+        facts(about),
         tag("details", tag("summary", "Whole config"), config),
     )
 
 
-def _note(*content: Content) -> Html:
-    return tag("p", *content, class_="small muted")
-
-
-def _missing(title: str, sentence: str) -> Html:
-    return join(tag("h2", title), tag("p", sentence))
-
-
-def _facts(facts: dict[str, str]) -> Html:
-    return tag("dl", [join(tag("dt", name), tag("dd", text)) for name, text in facts.items()])
-
-
-def count_of(count: int, what: str) -> str:
-    """Number and noun: 1 case, 2 cases, 2 processes."""
-    plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{count} {what if count == 1 else plural}"
+def _began_with(source: dict[str, Any] | None) -> dict[str, str]:
+    if not source:
+        return {}
+    text = "{path}, step {checkpoint_step}, parameters SHA-256 {sha256}".format(**source)
+    return {"Began with": text}

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lagseg_jax.reports.study_table import POOLED, Result, case_values, row_name, seed_means
+from lagseg_jax.reports.study_table import Result, case_values, is_pooled, row_name, seed_means
 from lagseg_jax.runtime.files import written_atomically
 
 METRIC = "dice"
@@ -65,7 +65,7 @@ def _draw_arms(axes: Axes, rows: list[dict], results: Sequence[Result]) -> None:
 
 def _draw_curve(axes: Axes, rows: list[dict], results: Sequence[Result]) -> None:
     """Mean and SD band over cases against the number of training cases, log scale."""
-    rows = sorted((r for r in rows if r["fold"] == POOLED), key=lambda row: row["training_cases"])
+    rows = sorted((r for r in rows if is_pooled(r)), key=lambda row: row["training_cases"])
     x = [row["training_cases"] for row in rows]
     mean, sd = (np.array([row[key] for row in rows]) for key in ("mean", "sd_cases"))
     sd = np.nan_to_num(sd)
@@ -83,4 +83,4 @@ def _draw_curve(axes: Axes, rows: list[dict], results: Sequence[Result]) -> None
 
 
 def _results_of(row: dict, results: Sequence[Result]) -> list[Result]:
-    return [r for r in results if r.arm == row["arm"] and row["fold"] in (POOLED, r.fold)]
+    return [r for r in results if r.arm == row["arm"] and (is_pooled(row) or row["fold"] == r.fold)]

@@ -26,7 +26,8 @@ from lagseg_jax.runtime.files import without_nan, write_atomically, write_csv, w
 # Of the columns of per_case.csv: title and decimals in the table.
 METRICS = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95_mm": ("HD95 (mm)", 2)}
 METRICS |= {"assd_mm": ("ASSD (mm)", 2)}
-POOLED = "all"  # the fold of a row that covers all of them
+VOLUMES = ("truth_ml", "prediction_ml")  # for the plots
+POOLED = "all folds"  # the row of a cross-validation that covers them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Result:
         arm: of the study.
         fold: of the cross-validation; -1 without one.
         seed: of the run.
-        cases: {case: {metric: value}} for `METRICS`; NaN where a metric is not defined.
+        cases: {case: {metric: value}} for `METRICS` and `VOLUMES`; NaN where one is not
+            defined.
         training_cases: how many it was trained on.
         warning: what readers must know about the encoder (random weights); empty otherwise.
     """
@@ -50,14 +52,17 @@ class Result:
     warning: str
 
 
-def read_result(workdir: Path, arm: str, fold: int, seed: int) -> Result:
-    """Reads the evaluation of a finished run."""
-    with (workdir / "evaluation" / "per_case.csv").open(newline="") as file:
+def read_result(
+    workdir: Path, arm: str, fold: int, seed: int, folder: Path | None = None
+) -> Result:
+    """Reads an evaluation of a finished run: its own, or the one in `folder`."""
+    folder = folder or workdir / "evaluation"
+    with (folder / "per_case.csv").open(newline="") as file:
         cases = {
-            row["case"]: {metric: float(row[metric] or "nan") for metric in METRICS}
+            row["case"]: {name: float(row.get(name) or "nan") for name in (*METRICS, *VOLUMES)}
             for row in csv.DictReader(file)
         }
-    summary = json.loads((workdir / "evaluation" / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
     split = json.loads((workdir / "splits.json").read_text())
     warning = summary["encoder"].get("warning", "")
     return Result(arm, fold, seed, cases, len(split["train"]), warning)
@@ -72,11 +77,12 @@ def table_rows(results: Sequence[Result], arms: Sequence[str], reference: str | 
         reference: the arm that the others are compared with, or None.
 
     Returns:
-        Rows with `arm`, `fold` (a number, or "all"), `metric`, `training_cases` (mean), `n_cases`,
-        `n_seeds`, `mean`, `sd_cases`, `sd_seeds` (ddof 1); and, where `fold` is "all" and the arm
-        is not the reference, `n_pairs`, `difference` (mean of arm - reference over the cases of
-        both), `low`, `high` (95 % bootstrap interval of it), `p` (paired Wilcoxon test) and
-        `p_holm` (corrected for the number of arms compared by this metric). NaN: not defined.
+        Rows with `arm`, `fold` (a number, "all folds", or "" without a cross-validation), `metric`,
+        `training_cases` (mean), `n_cases`, `n_seeds`, `mean`, `sd_cases`, `sd_seeds` (ddof 1); and,
+        where `fold` is no number and the arm is not the reference, `n_pairs`, `difference` (mean of
+        arm - reference over the cases of both), `low`, `high` (95 % bootstrap interval of it), `p`
+        (paired Wilcoxon test) and `p_holm` (corrected for the number of arms compared by this
+        metric). NaN: not defined.
     """
     of_arm = {arm: [result for result in results if result.arm == arm] for arm in arms}
     rows = []
@@ -88,7 +94,8 @@ def table_rows(results: Sequence[Result], arms: Sequence[str], reference: str | 
                 for fold in folds:
                     part = [result for result in mine if result.fold == fold]
                     rows.append({"arm": arm, "fold": fold, **_measured(part, metric)})
-            rows.append({"arm": arm, "fold": POOLED, **_measured(mine, metric)})
+            pooled = POOLED if len(folds) > 1 else ""
+            rows.append({"arm": arm, "fold": pooled, **_measured(mine, metric)})
             if reference is not None and arm != reference:
                 rows[-1] |= _compared(mine, of_arm[reference], metric)
                 compared.append(rows[-1])
@@ -102,7 +109,7 @@ def case_values(results: Sequence[Result], metric: str) -> dict[tuple[int, str],
     values: dict[tuple[int, str], list[float]] = {}
     for result in results:
         for case, scores in result.cases.items():
-            values.setdefault((result.fold, case), []).append(scores[metric])
+            values.setdefault((result.fold, case), []).append(scores.get(metric, math.nan))
     return {key: float(np.mean(values[key])) for key in sorted(values)}
 
 
@@ -132,7 +139,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def write_table(
-    folder: Path, study: dict, rows: list[dict], runs: list[dict], results: Sequence[Result]
+    folder: Path,
+    study: dict,
+    rows: list[dict],
+    runs: list[dict],
+    results: Sequence[Result],
+    above: Sequence[str] = (),
 ) -> str:
     """Writes `table.md`, `table.csv` and `study.json`; returns the text of table.md.
 
@@ -142,10 +154,11 @@ def write_table(
         rows: of `table_rows`.
         runs: `run`, `state` (finished, failed or missing), `reason` and `command` of each.
         results: of the finished runs.
+        above: lines of Markdown that stand before the table.
     """
     rows = without_nan(rows)
     warnings = sorted({result.warning for result in results if result.warning})
-    text = "\n".join(_markdown(study, rows, runs, warnings)) + "\n"
+    text = "\n".join(_markdown(study, rows, runs, warnings, above)) + "\n"
     columns = ["arm", "fold", "metric", *dict.fromkeys(key for row in rows for key in row)]
     record = {**study, "warnings": warnings, "runs": runs, "rows": rows}
     write_json(folder / "study.json", record)
@@ -183,7 +196,9 @@ def _compared(results: Sequence[Result], reference: Sequence[Result], metric: st
     }
 
 
-def _markdown(study: dict, rows: list[dict], runs: list[dict], warnings: list[str]) -> list[str]:
+def _markdown(
+    study: dict, rows: list[dict], runs: list[dict], warnings: list[str], above: Sequence[str]
+) -> list[str]:
     reference = study["reference"]
     header = ["arm", "training cases", *(title for title, _ in METRICS.values())]
     header += ["test cases", "seeds"]
@@ -210,6 +225,7 @@ def _markdown(study: dict, rows: list[dict], runs: list[dict], warnings: list[st
         f"# {plain(study['title'])}",
         "",
         *(f"**Warning: {plain(warning)}.**\n" for warning in warnings),
+        *above,
         *table_head(header),
         *_arms(rows, reference is not None),
         "",
@@ -219,19 +235,32 @@ def _markdown(study: dict, rows: list[dict], runs: list[dict], warnings: list[st
 
 def _arms(rows: list[dict], compared: bool) -> list[str]:
     """A line of the table for each arm and fold."""
-    lines = []
-    for dice in (row for row in rows if row["metric"] == "dice"):
-        same = [r for r in rows if (r["arm"], r["fold"]) == (dice["arm"], dice["fold"])]
-        cells = [plain(row_name(dice)), decimal(dice["training_cases"], 0)]
-        cells += [_spread(row, METRICS[row["metric"]][1]) for row in same]
-        cells += [str(dice["n_cases"]), str(dice["n_seeds"])]
-        lines.append(table_row(cells + (_comparison(dice) if compared else [])))
-    return lines
+    return [
+        table_row([plain(row_name(dice)), *table_cells(dice, rows, compared)])
+        for dice in rows
+        if dice["metric"] == "dice"
+    ]
+
+
+def table_cells(dice: dict, rows: Sequence[dict], compared: bool) -> list[str]:
+    """What stands behind the name of an arm or fold, whose row of Dice is given, in its line."""
+    same = [r for r in rows if (r["arm"], r["fold"]) == (dice["arm"], dice["fold"])]
+    cells = [decimal(dice["training_cases"], 0)]
+    cells += [_spread(row, METRICS[row["metric"]][1]) for row in same]
+    cells += [str(dice["n_cases"]), str(dice["n_seeds"])]
+    return cells + (_comparison(dice) if compared else [])
 
 
 def row_name(row: dict) -> str:
     """What a row of `table_rows` is about: an arm, or one fold of it."""
-    return row["arm"] if row["fold"] == POOLED else f"{row['arm']}, fold {row['fold']}"
+    if row["fold"] == "":
+        return row["arm"]
+    return f"{row['arm']}, {'' if is_pooled(row) else 'fold '}{row['fold']}"
+
+
+def is_pooled(row: dict) -> bool:
+    """Whether a row covers all folds that there are."""
+    return row["fold"] in ("", POOLED)
 
 
 def _spread(row: dict, decimals: int) -> str:

@@ -48,6 +48,7 @@ MADE_BY: tuple[str, ...] = (
     "data.split_seed",
     "data.train_patients",
     "data.train_fraction",
+    "train.init_from",
 )
 # Where things lie, and how they are read: an evaluation may name others.
 PLACES: tuple[str, ...] = (

@@ -23,6 +23,10 @@ COMMANDS = {
         "--config=configs/base.py --workdir=runs/base --config.data.root=DATASET "
         "--config.encoder.weights=weights/base",
     ),
+    "evaluate": Command(
+        "any other labelled dataset judged with a finished run",
+        "--workdir=runs/base --data=OTHER_DATASET",
+    ),
     "predict": Command(
         "masks, volumes, surfaces and pictures of new scans",
         "--workdir=runs/base --input=FOLDER --output=masks",

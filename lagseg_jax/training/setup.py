@@ -17,8 +17,10 @@ from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model, build_model, decoder_dtype
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runs.train_state import TrainState
+from lagseg_jax.runs.workdir import has_checkpoints
 from lagseg_jax.runtime.devices import replicate
 from lagseg_jax.runtime.processes import process
+from lagseg_jax.training.init_from import initial_params
 from lagseg_jax.training.load_slices import load_slices
 from lagseg_jax.training.monitor import Meter, Watch
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
@@ -59,6 +61,7 @@ def set_up(
     """
     options, threads = config.train, config.data.read_threads
     model = build_model(config, encoder.spec)
+    params = _init_params(config, workdir, model, encoder)
     slices, validation_slices = load_slices(config, workdir, split, model, encoder)
     plan = make_plan(options, len(slices))
     optimizer = make_optimizer(options, plan.steps)
@@ -69,7 +72,7 @@ def set_up(
     checkpoints = at_end.enter_context(
         Checkpoints(workdir, encoder.sha256, split_hash=split_sha256(names))
     )
-    state = replicate(init_state(_init_params(config, model, encoder), optimizer))
+    state = replicate(init_state(params, optimizer))
     state = _continue(state, batches, checkpoints)
     header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(slices)}
     meter = Meter(learning_rate(options, plan.steps), options.batch_size, int(state.step))
@@ -96,10 +99,13 @@ def set_up(
 
 
 def _init_params(
-    config: ml_collections.ConfigDict, model: Model, encoder: FrozenEncoder
+    config: ml_collections.ConfigDict, workdir: Path, model: Model, encoder: FrozenEncoder
 ) -> dict[str, dict]:
     """What is trained, at its start; says how much it is."""
-    params = model.init_params(jax.random.key(config.seed), config.data.image_size)
+    if config.train.init_from and not has_checkpoints(workdir):
+        params = initial_params(config, workdir, model, encoder)
+    else:
+        params = model.init_params(jax.random.key(config.seed), config.data.image_size)
     sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
     counts = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
     log.info("trained parameters: %s; decoder in %s", counts, decoder_dtype(config.decoder.dtype))

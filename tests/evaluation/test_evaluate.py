@@ -37,6 +37,7 @@ def segmenter_of(masks):
         encoder=SimpleNamespace(report=lambda: report, warning=""),
         step=17,
         plane="",
+        source=None,
         check_plane=lambda geometry, what: None,
     )
 

@@ -34,5 +34,5 @@ def test_a_style_cannot_end_early():
 
 
 def test_what_is_no_unicode_can_be_written():
-    page = document(tag("title", "\ud800"), png(b"\0", alt="\udfff"))
+    page = document("\ud800", png(b"\0", alt="\udfff"), {})
     assert page.encode() and '<img src="data:image/png;base64,AA==" alt="?">' in page

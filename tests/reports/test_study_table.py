@@ -10,7 +10,14 @@ import pytest
 from scipy import stats
 
 from lagseg_jax.reports.study_plot import write_plot
-from lagseg_jax.reports.study_table import Result, holm, seed_means, table_rows, write_table
+from lagseg_jax.reports.study_table import (
+    Result,
+    holm,
+    row_name,
+    seed_means,
+    table_rows,
+    write_table,
+)
 
 STUDY = {"title": "Title", "arms": {"a": {}, "b": {}, "c": {}}, "reference": "a", "curve": False}
 
@@ -23,7 +30,7 @@ def result(arm, dice, fold=-1, seed=0, first=1, warning="", training=16, **more)
     return Result(arm, fold, seed, cases, training, warning)
 
 
-def row_of(rows, arm, metric="dice", fold="all"):
+def row_of(rows, arm, metric="dice", fold=""):
     (row,) = [r for r in rows if (r["arm"], r["metric"], r["fold"]) == (arm, metric, fold)]
     return row
 
@@ -109,11 +116,13 @@ def test_folds_are_shown_and_pooled():
     rows = table_rows(results, ["a"], None)
     assert row_of(rows, "a", fold=0)["mean"] == pytest.approx(0.7)
     assert row_of(rows, "a", fold=1)["mean"] == pytest.approx(0.8)
-    pooled = row_of(rows, "a")
+    pooled = row_of(rows, "a", fold="all folds")
     assert pooled["n_cases"] == 4
     assert pooled["mean"] == pytest.approx((0.6 + 0.7 + 0.8 + 0.8) / 4)  # cases, not folds
     # Seed 1 lacks a fold: its mean is one of other cases.
     assert seed_means(results, "dice") == {0: pytest.approx(0.65)}
+    names = [row_name(row) for row in rows if row["metric"] == "dice"]
+    assert names == ["a, fold 0", "a, fold 1", "a, all folds"]
 
 
 def write(folder, results, runs=(), study=STUDY):

@@ -1,0 +1,102 @@
+"""Judges any labelled dataset with a finished run: python -m lagseg_jax.evaluate.
+
+The results lie in a folder of their own, RUN/evaluations/NAME or --output: report, tables, masks
+and pictures as in an evaluation of the run, of which nothing else changes.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from lagseg_jax.config.choices import ALLOWED
+from lagseg_jax.imaging.labels import LabelRule
+from lagseg_jax.imaging.orientation import check_orientation
+from lagseg_jax.imaging.volume import MAX_BYTES
+from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.runtime.commands import command_parser
+from lagseg_jax.runtime.console import exit_status, log, log_to_console
+from lagseg_jax.runtime.errors import InputError, one_of
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's options.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+    parser = command_parser("evaluate", "The run's own evaluation stays as it is.")
+    add = parser.add_argument_group("run and test set").add_argument
+    add("--workdir", required=True, type=Path, help="folder of a training run")
+    add("--data", required=True, help="folder of a labelled dataset, another than the run's")
+    add("--split", default="", metavar="FILE", help="splits.json of that dataset: its test cases")
+    add("--weights", default="", help="folder of the encoder weights, if they were moved")
+    add = parser.add_argument_group("results").add_argument
+    add("--name", default="", help="of the test set (default: that of its folder)")
+    add("--output", default="", help="folder of the results (default: RUN/evaluations/NAME)")
+    add = parser.add_argument_group("reading").add_argument
+    add("--label_value", type=int, default=0, help="of the atrium, if labels have several")
+    add("--label_threshold", type=float, default=0.0, help="the atrium is at least this")
+    add("--orientation", default="", help="of files that do not say it: LPS, sform or qform")
+    add(
+        "--max_gb",
+        type=float,
+        default=MAX_BYTES / 1e9,
+        help="largest decoded size of one file (default: %(default)g)",
+    )
+    add(
+        "--allow",
+        default="",
+        metavar="CODE[,CODE]",
+        help="problems that do not count: seen_case for cases that the run has learnt from, and "
+        "those of check",
+    )
+    options = parser.parse_args(arguments)
+    check_orientation("--orientation", options.orientation)
+    LabelRule.given(options, "label")
+    options.allow = tuple(code for code in options.allow.split(",") if code)
+    for code in options.allow:
+        one_of("--allow", code, ALLOWED)
+    options.name = options.name or Path(options.data).resolve().name
+    if not re.fullmatch(r"[^/\\.\0][^/\\\0]*", options.name):
+        raise InputError(
+            f"--name is {options.name!r}, expected the name of a folder: no slash, and no dot "
+            "at its start"
+        )
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluates; returns the exit status."""
+    options = parse_arguments(arguments)
+    log_to_console()
+    read_config(options.workdir)  # refused before jax is loaded
+    from lagseg_jax.evaluation.evaluate import summary_line
+    from lagseg_jax.evaluation.external import ExternalSet, judge_external
+    from lagseg_jax.reports.page import write_report
+
+    fields = ("label_value", "label_threshold", "orientation", "max_gb", "allow")
+    data = {"root": options.data, **{field: getattr(options, field) for field in fields}}
+    test = ExternalSet(
+        *(options.workdir, options.name, options.output, options.split, data, options.weights)
+    )
+    try:
+        segmenter, summary = judge_external(test)
+    except InputError as error:
+        raise InputError(_named_as_here(str(error))) from None
+    report = write_report(test.folder)
+    log.info("%s: %s", test.name, summary_line(summary))
+    if segmenter.encoder.warning:
+        log.warning("WARNING: %s", segmenter.encoder.warning)
+    log.info("  report, tables, masks and pictures: %s", report)
+    return 0
+
+
+def _named_as_here(sentence: str) -> str:
+    """The fields of a config by the names of the options."""
+    sentence = re.sub(r"config\.data\.allow=\('(\w+)',\)", r"--allow=\1", sentence)
+    return sentence.replace("config.data.root", "--data").replace("config.data.", "--")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

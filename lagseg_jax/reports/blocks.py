@@ -1,0 +1,72 @@
+"""The small pieces of text and the tables that all pages are made of."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lagseg_jax.evaluation.statistics import bland_altman
+from lagseg_jax.reports.figures import bland_altman_figure, number
+from lagseg_jax.reports.html import Content, Html, join, tag
+
+Columns = Mapping[str, np.ndarray]  # tool -> values (cases,), NaN where there is none
+
+
+def note(*content: Content) -> Html:
+    """A paragraph in small print."""
+    return tag("p", *content, class_="small muted")
+
+
+def missing(title: str, sentence: str) -> Html:
+    """A section that has nothing to show."""
+    return join(tag("h2", title), tag("p", sentence))
+
+
+def facts(pairs: dict[str, str]) -> Html:
+    """A list of names and what they are."""
+    return tag("dl", [join(tag("dt", name), tag("dd", text)) for name, text in pairs.items()])
+
+
+def banner(title: str, sentence: str) -> Html:
+    """What readers must know before anything else."""
+    return tag("p", tag("strong", title), f" {sentence}", class_="banner", role="alert")
+
+
+def count_of(count: int, what: str) -> str:
+    """Number and noun: 1 case, 2 cases, 2 processes."""
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{count} {what if count == 1 else plural}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Content]]) -> Html:
+    """A table of texts."""
+    head = tag("tr", [tag("th", title, scope="col") for title in heads])
+    body = [tag("tr", [tag("td", cell) for cell in row]) for row in rows]
+    return tag("div", tag("table", tag("thead", head), tag("tbody", body)), class_="scroll")
+
+
+def case_table(names: Sequence[str], columns: Columns, digits: int) -> Html:
+    """A row for each case, a column for each tool; the page's script sorts it."""
+    heads = [
+        tag("th", title, scope="col", tabindex=0, aria_sort="none") for title in ("Case", *columns)
+    ]
+    rows = []
+    for case, name in enumerate(names):
+        cells = [tag("td", name, data_value=name)]
+        for values in columns.values():
+            plain = f"{values[case]:.9g}" if np.isfinite(values[case]) else ""
+            cells.append(tag("td", number(values[case], digits), data_value=plain))
+        rows.append(tag("tr", cells))
+    head = tag("thead", tag("tr", heads))
+    return tag("div", tag("table", head, tag("tbody", rows)), class_="scroll")
+
+
+def agreements(volumes: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Html:
+    """A Bland-Altman plot for each tool: tool -> volumes (cases,) of truth and prediction in mL."""
+    parts = []
+    for tool, (truth, prediction) in volumes.items():
+        limits = bland_altman(truth, prediction)
+        bias, low, high = (f"{number(limits[name], 1)} mL" for name in ("bias", "low", "high"))
+        figure = bland_altman_figure(truth, prediction, names, limits)
+        text = note(f"Bias {bias}, limits of agreement {low} to {high} (bias ± 1.96 SD).")
+        parts.append(tag("figure", tag("figcaption", tag("strong", tool)), figure, text))
+    return tag("div", parts, class_="figures")

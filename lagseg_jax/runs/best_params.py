@@ -1,0 +1,43 @@
+"""Restores the trained parameters of a run's best checkpoint."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from lagseg_jax.runs.checkpoint import Checkpoints
+from lagseg_jax.runtime.devices import replicated
+from lagseg_jax.runtime.errors import InputError
+
+
+def restore_best(
+    workdir: Path, encoder_hash: str, init_params: Callable[..., dict], image_size: int
+) -> tuple[int, dict]:
+    """The step and the parameters of the best checkpoint, of the newest before any validation.
+
+    Args:
+        workdir: of the run, which may be training right now.
+        encoder_hash: SHA-256 of the frozen encoder.
+        init_params: (key, image_size) -> parameters, whose structure and shapes are expected.
+        image_size: in pixels.
+
+    Returns:
+        The training step, and the parameters on all local devices.
+
+    Raises:
+        InputError: no checkpoint, one of another encoder, or a damaged one.
+    """
+    init = functools.partial(init_params, image_size=image_size)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
+        jax.eval_shape(init, jax.random.key(0)),
+    )
+    with Checkpoints(workdir, encoder_hash, read_only=True) as checkpoints:
+        best = checkpoints.best()
+        step = best[0] if best else checkpoints.newest()
+        if step is None:
+            raise InputError(
+                f"{workdir} has no checkpoint, expected a folder where training has run"
+            )
+        return step, checkpoints.restore_params(step, like)

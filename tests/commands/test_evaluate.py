@@ -1,0 +1,134 @@
+"""python -m lagseg_jax.evaluate: another dataset, judged beside a run that stays as it is."""
+
+import csv
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from lagseg_jax import evaluate, report
+from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.phantom import write_dataset
+from lagseg_jax.runs.lock import locked
+from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.files import file_sha256
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Root of three CT-like phantoms that no run has seen."""
+    root = tmp_path_factory.mktemp("other") / "hospital_b"
+    sizes = {"shape": (43, 41, 13), "spacing": (2.5, 2.5, 5.0)}
+    return write_dataset(root, cases=3, seed=7, family="ct", **sizes)
+
+
+def call(*arguments):
+    return exit_status(lambda: evaluate.main([str(argument) for argument in arguments]))
+
+
+def snapshot(folder):
+    return {path: file_sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(folder):
+    with (folder / "per_case.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_run_stays_as_it_is_while_it_trains(finished_run, other, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    before = snapshot(workdir)
+    with locked(workdir):  # as a training does
+        before = snapshot(workdir)
+        assert call(f"--workdir={workdir}", f"--data={other}") == 0
+    folder = workdir / "evaluations" / "hospital_b"
+    inside = {path: sha for path, sha in snapshot(workdir).items() if folder in path.parents}
+    assert snapshot(workdir) == before | inside
+    own = {path.name for path in (workdir / "evaluation").iterdir()}
+    assert {path.name for path in folder.iterdir()} == own
+    cases = detect(other).cases
+    assert [row["case"] for row in rows_of(folder)] == [case.name for case in cases]
+    for case, row in zip(cases, rows_of(folder)):
+        label = np.asarray(nibabel.load(case.label).dataobj) > 0
+        mask = np.asarray(nibabel.load(folder / "masks" / f"{case.name}.nii.gz").dataobj) > 0
+        total = label.sum() + mask.sum()
+        np.testing.assert_allclose(float(row["dice"]), 2 * (label & mask).sum() / total, rtol=1e-6)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    about = {"run": str(workdir), "name": "hospital_b", "split": "", "seen_cases": []}
+    assert manifest["external"] == about and manifest["dataset"]["root"] == str(other)
+    page = (folder / "report.html").read_text()
+    assert "run on hospital_b" in page and "No fair test" not in page
+    (folder / "report.html").unlink()
+    assert report.main([str(folder)]) == 0
+    assert (folder / "report.html").read_text() == page
+
+
+def test_the_same_test_cases_give_the_same_numbers(finished_run, phantom, tmp_path):
+    before = snapshot(finished_run)
+    split = finished_run / "splits.json"
+    output = tmp_path / "out"
+    arguments = (f"--workdir={finished_run}", f"--data={phantom}", f"--split={split}")
+    assert call(*arguments, f"--output={output}") == 0
+    assert snapshot(finished_run) == before  # so it may be read-only
+    assert rows_of(output) == rows_of(finished_run / "evaluation")
+
+
+def test_cases_that_the_run_has_seen_are_named(finished_run, phantom, tmp_path, capsys):
+    output = tmp_path / "out"
+    split = json.loads((finished_run / "splits.json").read_text())
+    # A copy under other names, as the same scans come with two data sets.
+    data = tmp_path / "renamed"
+    for number, name in enumerate([*split["train"][:1], *split["test"]]):
+        folder = "task2/train_data"
+        shutil.copytree(phantom / folder / name, data / folder / f"scan_{number}")
+    arguments = (f"--workdir={finished_run}", f"--data={data}", f"--output={output}")
+    assert call(*arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ") and "'scan_0'" in said and "scan_1" not in said
+    assert "--allow=seen_case" in said and not output.exists()
+    assert call(*arguments, "--allow=seen_case") == 0
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["external"]["seen_cases"] == ["scan_0"]
+    assert "No fair test" in (output / "report.html").read_text()
+
+
+def test_nothing_of_others_is_written_over(finished_run, other, tmp_path, capsys):
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "letter.txt").touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    about = {"run": str(finished_run), "name": "x", "split": "", "seen_cases": []}
+    record = {"external": about, "dataset": {"root": "/data/another"}}
+    (elsewhere / "manifest.json").write_text(json.dumps(record))
+    own = finished_run / "evaluation"
+    for folder, found in ((strange, "letter.txt"), (own, "itself"), (elsewhere, "/data/another")):
+        before = snapshot(folder)
+        run = f"--workdir={finished_run}", f"--data={other}", f"--output={folder}"
+        assert call(*run) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert str(folder) in said and found in said
+        assert snapshot(folder) == before
+
+
+def test_what_cannot_be_is_one_sentence_with_the_option(finished_run, other, tmp_path, capsys):
+    data = tmp_path / "two_values"
+    shutil.copytree(other, data)
+    path = detect(data).cases[1].label
+    image = nibabel.load(path)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[:2, :2, :2] = 7
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+    run = f"--workdir={finished_run}", f"--data={data}", f"--output={tmp_path / 'out'}"
+    for arguments, found in (
+        (run, "--label_value"),
+        ((*run, "--allow=seen_cas"), "did you mean seen_case"),
+        ((*run, "--name=../evaluation"), "--name"),
+        ((f"--workdir={tmp_path}", f"--data={data}"), "config.json"),
+    ):
+        assert call(*arguments) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith("error: ") and found in said and "config.data" not in said
+    assert call(*run, "--label_value=420") == 0
