@@ -217,7 +217,11 @@ def test_masks_cross_formats(tmp_path, source, target, shape):
 
 @pytest.mark.parametrize(
     "space, signs",
-    [("RAS", [1, 1, 1]), ("LAS", [-1, 1, 1]), ("left-anterior-superior", [-1, 1, 1])],
+    [
+        *(("RAS", [1, 1, 1]), ("right-anterior-superior", [1, 1, 1])),
+        *(("LAS", [-1, 1, 1]), ("left-anterior-superior", [-1, 1, 1])),
+        *(("LPS", [-1, -1, 1]), ("left-posterior-superior", [-1, -1, 1])),
+    ],
 )
 def test_nrrd_spaces(tmp_path, space, signs):
     image = np.diag([*signs, 1.0]) @ oblique_affine()
