@@ -282,6 +282,25 @@ def test_scaled_voxels_are_float32(tmp_path):
     np.testing.assert_array_equal(mask, volume.array > 9)
 
 
+@pytest.mark.parametrize("slope", [0, np.nan, 1])
+def test_voxels_without_a_slope_are_as_stored(tmp_path, slope):
+    """0 and NaN are how NIfTI says that nothing scales, whatever the intercept."""
+    inter = 0 if slope == 1 else 7
+    (tmp_path / "a.nii").write_bytes(nifti_bytes(scl_slope=slope, scl_inter=inter))
+    found = read_volume(tmp_path / "a.nii").array
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, noise())
+
+
+def test_a_volume_that_memory_cannot_hold_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    def no_memory(*arguments):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    path = save(tmp_path / "a.nii", noise())
+    monkeypatch.setattr("lagseg_jax.imaging.formats.read_voxels", no_memory)
+    refused(path, "not enough memory to read it (Unable to allocate 9 GiB)")
+
+
 def test_raw_nrrd(tmp_path):
     path = save_nrrd(tmp_path / "a.nrrd", noise(), encoding="raw")
     np.testing.assert_array_equal(read_volume(path).array, noise())
