@@ -79,6 +79,24 @@ def test_a_moved_dataset_continues(copied):
     assert split == {part: before[part] for part in split}
 
 
+def test_a_save_in_progress_is_left_alone(copied):
+    workdir, data = copied
+    unfinished = workdir / "checkpoints" / "7.orbax-checkpoint-tmp"
+    shutil.copytree(workdir / "checkpoints" / "6", unfinished)
+    load_split(config_of(data), workdir)
+    assert unfinished.is_dir()
+
+
+@pytest.mark.parametrize("found", [None, [], {"train_1": "0123"}])
+def test_a_record_without_the_hashes_of_the_cases_is_refused(copied, found):
+    workdir, data = copied
+    path = workdir / "splits.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"sha256": found}))
+    with pytest.raises(InputError, match=r"splits\.json: no sha256 of the cases found"):
+        load_split(config_of(data), workdir)
+
+
 @pytest.mark.parametrize("part", ["image", "label"])
 @pytest.mark.parametrize("of", ["train", "test"])
 def test_changed_files_are_refused(copied, part, of, caplog):
