@@ -215,6 +215,12 @@ def test_refusals(folders, tmp_path, capsys):
         assert found in err and err.count("\n") == 1, err
 
 
+def test_a_mask_above_the_cap_is_named(folders, capsys):
+    truth, a, _ = folders
+    assert call(truth, a, "--max_gb=0.000001") == 2
+    assert "at most 1000" in capsys.readouterr().err
+
+
 def test_the_masks_of_an_evaluation_give_its_summary_again(finished_run, phantom, tmp_path):
     masks = finished_run / "evaluation" / "masks"
     split = finished_run / "splits.json"

@@ -286,6 +286,12 @@ def test_refused_numbers(finished_run, inputs, tmp_path, capsys, arguments, foun
     assert found in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_a_volume_above_the_cap_is_named(finished_run, one_case, tmp_path, caplog):
+    options = ("-i", one_case, "-o", tmp_path / "out", "--max_gb=0.00001")
+    assert call("--workdir", finished_run, *options) == 2
+    assert "at most 10000" in caplog.text and not list((tmp_path / "out").glob("*.nii*"))
+
+
 def test_find_inputs(tmp_path, phantom):
     path = tmp_path / "x.nii"
     path.touch()

@@ -128,6 +128,13 @@ def test_rotation_turns_about_the_centre_within_its_bound():
     assert -15.5 < angles.min() < -12 and 12 < angles.max() < 15.5
 
 
+def test_the_centre_stays_under_rotation_and_scale(masks):
+    images = np.zeros((5, SIZE, SIZE), np.float32)
+    images[:, SIZE // 2, SIZE // 2] = 0.75
+    moved, _ = augmented(images, masks, rotation_degrees=180.0, scale=0.5)
+    np.testing.assert_allclose(moved[:, SIZE // 2, SIZE // 2], 0.75, atol=1e-4)
+
+
 def test_scale_stays_within_its_bound():
     masks = np.stack([disc(30, 30, 15)] * 200)
     _, moved = augmented(masks, masks, scale=0.25)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lagseg_jax.data.cases import Case
-from lagseg_jax.data.patients import assign_patients, describe_patients, find_visits
+from lagseg_jax.data.patients import assign_patients, describe_patients, find_visits, listed
 from lagseg_jax.data.split import nnunet_folds, split_by_patient
 from lagseg_jax.runtime.errors import InputError
 
@@ -42,6 +42,7 @@ def test_an_expression_or_a_table_names_the_patient(tmp_path):
         ("(P[0-9+", "neither a regular expression"),
         ("^(P0[0-9])_", "finds no patient in 4 cases ('P10_pre', 'P10_post', 'P11_pre'"),
         ("^(P11_pre)?", "finds no patient in 21 cases ('P01_pre'"),
+        ("P(x*)[0-9]+", "finds no patient in 22 cases ('P01_pre'"),  # it matches, the group is ""
         ("nowhere.csv", "nowhere.csv cannot be read"),
     ],
 )
@@ -105,6 +106,13 @@ def test_splits_are_over_patients():
         for part, names in split.items():
             assert sorted({name[:3] for name in names}) == sorted(of_patients[part])
         assert sum(map(len, split.values())) == len(NAMES)
+
+
+def test_up_to_ten_names_are_listed():
+    assert listed(["a"]) == "case 'a'"
+    assert listed(["a", "b"]) == "2 cases ('a', 'b')"
+    assert listed([str(n) for n in range(10)]).endswith(" '9')")
+    assert listed([str(n) for n in range(11)]).endswith(" '9', ...)")
 
 
 def test_it_is_said_how_patients_are_told_apart():

@@ -189,6 +189,16 @@ def test_the_same_voxels_in_two_files_are_refused(cases, folder):
         prepare_cases(cases[:2], PREPARATION, folder, 1.0, only_checked=cases[2:])
 
 
+def test_labels_of_another_structure_are_refused_and_named(cases, folder, caplog):
+    """Each label is one value, but not the same: the other may be another structure."""
+    voxels = np.asarray(nib.load(cases[1].label).dataobj) // 420 * 2
+    nib.save(nib.Nifti1Image(voxels.astype(np.int16), AFFINE), cases[1].label)
+    with pytest.raises(InputError, match=r"label_1\.nii\.gz: the only value of this label is 2"):
+        prepare(cases, folder)
+    assert "unlike_values" in caplog.text and "label_1.nii.gz" in caplog.text
+    assert len(prepare(cases, folder, replace(PREPARATION, allow=("unlike_values",)))) == 3
+
+
 def test_the_cap_on_decoded_bytes_reaches_the_files(cases, folder):
     with pytest.raises(InputError, match=r"1430 bytes of voxels .* at most 1000"):
         prepare(cases[:1], folder, replace(PREPARATION, max_bytes=1000))

@@ -14,7 +14,7 @@ from lagseg_jax import main
 from lagseg_jax.config.validate import check_config
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.run_split import load_split
-from lagseg_jax.data.split import split_sha256
+from lagseg_jax.data.split import nnunet_folds, split_sha256
 from lagseg_jax.runs.workdir import OWN_SPLIT, check_continues, write_config
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import file_sha256
@@ -77,6 +77,24 @@ def test_a_moved_dataset_continues(copied):
     before = json.loads((workdir / "splits.json").read_text())
     split = names_of(load_split(config_of(data), workdir))
     assert split == {part: before[part] for part in split}
+
+
+def test_a_save_in_progress_is_left_alone(copied):
+    workdir, data = copied
+    unfinished = workdir / "checkpoints" / "7.orbax-checkpoint-tmp"
+    shutil.copytree(workdir / "checkpoints" / "6", unfinished)
+    load_split(config_of(data), workdir)
+    assert unfinished.is_dir()
+
+
+@pytest.mark.parametrize("found", [None, [], {"train_1": "0123"}])
+def test_a_record_without_the_hashes_of_the_cases_is_refused(copied, found):
+    workdir, data = copied
+    path = workdir / "splits.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"sha256": found}))
+    with pytest.raises(InputError, match=r"splits\.json: no sha256 of the cases found"):
+        load_split(config_of(data), workdir)
 
 
 @pytest.mark.parametrize("part", ["image", "label"])
@@ -162,6 +180,16 @@ def test_a_split_that_lies_in_a_new_workdir_is_obeyed_and_said(phantom, tmp_path
         load_split(config_of(phantom, train_patients=1), tmp_path)
 
 
+def test_the_splits_json_of_another_run_is_obeyed(phantom, tmp_path):
+    """Its record says that it was drawn, but not by a start in this workdir."""
+    drawn = load_split(config_of(phantom), tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "a" / "splits.json", tmp_path / "b")
+    config = config_of(phantom, split_seed=3)
+    assert load_split(config, tmp_path / "b") == drawn
+    assert config.data.split == OWN_SPLIT
+
+
 def test_a_draw_without_checkpoints_follows_the_config(phantom, tmp_path):
     config = config_of(phantom)
     first = names_of(load_split(config, tmp_path))
@@ -188,6 +216,14 @@ def test_a_file_of_ours_or_of_nnunet(phantom, tmp_path):
     found = names_of(found)
     assert found["test"] == NAMES[5:] and len(found["validation"]) == 1
     assert sorted(found["train"] + found["validation"]) == NAMES[:4]
+    first = names_of(load_split(config_of(phantom, split=str(theirs), fold=0), tmp_path / "c"))
+    assert first["test"] == NAMES[:1]
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_folds_are_nnunets(phantom, tmp_path, fold):
+    expected = nnunet_folds(detect(phantom).cases, fold)
+    assert names_of(load_split(config_of(phantom, fold=fold), tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -196,12 +232,14 @@ def test_a_file_of_ours_or_of_nnunet(phantom, tmp_path):
         (OWN | {"test": ["train_9", "train_8"]}, {}, "2 cases ('train_9', 'train_8') found"),
         (OWN | {"test": NAMES[2:3]}, {}, "found in validation and in test"),
         (OWN | {"test": NAMES[:1] * 2}, {}, "case 'train_1' found twice in test"),
-        (OWN, {"fold": 1}, "config.data.fold is 1"),
+        *((OWN, {"fold": fold}, f"config.data.fold is {fold}") for fold in (0, 1)),
         (OWN, {"counts": (2, 2, 2)}, "config.data.counts is (2, 2, 2)"),
         (OWN, {"patient": "train_(.)", "split": "nowhere"}, "nowhere: not a readable split"),
         ([{"train": NAMES[1:], "val": NAMES[:1]}], {}, "config.data.fold is -1, expected 0 to 0"),
         ([{"train": NAMES, "val": NAMES[:1]}], {"fold": 0}, "found in train and in val"),
         ([{"train": NAMES}], {"fold": 0}, "expected non-empty lists train and val"),
+        ([{"train": [], "val": NAMES}], {"fold": 0}, "expected non-empty lists train and val"),
+        ([{"train": "train_1", "val": NAMES}], {"fold": 0}, "expected non-empty lists"),
         (OWN, {"patient": "(train)_"}, "patient train found in train and in validation"),
     ],
 )

@@ -144,6 +144,7 @@ def test_nnunet_folds_are_of_cases_whoever_the_patient_is():
 
 def test_an_eighth_of_the_other_patients_of_a_fold_is_for_validation():
     assert sizes(nnunet_folds(cases_of(range(100)), 0)) == [70, 10, 20]
+    assert sizes(nnunet_folds(cases_of(range(5)), 0)) == [3, 1, 1]  # but one at least
 
 
 def test_folds_that_do_not_exist():

@@ -105,6 +105,13 @@ def test_slices_are_those_of_the_coarsest_axis(tmp_path):
     assert summary["slice_dice"]["mean"] == pytest.approx(5 / 7)
 
 
+def test_a_volume_above_the_cap_is_refused(labelled, tmp_path):
+    segmenter = segmenter_of([])
+    segmenter.config.data.max_gb = 1e-6
+    with pytest.raises(InputError, match=r"bytes of voxels .* at most 1000"):
+        evaluate(segmenter, labelled[0][:1], tmp_path)
+
+
 def test_nothing_found_anywhere_is_described(labelled, tmp_path):
     cases, labels = labelled
     masks = [np.zeros_like(label.array) for label in labels[:1]]

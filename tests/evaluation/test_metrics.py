@@ -102,6 +102,7 @@ def test_empty_masks(empty):
     row = metrics.case_metrics(truth, prediction, SPACING)
     assert row["dice"] == row["iou"] == (1 if empty == "both" else 0)
     assert math.isnan(row["hd95_mm"]) and math.isnan(row["assd_mm"])
+    assert [d.size for d in metrics.surface_distances(truth, prediction, SPACING)] == [0, 0]
     if empty == "both":
         assert math.isnan(row["slice_dice"]) and math.isnan(row["slice_iou"])
     else:
@@ -140,6 +141,16 @@ def test_slice_metrics_skip_slices_empty_in_both(axis):
     assert found["slice_iou"] == pytest.approx((1 + 1 / 3 + 0) / 3)
     row = metrics.case_metrics(truth, prediction, SPACING, axis)
     assert {name: row[name] for name in found} == found
+
+
+def test_slices_lie_along_the_last_axis_unless_told():
+    truth, prediction = np.random.default_rng(2).random((2, 5, 3, 7)) < 0.3
+    of_axis = [metrics.slice_metrics(truth, prediction, axis) for axis in range(3)]
+    assert metrics.slice_metrics(truth, prediction) == of_axis[2]
+    for default in (metrics.case_metrics(truth, prediction, SPACING), of_axis[2]):
+        assert default["slice_dice"] == of_axis[2]["slice_dice"] != of_axis[0]["slice_dice"]
+    for axis in range(3):
+        assert metrics.slice_metrics(truth, prediction, axis - 3) == of_axis[axis]
 
 
 def test_a_stray_voxel_in_a_large_volume_costs_no_time():

@@ -7,9 +7,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval, paired_wilcoxon
+from lagseg_jax.evaluation.statistics import (
+    bland_altman,
+    bootstrap_interval,
+    mean_and_sd,
+    paired_wilcoxon,
+)
 
 VALUES = np.random.default_rng(3).beta(9, 2, 41)
+
+
+def test_mean_and_sd_by_hand():
+    mean, sd = mean_and_sd([1, None, 2, math.nan, 6])
+    assert mean == 3 and sd == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    mean, sd = mean_and_sd([3])
+    assert mean == 3 and math.isnan(sd)
+    assert mean_and_sd([1, 3])[1] == pytest.approx(math.sqrt(2))
+    assert np.isnan(mean_and_sd([])).all()
 
 
 def test_bootstrap_agrees_with_scipy():

@@ -1,5 +1,7 @@
 """Grey values are scaled by percentiles of what was measured, however much padding is around it."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,16 @@ def test_dark_voxels_within_a_volume_without_padding_count(scan):
     scan[:, 5:15, 5:15] = 0
     assert not padding_values(scan).size
     assert grey_range(scan, PERCENTILES) == tuple(np.percentile(scan, PERCENTILES))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("ends", list(itertools.product([0, -1], repeat=2)))
+def test_one_edge_of_one_value_is_padding(scan, axis, ends):
+    """Each of the twelve by itself, and only a whole one."""
+    np.moveaxis(scan, axis, -1)[ends] = 7
+    assert padding_values(scan).tolist() == [7]
+    np.moveaxis(scan, axis, -1)[ends][4] = 8
+    assert not padding_values(scan).size
 
 
 def test_few_slices_are_no_padding():

@@ -1,9 +1,12 @@
 """Volumes, distances and agreement of grids follow the affine, whatever its shear."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 
+from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grid import (
     TOLERANCE,
     column_lengths,
@@ -13,7 +16,7 @@ from lagseg_jax.imaging.grid import (
     shear_degrees,
     voxel_mm3,
 )
-from lagseg_jax.imaging.volume import check_same_geometry, on_grid_of, read_volume
+from lagseg_jax.imaging.volume import check_same_geometry, on_grid_of, read_volume, remarks
 from lagseg_jax.runtime.errors import InputError
 
 
@@ -32,6 +35,20 @@ def test_a_sheared_voxel(degrees):
     np.testing.assert_allclose(column_lengths(affine), (1.5, 1.25, 2.75 / cosine))
     np.testing.assert_allclose(plane_distances(affine), (1.5, 1.25 * cosine, 2.75))
     assert shear_degrees(affine) == pytest.approx(degrees, abs=1e-5)
+
+
+@pytest.mark.parametrize(("degrees", "said"), [(0.9, False), (1.1, True)])
+def test_more_than_a_degree_of_shear_is_said(degrees, said):
+    array = np.zeros((2, 3, 5))
+    volume = Volume(array, sheared(degrees), array.shape, {}, Path("a.nii"))
+    assert bool(remarks(volume)) == said
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (0, 2), (1, 2)])
+def test_every_pair_of_axes_counts(axes):
+    affine = np.diag([1.5, 1.25, 2.75, 1])
+    affine[axes] = affine[axes[1], axes[1]] * np.tan(np.deg2rad(7))
+    assert shear_degrees(affine) == pytest.approx(7)
 
 
 def test_rotations_and_mirrors_are_no_shear():
@@ -98,3 +115,5 @@ def test_a_corner_far_from_the_origin_counts_in_voxels_of_each_axis():
     assert corner_shift(affine, moved, (3, 5, 7)) == pytest.approx(0.1)
     stretched = np.diag([1.0, 1.0, 11.0, 1.0])
     assert corner_shift(affine, stretched, (3, 5, 7)) == pytest.approx(0.65)
+    stretched[2, 3] = -6.5  # about its far end: the near corner moves
+    assert corner_shift(affine, stretched, (3, 5, 7)) == pytest.approx(0.7)

@@ -1,12 +1,20 @@
 """Labels whose values are no whole numbers: rounded and said, refused, or cut at a threshold."""
 
 import logging
+from argparse import Namespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from lagseg_jax.imaging.labels import FractionalLabelError, LabelRule, parse_values, read_label
+from lagseg_jax.imaging.labels import (
+    FractionalLabelError,
+    LabelRule,
+    is_without,
+    parse_values,
+    read_label,
+)
+from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
 
 AFFINE = np.diag([-1.5, -1.5, 2.75, 1])
@@ -81,3 +89,34 @@ def test_values_of_options(text, value):
 def test_texts_that_are_no_values(text):
     with pytest.raises(ValueError):
         parse_values(text)
+
+
+@pytest.mark.parametrize(
+    ("rule", "without"),
+    [
+        *((LabelRule(), False), (LabelRule(1), False), (LabelRule(2), True)),
+        *((LabelRule(threshold=1), False), (LabelRule(threshold=1.5), True)),
+    ],
+)
+def test_labels_without_an_atrium_by_the_rule(tmp_path, rule, without):
+    volume = read_volume(save(tmp_path / "a.nii", ball(False).astype(np.float32)))
+    assert is_without(volume, rule) is without
+
+
+def test_a_label_of_fractions_is_not_called_one_without_an_atrium(tmp_path):
+    volume = read_volume(save(tmp_path / "a.nii", 0.5 * ball(False)))
+    assert not is_without(volume, LabelRule(1))
+
+
+@pytest.mark.parametrize("value, threshold", [(1, 0.5), (0, -0.5), (0, np.inf), (0, np.nan)])
+def test_options_that_are_no_rule(value, threshold):
+    options = Namespace(label_value=value, label_threshold=threshold)
+    with pytest.raises(InputError, match=f"--label_value is {value} and --label_threshold is"):
+        LabelRule.given(options, "label")
+
+
+@pytest.mark.parametrize("value, threshold", [(0, 0), (420, 0), (0, 0.5)])
+def test_options_that_are_a_rule(value, threshold):
+    options = Namespace(prediction_value=value, prediction_threshold=threshold)
+    expected = LabelRule(value, threshold, "--prediction_")
+    assert LabelRule.given(options, "prediction") == expected

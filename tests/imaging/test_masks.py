@@ -1,9 +1,13 @@
 """Small components go: by rank, by volume, or both."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from lagseg_jax.imaging.masks import bounding_box, clean_mask, label_components
+from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.imaging.masks import bounding_box, check_grey, clean_mask, label_components
+from lagseg_jax.runtime.errors import InputError
 
 SPACING = (0.5, 2.0, 3.0)  # 3 mm3 a voxel
 
@@ -58,3 +62,17 @@ def test_box_and_sizes(mask):
     assert mask[bounding_box(np.zeros_like(mask))].size == 0
     labels, sizes = label_components(mask)
     assert sizes.tolist() == [np.count_nonzero(labels == i + 1) for i in range(3)] == [3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "masks"),
+    [([0, 1], True), ([0, 1, 2, 255], True), ([0, 1, 2, 3, 4], False), ([0, 0.25, 1], False)],
+)
+def test_up_to_four_whole_numbers_are_a_mask(values, masks):
+    array = np.resize(np.array(values, np.float32), (3, 5, 7))
+    volume = Volume(array, np.eye(4), array.shape, {}, Path("a.nii.gz"))
+    if not masks:
+        check_grey(volume)
+        return
+    with pytest.raises(InputError, match=r"a\.nii\.gz: .* looks like a mask"):
+        check_grey(volume)

@@ -74,11 +74,24 @@ def test_ball_is_closed_outward_and_of_the_right_volume(name, kind):
     assert (outwards > 0).all()
 
 
-def test_ball_has_the_radius_of_the_probability():
-    """Interpolated between voxels: the mean radius is right to a fiftieth of a voxel."""
-    triangles = atrium_surface(ball() >= 0.5, ball(), 0.5, np.eye(4))
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
+def test_ball_has_the_radius_of_the_probability(threshold):
+    """Interpolated between voxels, straight: exact to a fiftieth of a voxel where `ball` is."""
+    triangles = atrium_surface(ball() >= threshold, ball(), threshold, np.eye(4))
     radius = np.linalg.norm(triangles.reshape(-1, 3) * [-1, -1, 1] - (20.3, 18.1, 14.7), axis=1)
-    assert radius.mean() == pytest.approx(11, abs=0.02) and np.ptp(radius) < 0.3
+    expected = 11 + np.log(1 / threshold - 1) / 2
+    exact = 0.02 if threshold == 0.5 else 0.06
+    assert radius.mean() == pytest.approx(expected, abs=exact) and np.ptp(radius) < 0.3
+
+
+def test_a_dropped_voxel_at_the_threshold_is_as_any_other():
+    probability = np.zeros((5, 5, 5), np.float32)
+    probability[2, 2, 2] = 1
+    mask = probability == 1
+    alone = atrium_surface(mask, probability, 0.5, np.eye(4))
+    for dropped in (0.5, 0.75):
+        probability[3, 2, 2] = dropped
+        np.testing.assert_array_equal(atrium_surface(mask, probability, 0.5, np.eye(4)), alone)
 
 
 def test_closed_where_the_volume_ends():

@@ -249,7 +249,8 @@ def test_nrrd_with_spacings_only_needs_an_orientation(tmp_path, letters):
     ("unit", "factor"),
     [
         *(("mm", 1), ("m", 1000), ("cm", 10), ("um", 1e-3), ("nm", 1e-6), ("µm", 1e-3), ("", 1)),
-        *(("Millimeters", 1), ("centimetre", 10), ("metres", 1000)),
+        *(("Millimeters", 1), ("millimetre", 1), ("centimetre", 10), ("centimeters", 10)),
+        *(("metres", 1000), ("meter", 1000), ("none", 1), ("???", 1)),
         *(("micron", 1e-3), ("micrometer", 1e-3), ("micrometres", 1e-3)),
     ],
 )

@@ -100,6 +100,7 @@ def test_the_view_is_radiological_in_all_48_orientations():
         ((1.4, 8.0, 1.4), 1),
         ((8.0, 1.4, 1.4), 0),
         ((1.0, 4 / 3 + 0.01, 1.0), 1),
+        ((1.5, 2.0, 1.5), 1),  # 4 / 3, but for the rounding of float32
         ((1.0, 4 / 3 - 0.01, 1.0), 2),
     ],
 )

@@ -217,7 +217,11 @@ def test_masks_cross_formats(tmp_path, source, target, shape):
 
 @pytest.mark.parametrize(
     "space, signs",
-    [("RAS", [1, 1, 1]), ("LAS", [-1, 1, 1]), ("left-anterior-superior", [-1, 1, 1])],
+    [
+        *(("RAS", [1, 1, 1]), ("right-anterior-superior", [1, 1, 1])),
+        *(("LAS", [-1, 1, 1]), ("left-anterior-superior", [-1, 1, 1])),
+        *(("LPS", [-1, -1, 1]), ("left-posterior-superior", [-1, -1, 1])),
+    ],
 )
 def test_nrrd_spaces(tmp_path, space, signs):
     image = np.diag([*signs, 1.0]) @ oblique_affine()
@@ -276,6 +280,25 @@ def test_scaled_voxels_are_float32(tmp_path):
     mask = read_volume(tmp_path / "b.nii.gz").array
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, volume.array > 9)
+
+
+@pytest.mark.parametrize("slope", [0, np.nan, 1])
+def test_voxels_without_a_slope_are_as_stored(tmp_path, slope):
+    """0 and NaN are how NIfTI says that nothing scales, whatever the intercept."""
+    inter = 0 if slope == 1 else 7
+    (tmp_path / "a.nii").write_bytes(nifti_bytes(scl_slope=slope, scl_inter=inter))
+    found = read_volume(tmp_path / "a.nii").array
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, noise())
+
+
+def test_a_volume_that_memory_cannot_hold_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    def no_memory(*arguments):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    path = save(tmp_path / "a.nii", noise())
+    monkeypatch.setattr("lagseg_jax.imaging.formats.read_voxels", no_memory)
+    refused(path, "not enough memory to read it (Unable to allocate 9 GiB)")
 
 
 def test_raw_nrrd(tmp_path):

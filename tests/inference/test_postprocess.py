@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
+from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing, smooth_across_slices
 
 SIZES = dict(zip((0.75, 1.25, 3.5), (31, 29, 13)))  # prime, by spacing in mm
 
@@ -84,3 +84,20 @@ def test_a_mask_by_hand():
         mask = post.mask(probability, (1, 2, 3))
         assert mask.dtype == np.uint8
         assert np.argwhere(mask).tolist() == [[row, 1, 1] for row in rows], post
+
+
+def test_it_is_what_the_config_says_and_says_so():
+    predict = {"threshold": 0.3, "components": 2, "smooth_mm": 1.875, "stride": 4}
+    post = PostProcessing.of(predict)
+    assert post == PostProcessing(0.3, 2, 1.875, 0.0)
+    assert predict | post.fields() == predict and len(post.fields()) == 3
+    assert str(post) == "threshold 0.3, 2 components, smoothed by 1.875 mm"
+    assert str(PostProcessing()) == "threshold 0.5, 1 component, not smoothed"
+    assert str(PostProcessing(components=0)) == "threshold 0.5, all components, not smoothed"
+
+
+def test_nothing_is_smoothed_or_dropped_unless_it_is_asked_for():
+    mask = np.zeros((3, 3, 3), np.uint8)
+    mask[1, 1, 1] = 1
+    assert DEFAULT.clean(mask, (0.01, 0.01, 0.01)).sum() == 1
+    assert not DEFAULT.smooth_mm and DEFAULT.min_mm3 == 0

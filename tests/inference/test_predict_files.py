@@ -67,6 +67,30 @@ def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
         assert read_volume(outputs.mask).array.sum() == number
 
 
+@pytest.mark.parametrize("cut", [0.25, 0.5, 0.8])
+def test_mask_and_surface_are_where_the_probability_is_the_threshold(tmp_path, cut):
+    """A ball whose probability falls by 0.1 per voxel, from 1.2 in its centre; voxels of 1 mm."""
+    pytest.importorskip("skimage")
+    distance = np.sqrt(sum((a - c) ** 2 for a, c in zip(np.indices((31, 29, 27)), (15, 14, 13))))
+    probability = np.clip(1.2 - distance / 10, 0, 1).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(100 * probability, np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    segmenter = segmenter_of(None)
+    segmenter.postprocessing = PostProcessing(cut)
+    segmenter.predict_probability = lambda *_: probability
+    segmenter.mask_of = lambda probability, affine, post: post.mask(probability, affine)
+    jobs = plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out", probability=True, mesh=True)
+    (row,) = predict_cases(segmenter, jobs, Request([])).values()
+    ((_, outputs),) = jobs.items()
+    np.testing.assert_array_equal(read_volume(outputs.mask).array, probability >= cut)
+    assert row["voxels"] == (probability >= cut).sum()
+    stl = np.frombuffer(
+        outputs.mesh.read_bytes()[84:], [("", "<f4", 3), ("v", "<f4", (3, 3)), ("", "<u2")]
+    )
+    radius = np.linalg.norm(stl["v"].reshape(-1, 3) * [-1, -1, 1] - (15, 14, 13), axis=1)
+    np.testing.assert_allclose(radius, 12 - 10 * cut, atol=0.2)
+
+
 def test_one_case_at_a_time_waits_for_the_disk(jobs):
     masks, alive = [], []
 
