@@ -1,5 +1,6 @@
 """ViT-B/14: 12 frozen blocks, 86.6 M parameters.
 
+    python -m weight_conversion.convert --input=facebook/dinov2-base --output=weights/base
     python -m lagseg_jax.main --config=configs/base.py --workdir=runs/base \
         --config.data.root=DATASET --config.encoder.weights=weights/base
 

@@ -1,5 +1,6 @@
 """ViT-g/14: 40 frozen blocks, 1136.5 M parameters.
 
+    python -m weight_conversion.convert --input=facebook/dinov2-giant --output=weights/giant
     python -m lagseg_jax.main --config=configs/giant.py --workdir=runs/giant \
         --config.data.root=DATASET --config.encoder.weights=weights/giant
 

@@ -1,5 +1,6 @@
 """ViT-L/14: 24 frozen blocks, 304.4 M parameters.
 
+    python -m weight_conversion.convert --input=facebook/dinov2-large --output=weights/large
     python -m lagseg_jax.main --config=configs/large.py --workdir=runs/large \
         --config.data.root=DATASET --config.encoder.weights=weights/large
 

@@ -1,5 +1,6 @@
 """ViT-S/14: 12 frozen blocks, 22.1 M parameters.
 
+    python -m weight_conversion.convert --input=facebook/dinov2-small --output=weights/small
     python -m lagseg_jax.main --config=configs/small.py --workdir=runs/small \
         --config.data.root=DATASET --config.encoder.weights=weights/small
 

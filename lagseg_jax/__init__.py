@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lagseg_jax.inference.segmenter import load_segmenter
-    from lagseg_jax.model.weights import load_encoder
+    from lagseg_jax.model.pretrained_encoder import load_encoder
 
 __all__ = ["load_encoder", "load_segmenter"]
 
@@ -30,7 +30,7 @@ __all__ = ["load_encoder", "load_segmenter"]
 def __getattr__(name: str) -> Any:
     # Late, so that `import lagseg_jax` and the command line's error messages need no jax.
     if name == "load_encoder":
-        from lagseg_jax.model.weights import load_encoder
+        from lagseg_jax.model.pretrained_encoder import load_encoder
 
         return load_encoder
     if name == "load_segmenter":

@@ -34,6 +34,7 @@ from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.extras import install_command
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     if importlib.util.find_spec("flatbuffers") is None:
         raise InputError(
             "jax.export needs flatbuffers, which is not installed, expected it after "
-            "`pip install 'lagseg_jax[export]'`"
+            f"{install_command('export')}"
         )
     read_config(workdir)  # refused before jax is loaded
     from lagseg_jax.inference.segmenter import load_segmenter

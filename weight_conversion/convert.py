@@ -1,5 +1,6 @@
 """Converts published DINOv2 weights to card.json and encoder.safetensors, in little memory.
 
+    python -m weight_conversion.convert --input=facebook/dinov2-base --output=FOLDER
     python -m weight_conversion.convert --input=FILE_OR_FOLDER --output=FOLDER [--dtype=bfloat16]
 
 Variant, registers and publisher are recognised from the tensors. Tensors are read one at a time
@@ -16,32 +17,43 @@ import numpy as np
 
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.runtime.commands import command_parser
-from lagseg_jax.runtime.console import exit_status, say
+from lagseg_jax.runtime.console import exit_status, log_to_console, say
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import file_sha256
 from weight_conversion.formats import recognise
+from weight_conversion.hub import fetch, is_hub_name
 from weight_conversion.read import open_tensors
 from weight_conversion.write import write_encoder
 
 
-def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> dict:
+def convert(
+    source: str | Path, folder: str | Path, dtype: str = "float32", revision: str | None = None
+) -> dict:
     """Convert one encoder.
 
     Args:
-        source: .pth, .bin or .safetensors file, or Hugging Face folder.
+        source: .pth, .bin or .safetensors file, Hugging Face folder, or the name of a model on the
+            Hugging Face hub, which is fetched from there (`hub.fetch`).
         folder: to write to, made if absent.
         dtype: of the kernels in the result, "float32" or "bfloat16".
+        revision: branch, tag or commit of the model on the hub; None is its main branch.
 
     Returns:
         The card, as written to FOLDER/card.json.
 
     Raises:
-        InputError: the source is not exactly one published DINOv2 encoder, or the folder cannot
-            be written; nothing is left behind.
+        InputError: the source is not exactly one published DINOv2 encoder, cannot be fetched, or
+            the folder cannot be written; nothing is left behind.
     """
+    origin: dict = {}
+    if is_hub_name(name := str(source)):
+        source = fetch(name, revision)
+        origin = {"hub": {"model": name, "commit": source.name}}
+    elif revision is not None:
+        raise InputError(f"--revision is {revision}, expected none: {name} is no model of the hub.")
     source, folder = Path(source), Path(folder)
     tensors = open_tensors(source)
-    encoder = recognise(tensors.shapes, str(source))
+    encoder = recognise(tensors.shapes, name)
     if source.is_dir():
         _check_config(source / "config.json", encoder.spec)
 
@@ -50,12 +62,13 @@ def convert(source: str | Path, folder: str | Path, dtype: str = "float32") -> d
             arrays = [tensors.read(tensor) for tensor in names]
             for tensor, array in zip(names, arrays):
                 if not np.isfinite(array).all():
-                    raise InputError(f"{source} holds NaN or infinite values in {tensor}.")
+                    raise InputError(f"{name} holds NaN or infinite values in {tensor}.")
             yield encoder.parameter(name, arrays)
 
     card = {
         "format": encoder.format,
         "ignored_tensors": encoder.ignored,
+        **origin,
         "source": [
             {"file": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
             for file in tensors.files
@@ -96,11 +109,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Converts and prints the card; returns the exit status."""
     parser = command_parser("convert", "Variant, registers and publisher are recognised.")
     add = parser.add_argument_group("weights").add_argument
-    add("--input", required=True, help="published file or Hugging Face folder")
+    add("--input", required=True, help="published file, folder, or model of the Hugging Face hub")
     add("--output", required=True, help="folder to write")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
+    add("--revision", help="branch, tag or commit of the model on the hub, by default main")
     options = parser.parse_args(arguments)
-    say(json.dumps(convert(options.input, options.output, options.dtype), indent=2))
+    log_to_console()
+    card = convert(options.input, options.output, options.dtype, options.revision)
+    say(json.dumps(card, indent=2))
     return 0
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.extras import install_command
 
 # What Hugging Face calls its files, in order of preference.
-_FOLDER_FILES = (
+FOLDER_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -48,9 +49,9 @@ def open_tensors(path: Path) -> Tensors:
         InputError: not found, no known file, truncated, or anything but plain tensors inside.
     """
     if path.is_dir():
-        present = [path / name for name in _FOLDER_FILES if (path / name).is_file()]
+        present = [path / name for name in FOLDER_FILES if (path / name).is_file()]
         if not present:
-            raise InputError(f"{path} holds none of {', '.join(_FOLDER_FILES)}.")
+            raise InputError(f"{path} holds none of {', '.join(FOLDER_FILES)}.")
         path = present[0]
     if not path.is_file():
         raise InputError(f"{path} is neither a file nor a folder.")
@@ -59,16 +60,25 @@ def open_tensors(path: Path) -> Tensors:
     return _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
 
 
-def _open_shards(index: Path) -> Tensors:
+def shards_of(index: Path) -> dict[str, str]:
+    """Tensor -> file beside the index that holds it.
+
+    Raises:
+        InputError: no index, or one that names files elsewhere.
+    """
     try:
         shard_of = dict(json.loads(index.read_text())["weight_map"])
-        names = sorted(set(shard_of.values()))
-        outside = [name for name in names if Path(name).name != name]
+        outside = [name for name in shard_of.values() if Path(name).name != name]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{index} is no index of shards: {error!r}.") from None
     if outside:
         raise InputError(f"{index} names {outside[0]}, a file outside its own folder.")
-    shards = {name: open_tensors(index.parent / name) for name in names}
+    return shard_of
+
+
+def _open_shards(index: Path) -> Tensors:
+    shard_of = shards_of(index)
+    shards = {name: open_tensors(index.parent / name) for name in sorted(set(shard_of.values()))}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shard in shards.items():
         wrong = {tensor for tensor in shard.shapes if shard_of.get(tensor) != name}
@@ -91,7 +101,7 @@ def _open_safetensors(path: Path) -> Tensors:
                     raise InputError(f"{path} stores {name} as {tensor.get_dtype()}, not as float.")
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} is truncated or no safetensors file ({_one_line(error)})."
+            f"{path} is truncated or no safetensors file ({one_line(error)})."
         ) from None
 
     def read(name: str) -> np.ndarray:
@@ -107,7 +117,7 @@ def _open_torch(path: Path) -> Tensors:
         import torch
     except ImportError:
         raise InputError(
-            f"{path} needs PyTorch to be read: pip install lagseg_jax[conversion]."
+            f"{path} needs PyTorch to be read: {install_command('conversion')}."
         ) from None
     # Files of before PyTorch 1.6 are no zip archives and cannot be memory-mapped.
     mapped = zipfile.is_zipfile(path)
@@ -121,7 +131,7 @@ def _open_torch(path: Path) -> Tensors:
     except Exception as error:  # whatever a broken or hostile file makes the reader raise
         raise InputError(
             f"{path} is truncated, no PyTorch file, or holds more than tensors; nothing of it was "
-            f"executed ({_one_line(error)})."
+            f"executed ({one_line(error)})."
         ) from None
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
@@ -150,6 +160,7 @@ def _flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix.removesuffix("."), tree
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its kind."""
     lines = str(error).split(". ")[0].strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -20,6 +20,7 @@ from lagseg_jax.imaging.dicom_geometry import check_image, series_affine, sort_s
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.extras import install_command
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def check_dicom_support() -> None:
     if importlib.util.find_spec("pydicom") is None:
         raise InputError(
             "DICOM files need pydicom, which is not installed, expected it after "
-            "`pip install 'lagseg_jax[dicom]'`"
+            f"{install_command('dicom')}"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from lagseg_jax.imaging.masks import bounding_box
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.extras import install_command
 from lagseg_jax.runtime.files import write_atomically
 
 _STL = np.dtype([("normal", "<f4", 3), ("vertices", "<f4", (3, 3)), ("attribute", "<u2")])
@@ -22,7 +23,7 @@ def check_mesh_support() -> None:
     if importlib.util.find_spec("skimage") is None:
         raise InputError(
             "--mesh needs scikit-image, which is not installed, expected it after "
-            "`pip install 'lagseg_jax[mesh]'`"
+            f"{install_command('mesh')}"
         )
 
 

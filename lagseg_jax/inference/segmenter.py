@@ -267,7 +267,8 @@ def _encoder_identity(encoder: ml_collections.ConfigDict) -> tuple:
     """Equal for encoders of equal weights and rules in equal precision, adapted in equal shape."""
     weights = ("random", encoder.seed)
     if encoder.weights:
-        weights = ("converted", read_card(encoder.weights)["encoder_sha256"])
+        card = read_card(encoder.weights, (encoder.variant, encoder.registers))
+        weights = ("converted", card["encoder_sha256"])
     adapter = encoder.lora_rank, encoder.lora_blocks
     return encoder.variant, encoder.registers, encoder.dtype, *adapter, *weights
 

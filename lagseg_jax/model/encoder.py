@@ -18,6 +18,19 @@ from lagseg_jax.model.encoder_spec import EncoderSpec
 from lagseg_jax.model.position_embedding import interpolate
 
 
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless images of this shape can be encoded: (B, H, W, 3)."""
+    if len(shape) != 4 or shape[-1] != 3:
+        one = "; images[None] is a batch of one" if len(shape) == 3 and shape[-1] == 3 else ""
+        raise ValueError(f"images of shape {shape} found, (B, H, W, 3) expected{one}")
+    height, width = shape[1:3]
+    if height % PATCH or width % PATCH:
+        raise ValueError(
+            f"images of {height} x {width} pixels found, "
+            f"height and width must be multiples of {PATCH}"
+        )
+
+
 class Activations(NamedTuple):
     """Normalised output tokens of every block."""
 
@@ -224,14 +237,8 @@ class Encoder(nn.Module):
 
     def embed(self, images: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
         """Images (B, H, W, 3) -> tokens (B, 1 + R + hw, D) float32 before block 1, and (h, w)."""
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images of shape {images.shape} found, (B, H, W, 3) expected")
+        check_shape(images.shape)
         batch, height, width, channels = images.shape
-        if height % PATCH or width % PATCH:
-            raise ValueError(
-                f"images of {height} x {width} pixels found, "
-                f"height and width must be multiples of {PATCH}"
-            )
         h, w = height // PATCH, width // PATCH
         # Patches do not overlap, so their convolution is one matrix product. Kernel rows are
         # ordered (row in patch, column in patch, channel), as the pixels are.

@@ -1,8 +1,10 @@
 """What distinguishes the DINOv2 encoders from each other: sizes, registers, interpolation rule."""
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
-from lagseg_jax.config.choices import VARIANTS
+from lagseg_jax.config.choices import PATCH, VARIANTS
 from lagseg_jax.imaging.interpolation import RULES
 
 
@@ -52,6 +54,11 @@ class EncoderSpec:
         return VARIANTS[self.variant]["heads"]
 
     @property
+    def patch_size(self) -> int:
+        """Pixels along each side of the square that becomes a token."""
+        return PATCH
+
+    @property
     def mlp(self) -> str:
         """ "gelu" (two layers) or "swiglu" (gated)."""
         return VARIANTS[self.variant]["mlp"]
@@ -60,3 +67,19 @@ class EncoderSpec:
     def hidden(self) -> int:
         """Channels inside the MLP, after gating."""
         return VARIANTS[self.variant]["hidden"]
+
+
+def conversion_command(variant: str, registers: int, folder: str | Path = "") -> str:
+    """The line that fetches the published weights of an encoder and converts them.
+
+    Our own tiny variant has none; its line is that of the base encoder.
+
+    Args:
+        variant: a key of `VARIANTS`.
+        registers: 0 or 4.
+        folder: to write to; "" for weights/VARIANT.
+    """
+    variant = "base" if variant == "tiny" else variant
+    name = f"facebook/dinov2-{'with-registers-' if registers else ''}{variant}"
+    output = shlex.quote(str(folder or f"weights/{variant}"))
+    return f"`python -m weight_conversion.convert --input={name} --output={output}`"

@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from lagseg_jax.model.encoder import EncoderSpec
+from lagseg_jax.model.encoder_spec import EncoderSpec, conversion_command
 from lagseg_jax.model.lora import adapter_of
 from lagseg_jax.model.segmentation import compute_dtype
 from lagseg_jax.model.weights import encoder_hash, load_params, random_params
@@ -68,12 +68,20 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
     params = random_params(spec, encoder.seed, dtype)
     warning = (
         f"the DINOv2 encoder has random weights (seed {encoder.seed}): results say nothing about "
-        "the published method; convert weights and set config.encoder.weights to use them"
+        f"the published method; {_way_out(spec)}"
     )
     log.warning("WARNING: %s", warning)
     origin = f"random (seed {encoder.seed})"
     sha256, adapted = encoder_hash(params_hash(params), spec), _adapted(encoder, spec)
     return FrozenEncoder(spec, replicate(params), sha256, origin, warning, adapted)
+
+
+def _way_out(spec: EncoderSpec) -> str:
+    """How to train with published weights instead."""
+    if spec.variant == "tiny":
+        return "the tiny encoder has no published weights, --config=configs/small.py has"
+    command = conversion_command(spec.variant, spec.registers)
+    return f"{command} fetches published ones for --config.encoder.weights=weights/{spec.variant}"
 
 
 def _adapted(encoder: ml_collections.ConfigDict, spec: EncoderSpec) -> str:

@@ -19,42 +19,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from lagseg_jax.config.choices import DTYPE_NAMES, PATCH
-from lagseg_jax.model.backend import encoder_compiler_options, encoder_form
-from lagseg_jax.model.encoder import Activations, Encoder, EncoderSpec
-from lagseg_jax.runtime.errors import InputError, one_of
+from lagseg_jax.config.choices import PATCH
+from lagseg_jax.model.encoder import Encoder
+from lagseg_jax.model.encoder_spec import EncoderSpec, conversion_command
+from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import file_sha256
 
 CARD, TENSORS = "card.json", "encoder.safetensors"
-
-
-def load_encoder(path: str | Path, dtype: str = "float32") -> Callable[[jax.Array], Activations]:
-    """Converted DINOv2 encoder as a function.
-
-    Args:
-        path: folder written by `python -m weight_conversion.convert`.
-        dtype: compute dtype, "float32" or "bfloat16".
-
-    Returns:
-        Function compiled for this machine, as in training: images (B, H, W, 3) float, H and W
-        multiples of 14 -> `Activations` of every block in the compute dtype. It raises a ValueError
-        for images of another shape, and may be called within `jax.jit` and `jax.grad`.
-
-    Raises:
-        InputError: another dtype; else see `load_params`.
-    """
-    one_of("dtype", dtype, DTYPE_NAMES)
-    spec, params, _ = load_params(path, dtype)
-    form = encoder_form(jnp.dtype(dtype))
-    apply = Encoder(spec, jnp.dtype(dtype), form).apply
-    within, alone = jax.jit(apply), jax.jit(apply, compiler_options=encoder_compiler_options(form))
-
-    def encode(images: jax.Array) -> Activations:
-        # Within a function that is itself compiled or differentiated, JAX refuses options.
-        call = within if isinstance(images, jax.core.Tracer) else alone
-        return call({"params": params}, images)
-
-    return encode
 
 
 def random_params(spec: EncoderSpec, seed: int, dtype: str | jnp.dtype) -> dict:
@@ -118,12 +89,12 @@ def load_params(
             missing, extra or misshaped tensors.
     """
     folder = Path(folder)
-    card = read_card(folder)
+    card = read_card(folder, expected)
     spec, path = spec_of(card), folder / TENSORS
     if expected is not None and (spec.variant, spec.registers) != tuple(expected):
         raise InputError(
             f"{folder} holds the weights of {_title(spec.variant, spec.registers)}, "
-            f"but {_title(*expected)} was asked for."
+            f"but {_title(*expected)} was asked for; {conversion_command(*expected)} fetches those."
         )
     if verify and (found := file_sha256(path)) != card["sha256"]:
         raise InputError(
@@ -181,10 +152,15 @@ def spec_of(card: Mapping[str, Any]) -> EncoderSpec:
     return EncoderSpec(*(card[key] for key in ("variant", "registers", "interpolation", "grid")))
 
 
-def read_card(folder: str | Path) -> dict:
+def read_card(folder: str | Path, expected: tuple[str, int] | None = None) -> dict:
     """The card of converted weights.
 
     Its `encoder_sha256` is computed anew, so that it is that of the rules which are used.
+
+    Args:
+        folder: written by `weight_conversion`.
+        expected: (variant, registers) of the encoder that is looked for, for the message; None if
+            it could be any.
 
     Raises:
         InputError: the folder holds no converted weights, or its card is unreadable.
@@ -193,8 +169,8 @@ def read_card(folder: str | Path) -> dict:
     for name in (CARD, TENSORS):
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder} holds no converted encoder weights ({name} not found); make them with "
-                f"`python -m weight_conversion.convert --input=FILE_OR_FOLDER --output={folder}`."
+                f"{folder} holds no converted encoder weights ({name} not found); "
+                f"{conversion_command(*expected or ('base', 0), folder)} fetches and converts them."
             )
     try:
         card = json.loads((folder / CARD).read_text())

@@ -91,7 +91,11 @@ def installation_text(info: dict) -> str:
         "devices": [f"{info['cores']} CPU cores; accelerator packages: {extras}"],
         "dataset layouts": [f"{one['layout']:38}{one['files']}" for one in info["layouts"]],
         "configs": [f"{one['config']:38}{one['about']}" for one in info["configs"]],
-        "converted weights": weights or ["none found (--weights=FOLDER looks elsewhere)"],
+        "converted weights": weights
+        or [
+            "none found (--weights=FOLDER looks elsewhere); fetch and convert some, once:",
+            example_of("convert"),
+        ],
         "cache": [
             f"{cache['folder']}: slices {cache['slices_gb']:.2f} GB, compiled code "
             f"{cache['xla_gb']:.2f} GB"

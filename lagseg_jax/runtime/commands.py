@@ -16,7 +16,7 @@ COMMANDS = {
     "check": Command("all problems of a dataset, before any training", "DATASET"),
     "convert": Command(
         "published DINOv2 weights into the form that configs name, once",
-        "--input=dinov2_vitb14_pretrain.pth --output=weights/base",
+        "--input=facebook/dinov2-base --output=weights/base",
     ),
     "main": Command(
         "train and evaluate; with --mode=evaluate evaluate again",

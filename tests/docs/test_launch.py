@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+import hub_server
 import pod
 from configs import default
 from lagseg_jax import main, predict
@@ -152,7 +153,7 @@ def notebook(name):
 
 def test_the_notebooks_differ_in_the_accelerator_only():
     gpu, tpu = (json.dumps(notebook(name)["cells"]) for name in NOTEBOOKS)
-    assert gpu.replace("GPU", "TPU").replace("[cuda12]", "[tpu]") == tpu
+    assert gpu.replace("GPU", "TPU").replace("[cuda12,", "[tpu,") == tpu
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -161,27 +162,66 @@ def test_notebooks_are_committed_without_outputs(name):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebooks_run_from_top_to_bottom(name, phantom, tmp_path):
-    """With other settings behind the cell tagged "parameters", as papermill puts them."""
+def run_notebook(name, settings):
+    """Its outputs by cell, with other settings behind the cell tagged "parameters" (papermill)."""
     nbclient, nbformat, _ = map(pytest.importorskip, ("nbclient", "nbformat", "ipykernel"))
-
     book = nbformat.read(LAUNCH / name, as_version=4)
     (index,) = [i for i, c in enumerate(book.cells) if "parameters" in c.metadata.get("tags", [])]
-    settings = {
-        "CONFIG": f"tests/helpers/tiny_run.py:{phantom}",
-        "DATA": str(phantom),
-        "WORKDIR": str(tmp_path / "run"),
-        "INPUT": str(phantom / "task2" / "train_data" / "train_1"),
-    }
+    assert set(re.findall(r"^(\w+) = ", book.cells[index].source, re.MULTILINE)) > set(settings)
     source = "\n".join(f"{key} = {value!r}" for key, value in settings.items())
     book.cells.insert(index + 1, nbformat.v4.new_code_cell(source))
     resources = {"metadata": {"path": str(pod.ROOT)}}
     nbclient.NotebookClient(book, timeout=240, kernel_name="python3", resources=resources).execute()
+    return {cell.id: cell.get("outputs", []) for cell in book.cells}
 
-    outputs = {cell.id: cell.get("outputs", []) for cell in book.cells}
+
+def htmls(outputs):
+    return [o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})]
+
+
+@pytest.fixture
+def settings(phantom, tmp_path):
+    """The tiny config on data of one's own; nothing to predict is named."""
+    return {
+        "CONFIG": f"tests/helpers/tiny_run.py:{phantom}",
+        "DATA": str(phantom),
+        "FOLDER": str(tmp_path / "atrium"),
+        "WEIGHTS": "facebook/dinov2-tiny",
+    }
+
+
+def test_a_notebook_with_published_weights_and_data_of_ones_own(settings, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    with hub_server.serve() as hub:
+        places = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1"}
+        for variable, value in places.items():
+            monkeypatch.setenv(variable, value)
+        outputs = run_notebook(NOTEBOOKS[0], settings)
+
+    weights = str(tmp_path / "atrium" / "weights" / "dinov2-tiny")
+    assert f"DINOv2 tiny from {weights}" in json.dumps(outputs["convert"])
+    summary = json.loads((tmp_path / "atrium" / "run" / "evaluation" / "summary.json").read_text())
+    assert summary["encoder"]["weights"] == weights and "warning" not in summary["encoder"]
     pictures = [o for o in outputs["overlays"] if "image/png" in o.get("data", {})]
     assert len(pictures) == 2  # of two test cases: the best and the worst
     assert any("image/png" in o.get("data", {}) for o in outputs["fusion"])
+    masks = [f"train_{number}.nii.gz" for number in range(1, 7)]
+    assert all(mask in json.dumps(outputs["predict"]) for mask in masks)
+    assert sorted(path.name for path in (tmp_path / "atrium" / "masks").glob("*.nii.gz")) == masks
+    (viewer,) = htmls(outputs["viewer"])
+    assert viewer.count("data:image/png;base64") == 11 and 'type="range"' in viewer  # slices
+
+
+def test_a_notebook_where_the_weights_cannot_be_had(settings, phantom, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    one = {"INPUT": str(phantom / "task2" / "train_data" / "train_1")}
+    outputs = run_notebook(NOTEBOOKS[1], settings | one)
+
+    said = json.dumps(outputs["convert"])
+    assert "RANDOM WEIGHTS" in said and "facebook/dinov2-tiny" in said
+    summary = json.loads((tmp_path / "atrium" / "run" / "evaluation" / "summary.json").read_text())
+    assert "random weights" in summary["encoder"]["warning"]
+    assert not (tmp_path / "atrium" / "weights").exists()
     assert "enhanced.nii.gz" in json.dumps(outputs["predict"])
-    assert (tmp_path / "run" / "evaluation" / "summary.json").is_file()
+    assert htmls(outputs["viewer"])

@@ -27,6 +27,7 @@ from flax.traverse_util import flatten_dict
 
 import tiny_run
 from configs import default
+from hub_server import tiny_files
 from lagseg_jax import main, predict, study
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.config.validate import check_config
@@ -92,6 +93,10 @@ def place(tmp_path_factory, phantom, finished_run):
     leaves = flatten_dict(random_params(spec, 0, "float32"), sep="/")
     leaf = {name: np.asarray(value) for name, value in leaves.items()}
     write_encoder(place / "weights" / "base", spec, "float32", lambda name: iter(leaf[name]), {})
+    hub = place / "facebook" / "dinov2-base"  # a folder of that name is taken for the hub's model
+    hub.mkdir(parents=True)
+    for name, content in tiny_files().items():
+        (hub / name).write_bytes(content)
     with contextlib.suppress(ImportError):
         import dicom_series
 
@@ -176,9 +181,9 @@ def run_module(module, arguments, pages, phantom, monkeypatch):
         values.workdir = "nothing-there-yet"
         assert study.plan_runs(values, study.read_study(values.study, values.config, values.arms))
     elif module == "weight_conversion.convert":
-        publish(Path("dinov2_vitb14_pretrain.pth"))
-        monkeypatch.setattr(sys, "argv", ["convert", *arguments])
-        importlib.import_module(module).main()
+        if "--input=dinov2_vitb14_pretrain.pth" in arguments:
+            publish(Path("dinov2_vitb14_pretrain.pth"))
+        assert exit_status(lambda: importlib.import_module(module).main(arguments)) == 0
     elif hasattr(benchmark := benchmark_of(module), "parse_arguments"):  # minutes to hours
         benchmark.parse_arguments(arguments)
     elif module == "pytest":
@@ -247,8 +252,11 @@ def test_the_python_api_gives_the_mask_of_the_command(there):
     assert names["numbers"]["voxels"] == mask.sum()
     assert names["low"] < np.mean(names["ours"]) < names["high"] and 0 < names["p"] < 0.05
     assert len(names["rows"]) == 2 and set(METRICS) < set(names["rows"][0])
-    assert names["tokens"].patch_tokens.shape == (4, 2, 2, 3, 64)
-    assert names["tokens"].register_tokens.shape == (4, 2, 0, 64)
+    encoded = names["encode"](names["images"])
+    assert encoded.patch_tokens.shape == (4, 2, 2, 3, 64)
+    assert encoded.register_tokens.shape == (4, 2, 0, 64)
+    assert names["probe"].shape == (64,) and names["tokens"].shape == (11, 7, 7, 64)
+    assert 0.3 < names["patch_dice"] < 1
 
 
 def test_options_exist():

@@ -73,6 +73,7 @@ def test_size_must_be_a_multiple_of_the_patch(spec, params):
 @pytest.mark.parametrize("shape", [(70, 70, 3), (1, 70, 70), (1, 70, 70, 1), (1, 2, 70, 70, 3)])
 def test_images_need_a_batch_axis_and_three_channels(spec, params, shape):
     found = re.escape(f"images of shape {shape} found, (B, H, W, 3) expected")
+    found += r"; images\[None\] is a batch of one\b" if shape == (70, 70, 3) else r"(?!;)"
     with pytest.raises(ValueError, match=found):
         Encoder(spec).apply({"params": params}, jnp.zeros(shape))
 

@@ -8,7 +8,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import tiny_run
+from configs import giant
 from lagseg_jax import main
+from lagseg_jax.config.choices import VARIANTS
 from lagseg_jax.inference.segmenter import load_segmenter
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
@@ -70,6 +72,20 @@ def test_identity_of_a_random_encoder(phantom):
     encoder = load_frozen_encoder(config)
     assert encoder.sha256 == encoder_hash(params_hash(encoder.params), encoder.spec)
     assert encoder.report()["interpolation"] == "offset" and encoder.report()["grid"] == 37
+
+
+def test_the_warning_of_random_weights_names_the_line_that_fetches_published_ones(monkeypatch):
+    sizes = {"width": 32, "depth": 1, "heads": 2, "mlp": "swiglu", "hidden": 16}
+    monkeypatch.setitem(VARIANTS, "giant", sizes)
+    config = giant.get_config()
+    line = "python -m weight_conversion.convert --input=facebook/dinov2-{}giant "
+    line += "--output=weights/giant` fetches published ones for --config.encoder.weights="
+    assert line.format("") in load_frozen_encoder(config).warning
+    config.encoder.registers = 4
+    assert line.format("with-registers-") in load_frozen_encoder(config).warning
+    config.encoder.variant = "tiny"
+    warning = load_frozen_encoder(config).warning
+    assert "convert" not in warning and "--config=configs/small.py" in warning
 
 
 def test_on_all_devices_in_the_compute_dtype(weights, phantom):

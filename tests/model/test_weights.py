@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -15,11 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 import lagseg_jax
 from lagseg_jax.imaging.interpolation import RULES
-from lagseg_jax.model import weights
-from lagseg_jax.model.encoder import Encoder, EncoderSpec
+from lagseg_jax.model.encoder_spec import EncoderSpec, conversion_command
 from lagseg_jax.model.weights import (
     encoder_hash,
-    load_encoder,
     load_params,
     mismatch,
     param_shapes,
@@ -101,54 +97,29 @@ def test_kernels_come_in_the_compute_dtype_and_all_else_in_float32(
         assert np.allclose(leaf.astype(np.float32), exact, rtol=2**-8, atol=0)
 
 
-def test_load_encoder_is_the_encoder(folder, params):
-    images = jnp.linspace(-1, 1, 28 * 42 * 3).reshape(1, 28, 42, 3)
-    tokens = load_encoder(folder)(images)
-    reference = Encoder(SPEC).apply({"params": params}, images)
-    for ours, theirs in zip(tokens, reference):
-        assert np.allclose(ours, theirs, atol=1e-5)
-    assert load_encoder(str(folder), dtype="bfloat16")(images).patch_tokens.dtype == jnp.bfloat16
-
-
-def test_load_encoder_takes_the_fast_form_of_this_machine(folder, monkeypatch):
-    """Its options of the compiler are refused by JAX within other functions, and left out there."""
-    images = jnp.linspace(-1, 1, 28 * 42 * 3).reshape(1, 28, 42, 3)
-    expected = load_encoder(folder, "bfloat16")(images).class_token.astype(float)
-    monkeypatch.setattr(weights, "encoder_form", lambda dtype: "onednn")
-    options = []
-    monkeypatch.setattr(weights, "encoder_compiler_options", lambda form: options.append(form))
-    found = load_encoder(folder, "bfloat16")(images).class_token.astype(float)
-    assert options == ["onednn"] and 0 < jnp.abs(found - expected).max() < 0.1
-    monkeypatch.setattr(
-        weights, "encoder_compiler_options", lambda form: {"xla_cpu_enable_fast_math": False}
-    )
-    encode = load_encoder(folder)
-    within = jax.jit(lambda x: encode(x).class_token)(images)
-    np.testing.assert_allclose(within, encode(images).class_token, atol=1e-5)
-    gradient = jax.grad(lambda x: encode(x).class_token.sum())(images)
-    assert gradient.shape == images.shape and jnp.abs(gradient).max() > 0
-
-
-def test_load_encoder_refuses_in_a_sentence(folder):
-    with pytest.raises(InputError, match="dtype is 'float16', expected one of float32, bfloat16"):
-        load_encoder(folder, "float16")
-    encode = load_encoder(folder)
-    with pytest.raises(ValueError, match=r"images of shape \(28, 42, 3\) found, \(B, H, W, 3\)"):
-        encode(jnp.zeros((28, 42, 3)))
-    with pytest.raises(ValueError, match=r"images of 28 x 41 pixels found.*multiples of 14"):
-        encode(jnp.zeros((1, 28, 41, 3)))
-
-
 def test_another_variant_is_refused(folder):
     assert load_params(folder, "float32", expected=("tiny", 4))[0] == SPEC
     for expected, words in ((("base", 4), "base with 4"), (("tiny", 0), "tiny without")):
-        with pytest.raises(InputError, match=rf"tiny with 4 registers.*{words} registers"):
+        with pytest.raises(
+            InputError, match=rf"tiny with 4 registers.*{words} registers.*--input="
+        ):
             load_params(folder, "float32", expected=expected)
 
 
+def test_the_line_that_fetches_the_published_weights():
+    command = "python -m weight_conversion.convert --input=facebook/dinov2-"
+    found = conversion_command("giant", 0)
+    assert found == f"`{command}giant --output=weights/giant`"
+    found = conversion_command("small", 4, "my weights")
+    assert found == f"`{command}with-registers-small --output='my weights'`"
+    assert conversion_command("tiny", 0) == f"`{command}base --output=weights/base`"
+
+
 def test_no_weights_there(tmp_path, folder):
-    with pytest.raises(InputError, match=r"nowhere.*weight_conversion\.convert"):
-        load_params(tmp_path / "nowhere", "float32")
+    line = "python -m weight_conversion.convert --input=facebook/dinov2-{} --output="
+    for expected, name in {None: "base", ("giant", 4): "with-registers-giant"}.items():
+        with pytest.raises(InputError, match=f"nowhere.*{line.format(name)}.*nowhere"):
+            load_params(tmp_path / "nowhere", "float32", expected=expected)
     (folder / "encoder.safetensors").unlink()
     with pytest.raises(InputError, match=r"encoder\.safetensors not found"):
         load_params(folder, "float32")
