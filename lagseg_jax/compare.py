@@ -19,7 +19,7 @@ from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.commands import command_parser
-from lagseg_jax.runtime.console import exit_status, log_to_console, printable, say
+from lagseg_jax.runtime.console import exit_status, log_to_console, say, say_error
 from lagseg_jax.runtime.errors import one_of
 
 
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_comparison(Path(options.output), options.truth, scores, told)
     problems = [sentence for one in scores for sentence in one.problems.values()]
     for sentence in problems:
-        print(printable(f"error: {sentence}"), file=sys.stderr)
+        say_error(f"error: {sentence}")
     return 2 if problems else 0
 
 

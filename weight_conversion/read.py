@@ -4,7 +4,6 @@ Nothing is unpickled beyond tensors (`weights_only`), and tensors stay on disk (
 until they are read.
 """
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import read_json
 
 # What Hugging Face calls its files, in order of preference.
 _FOLDER_FILES = (
@@ -60,8 +60,9 @@ def open_tensors(path: Path) -> Tensors:
 
 
 def _open_shards(index: Path) -> Tensors:
+    content = read_json(index, "an index of shards")
     try:
-        shard_of = dict(json.loads(index.read_text())["weight_map"])
+        shard_of = dict(content["weight_map"])
         names = sorted(set(shard_of.values()))
         outside = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError) as error:

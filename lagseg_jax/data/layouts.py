@@ -1,6 +1,5 @@
 """Finds the cases of a dataset, in the layout that its folder has, and reads them in place."""
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import ml_collections
 from lagseg_jax.config.validate import check_batch_size
 from lagseg_jax.imaging.volume import SUFFIXES, case_name, is_volume_file
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import read_json
 
 
 @dataclass(frozen=True)
@@ -192,19 +192,9 @@ def _paired_folders(folder: Path, train: dict[str, Path], test: dict[str, Path])
 
 def _dataset_json(folder: Path) -> dict:
     path = folder / "dataset.json"
-    if not path.is_file():
+    if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: {error.msg} at line {error.lineno}, column {error.colno}, expected JSON."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {error.reason} at byte {error.start}, expected JSON.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: JSON {type(content).__name__} found, expected an object.")
-    return content
+    return read_json(path, "nnU-Net's description of a dataset")
 
 
 def _volumes(folder: Path, ending: str | None = None) -> list[Path]:

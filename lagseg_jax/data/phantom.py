@@ -19,7 +19,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_atomically, written_atomically
+from lagseg_jax.runtime.files import read_json, write_atomically, written_atomically
 
 SHAPE = (96, 88, 24)
 SPACING = (1.5, 1.5, 2.75)
@@ -157,7 +157,7 @@ def _claim(root: Path, parameters: dict) -> None:
     """Marks `root` as ours by `phantom.json`, or raises if it is somebody else's."""
     mark = root / "phantom.json"
     if mark.exists():
-        if (found := json.loads(mark.read_text())) != parameters:
+        if (found := read_json(mark, "the parameters of phantoms")) != parameters:
             raise InputError(
                 f"{mark} describes phantoms made with {found}, expected {parameters}: "
                 "delete that folder or name another one"

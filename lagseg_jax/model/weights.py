@@ -23,7 +23,7 @@ from lagseg_jax.config.choices import DTYPE_NAMES, PATCH
 from lagseg_jax.model.backend import encoder_compiler_options, encoder_form
 from lagseg_jax.model.encoder import Activations, Encoder, EncoderSpec
 from lagseg_jax.runtime.errors import InputError, one_of
-from lagseg_jax.runtime.files import file_sha256
+from lagseg_jax.runtime.files import file_sha256, read_json
 
 CARD, TENSORS = "card.json", "encoder.safetensors"
 
@@ -196,8 +196,8 @@ def read_card(folder: str | Path) -> dict:
                 f"{folder} holds no converted encoder weights ({name} not found); make them with "
                 f"`python -m weight_conversion.convert --input=FILE_OR_FOLDER --output={folder}`."
             )
+    card = read_json(folder / CARD, "a card written by weight_conversion")
     try:
-        card = json.loads((folder / CARD).read_text())
         sha256 = str(card["sha256"])
         return card | {"sha256": sha256, "encoder_sha256": encoder_hash(sha256, spec_of(card))}
     except (ValueError, KeyError, TypeError) as error:
