@@ -12,7 +12,7 @@ from pathlib import Path
 from lagseg_jax.reports.calibration_table import advice, calibration_lines
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
-from lagseg_jax.runtime.console import exit_status, log, log_to_console
+from lagseg_jax.runtime.console import exit_status, log, log_to_console, say
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     from lagseg_jax.evaluation.tuning import calibrate_run
 
     result = calibrate_run(options.workdir, options.data, options.weights)
-    print(*calibration_lines(result), sep="\n")
-    print(f"\n{advice(result, options.workdir, config)}")
+    say(*calibration_lines(result), f"\n{advice(result, options.workdir, config)}")
     if warning := result["encoder"].get("warning"):
         log.warning("WARNING: %s", warning)
     log.info("%s", options.workdir / "evaluation" / "calibration.json")

@@ -21,7 +21,7 @@ from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.reports.compare_page import write_comparison_page
 from lagseg_jax.runtime.commands import command_parser
-from lagseg_jax.runtime.console import exit_status, log, log_to_console, printable, say
+from lagseg_jax.runtime.console import exit_status, log, log_to_console, say, say_error
 from lagseg_jax.runtime.errors import one_of
 
 
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.info("report: %s", page)
     problems = [sentence for one in scores for sentence in one.problems.values()]
     for sentence in problems:
-        print(printable(f"error: {sentence}"), file=sys.stderr)
+        say_error(f"error: {sentence}")
     return 2 if problems else 0
 
 

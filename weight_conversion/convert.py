@@ -19,7 +19,7 @@ from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log_to_console, say
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import file_sha256
+from lagseg_jax.runtime.files import file_sha256, read_json
 from weight_conversion.formats import recognise
 from weight_conversion.hub import fetch, is_hub_name
 from weight_conversion.read import open_tensors
@@ -85,10 +85,7 @@ def _check_config(path: Path, spec: EncoderSpec) -> None:
     """What a Hugging Face config says and tensors cannot show must be DINOv2's."""
     if not path.is_file():
         return
-    try:
-        config = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is not readable as JSON: {error}.") from None
+    config = read_json(path, "the config beside the tensors")
     expected = {"num_attention_heads": spec.heads, "layer_norm_eps": 1e-6, "hidden_act": "gelu"}
     for key, value in expected.items():
         if config.get(key, value) != value:

@@ -4,7 +4,6 @@ Nothing is unpickled beyond tensors (`weights_only`), and tensors stay on disk (
 until they are read.
 """
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.extras import install_command
+from lagseg_jax.runtime.files import read_json
 
 # What Hugging Face calls its files, in order of preference.
 FOLDER_FILES = (
@@ -66,8 +66,9 @@ def shards_of(index: Path) -> dict[str, str]:
     Raises:
         InputError: no index, or one that names files elsewhere.
     """
+    content = read_json(index, "an index of shards")
     try:
-        shard_of = dict(json.loads(index.read_text())["weight_map"])
+        shard_of = dict(content["weight_map"])
         outside = [name for name in shard_of.values() if Path(name).name != name]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{index} is no index of shards: {error!r}.") from None

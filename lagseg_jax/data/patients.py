@@ -1,6 +1,7 @@
 """Says which cases are of one patient: by a rule, a table, or at least where files are the same."""
 
 import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from lagseg_jax.data.cases import Case
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import read_text
 
 UNKNOWN = "by file: no patients known"
 _VISITS = re.compile(
@@ -71,8 +73,8 @@ def _from_names(names: Iterable[str], rule: str, option: str) -> dict[str, str]:
 def _from_table(names: Iterable[str], path: str, option: str) -> dict[str, str]:
     patients: dict[str, str] = {}
     try:
-        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+        table = csv.reader(io.StringIO(read_text(Path(path).expanduser())))
+        rows = [[cell.strip() for cell in row] for row in table if any(row)]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{option}: {path} cannot be read ({error}), expected a CSV.") from None
     if not rows or rows[0] != ["case", "patient"]:

@@ -27,7 +27,7 @@ from lagseg_jax.data.phantom_shapes import (
     warp,
 )
 from lagseg_jax.runtime.errors import InputError, one_of
-from lagseg_jax.runtime.files import write_atomically, written_atomically
+from lagseg_jax.runtime.files import read_json, write_atomically, written_atomically
 
 LABEL_VALUE = 420  # what LAScarQS 2022 writes for the atrium
 STUMP_MM = 11.0  # a vein belongs to the label up to this distance from the body of the atrium
@@ -166,7 +166,7 @@ def _claim(root: Path, parameters: dict) -> None:
     """Marks `root` as ours by `phantom.json`, or raises if it is somebody else's."""
     mark = root / "phantom.json"
     if mark.exists():
-        if (found := json.loads(mark.read_text())) != parameters:
+        if (found := read_json(mark, "the parameters of phantoms")) != parameters:
             raise InputError(
                 f"{mark} describes phantoms made with {found}, expected {parameters}: "
                 "delete that folder or name another one"

@@ -34,7 +34,7 @@ from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.console import in_parallel, still
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import cache_home
+from lagseg_jax.runtime.files import cache_home, read_json
 from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,8 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
 
 def _read_inspection(entry: Path, case: Case) -> Inspection:
     mark_used(entry)
-    content = json.loads((entry / "inspection.json").read_text())
+    about = "what the check of a case found; delete the folder of the cache"
+    content = read_json(entry / "inspection.json", about)
     problems = [Problem(**problem) for problem in content["problems"]]
     return Inspection(case, content["facts"], problems)
 

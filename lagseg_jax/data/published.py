@@ -1,6 +1,5 @@
 """Recognises the layouts of the data sets that are published, and of nnU-Net."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from lagseg_jax.data.cases import Case, Recognised, folders, visible, volumes
 from lagseg_jax.imaging.volume import SUFFIXES, case_name
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import read_json
 
 
 def lascarqs(folder: Path) -> Recognised | None:
@@ -105,16 +105,4 @@ def _paired_folders(
 
 def _dataset_json(folder: Path) -> dict:
     path = folder / "dataset.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: {error.msg} at line {error.lineno}, column {error.colno}, expected JSON."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {error.reason} at byte {error.start}, expected JSON.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: JSON {type(content).__name__} found, expected an object.")
-    return content
+    return read_json(path, "nnU-Net's description of a dataset") if path.exists() else {}

@@ -23,7 +23,7 @@ from lagseg_jax.data.split import (
     nnunet_folds,
     nnunet_split,
     parse_split,
-    read_json,
+    read_content,
     split_as_told,
     split_by_patient,
     split_sha256,
@@ -71,7 +71,7 @@ def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, li
         split = _continued(data, workdir, cases, contents)
     else:
         once(_write_split, data, path, cases, contents, told)
-        split = parse_split(path, read_json(path), cases)
+        split = parse_split(path, read_content(path), cases)
     if _record(path).get("settings", {}).get("split") == OWN_SPLIT:
         data.split = OWN_SPLIT
         log.info("data: the splits.json that lay in the workdir is obeyed (%s)", path)
@@ -102,7 +102,7 @@ def _continued(
             f"{path} does not exist, but {workdir / 'checkpoints'} does, expected the split that "
             "these checkpoints were trained with; put it back, or take another --workdir"
         )
-    record = read_json(path)
+    record = read_content(path)
     split = parse_split(path, record, cases)
     with Checkpoints(workdir, "", read_only=True) as checkpoints:
         checkpoints.check_split(path, split_sha256(split))
@@ -188,7 +188,7 @@ def _is_drawn(path: Path) -> bool:
 
 
 def _record(path: Path) -> dict:
-    content = read_json(path)
+    content = read_content(path)
     settings = content.get("settings", {}) if isinstance(content, dict) else None
     return content if isinstance(content, dict) and isinstance(settings, dict) else {}
 
@@ -218,7 +218,7 @@ def _expect_no_other_split(data: ml_collections.ConfigDict, path: Path) -> None:
 
 def _from_file(path: Path, cases: Sequence[Case], data: ml_collections.ConfigDict) -> Split:
     """The split of a file, ours or nnU-Net's."""
-    content = read_json(path)
+    content = read_content(path)
     if len(data.counts):
         raise InputError(
             f"config.data.counts is {tuple(data.counts)}, but {path} says who is in which part, "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lagseg_jax.data.contents import Contents
 from lagseg_jax.data.patients import listed
-from lagseg_jax.data.split import read_json
+from lagseg_jax.data.split import read_content
 from lagseg_jax.runs.init_source import read_source
 from lagseg_jax.runtime.errors import InputError
 
@@ -21,7 +21,7 @@ def seen_images(workdir: Path) -> dict[str, str]:
         InputError: splits.json is missing or says nothing about the files.
     """
     path = Path(workdir) / "splits.json"
-    record = read_json(path)
+    record = read_content(path)
     try:
         names = [name for part in ("train", "validation") for name in record[part]]  # type: ignore
         own = {record["sha256"][name]["image"]: name for name in names}  # type: ignore

@@ -5,13 +5,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.patients import listed
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_atomically
+from lagseg_jax.runtime.files import read_json, write_atomically
 
 PARTS = ("train", "validation", "test")
 NNUNET_SEED = 12345
@@ -186,15 +187,12 @@ def read_split(path: str | Path, cases: Sequence[Case]) -> Split:
         InputError: not such a file, an empty part, names that `cases` lacks or that stand there
             twice, or a patient in two parts.
     """
-    return parse_split(Path(path), read_json(path), cases)
+    return parse_split(Path(path), read_content(path), cases)
 
 
-def read_json(path: str | Path) -> object:
-    """The content of a split's file; raises InputError if it cannot be read."""
-    try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable split ({error}), expected JSON.") from error
+def read_content(path: str | Path) -> Any:
+    """The content of a split's file, ours or nnU-Net's; raises InputError if it is no JSON."""
+    return read_json(path, "a split", kind=object)
 
 
 def parse_split(path: Path, content: object, cases: Sequence[Case]) -> Split:

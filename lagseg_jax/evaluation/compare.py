@@ -31,7 +31,7 @@ from lagseg_jax.imaging.volume import (
 )
 from lagseg_jax.runtime.console import in_parallel, log
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import without_nan, write_csv, write_json
+from lagseg_jax.runtime.files import short_name, without_nan, write_csv, write_json
 
 # What is compared case by case; -1 where less is better.
 COMPARED = {"dice": 1, "iou": 1, "hd95_mm": -1, "assd_mm": -1, "volume_error_ml": -1}
@@ -145,7 +145,7 @@ def score_masks(
     """
     masks = [(folder, find_masks(folder)) for folder in folders]
     for folder, found in masks:
-        if not truth.keys() & found.keys():
+        if not {*truth, *map(short_name, truth)} & found.keys():
             raise InputError(
                 f"{folder}: masks of {', '.join(itertools.islice(found, 3))} found, expected the "
                 f"names of the cases, such as {next(iter(truth))}."
@@ -178,9 +178,10 @@ def _score_case(
     outcomes: list[Row | InputError] = []
     for folder, found in masks:
         try:
-            if case not in found:
+            file = found.get(case) or found.get(short_name(case))
+            if file is None:
                 raise InputError(f"{folder}: no mask of {case} found, expected one.")
-            mask = _read_mask(found[case], how)
+            mask = _read_mask(file, how)
             mask = on_grid_of(label, mask, how.allow)
             outcomes.append(case_metrics(label.array, mask.array, label.affine, axis))
         except InputError as error:

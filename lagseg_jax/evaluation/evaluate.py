@@ -23,12 +23,14 @@ from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runtime.console import Progress, log, still
-from lagseg_jax.runtime.files import write_csv, write_json
+from lagseg_jax.runtime.files import short_name, write_csv, write_json
 from lagseg_jax.runtime.processes import allgather, once, process, share
 
 # All that an evaluation leaves, with the report made of it.
-FILES = ("masks", "overlays", "per_case.csv", "fusion_weights.csv", "manifest.json")
-FILES += ("summary.json", "report.html")
+FILES = (
+    *("masks", "overlays", "per_case.csv", "fusion_weights.csv", "manifest.json"),
+    *("summary.json", "report.html"),
+)
 
 
 def evaluate(
@@ -69,7 +71,7 @@ def evaluate(
             image, label = read_labelled(case, segmenter.config.data)
             said.update(remarks(image))
             mask, scores = _score(segmenter, image, label)
-            write_mask(folder / "masks" / f"{case.name}.nii.gz", mask, image)
+            write_mask(_mask_file(folder, case), mask, image)
         told = {"dataset": case.dataset} if case.dataset else {}
         rows.append({"case": case.name, **told, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
@@ -119,6 +121,10 @@ def read_labelled(case: Case, data: ml_collections.ConfigDict) -> tuple[Volume, 
     )
 
 
+def _mask_file(folder: Path, case: Case) -> Path:
+    return folder / "masks" / f"{short_name(case.name)}.nii.gz"
+
+
 def _score(
     segmenter: Segmenter, image: Volume, label: Volume
 ) -> tuple[np.ndarray, dict[str, float]]:
@@ -154,7 +160,7 @@ def _write_overlays(
         row, case = rows[number], cases[number]
         image, label = read_labelled(case, segmenter.config.data)
         told = segmenter.config.data.orientation
-        mask = read_volume(folder / "masks" / f"{case.name}.nii.gz", orientation=told)
+        mask = read_volume(_mask_file(folder, case), orientation=told)
         title = f"{case.name} ({rank} of {len(rows)}): Dice {row['dice']:.3f}"
         if np.isfinite(row["hd95_mm"]):
             title += f", HD95 {row['hd95_mm']:.1f} mm, ASSD {row['assd_mm']:.2f} mm"
@@ -165,7 +171,8 @@ def _write_overlays(
         )
         window = segmenter.config.data.window
         shown = normalise(shown, grey_range(shown, (0.5, 99.5), window))
-        write_overlay(overlays / f"{rank}_{case.name}.png", shown, truth, prediction, title)
+        picture = overlays / f"{short_name(f'{rank}_{case.name}')}.png"
+        write_overlay(picture, shown, truth, prediction, title)
 
 
 def summary_line(summary: dict[str, Any]) -> str:

@@ -72,8 +72,12 @@ def judge_external(test: ExternalSet) -> tuple[Segmenter, dict[str, Any]]:
     use_compilation_cache()
     encoder = load_frozen_encoder(config)
     segmenter = restore_segmenter(config, test.workdir, encoder)
-    about = {"run": str(test.workdir.absolute()), "name": test.name}
-    about |= {"split": test.split, "seen_cases": names}
+    about = {
+        "run": str(test.workdir.absolute()),
+        "name": test.name,
+        "split": test.split,
+        "seen_cases": names,
+    }
     with locked(test.folder):
         _remove_masks(test.folder, cases)
         return segmenter, evaluate(segmenter, cases, test.folder, about)

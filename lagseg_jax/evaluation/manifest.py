@@ -1,6 +1,7 @@
 """Records what an evaluation was made by: code, command, weights, data, devices and versions."""
 
 import hashlib
+import os
 import platform
 import shlex
 import sys
@@ -76,5 +77,5 @@ def dataset_hash(cases: Sequence[Case]) -> str:
     digest = hashlib.sha256()
     for case in sorted(cases, key=lambda case: case.name):
         contents = [file_sha256(path) for path in (case.image, case.label) if path is not None]
-        digest.update("\0".join([case.name, *contents, ""]).encode())
+        digest.update(os.fsencode("\0".join([case.name, *contents, ""])))
     return digest.hexdigest()

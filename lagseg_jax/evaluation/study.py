@@ -174,7 +174,7 @@ def start_run(run: Job, stopped: list[int]) -> tuple[int, str]:
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            print(f"[{run.name}] {line}", end="", file=sys.stderr, flush=True)
+            log.info("[%s] %s", run.name, line.rstrip("\n"))
             if ERROR.match(line):
                 problem = line
         return process.wait(), (problem or line).strip()

@@ -21,6 +21,7 @@ from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.extras import install_command
+from lagseg_jax.runtime.files import open_file
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _NEEDED = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "S
 def is_dicom_file(path: Path) -> bool:
     """Whether the file has the mark of DICOM files, `DICM` at byte 128, or begins without it."""
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             start = stream.read(132)
     except OSError:
         return False

@@ -18,7 +18,7 @@ from lagseg_jax.data.split import PARTS
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.slice_probability import Resampling, decode, encode
 from lagseg_jax.runtime.devices import params_hash
-from lagseg_jax.runtime.files import written_atomically
+from lagseg_jax.runtime.files import read_json, written_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -160,13 +160,14 @@ def _counts(workdir: Path) -> dict[str, int] | None:
     path = workdir / "splits.json"
     if not path.is_file():
         return None
-    split = json.loads(path.read_text("utf-8"))
-    return {part: len(split[part]) for part in PARTS}
+    split = read_json(path, "the split of a run")
+    return {part: len(split[part]) for part in PARTS if isinstance(split.get(part), list)}
 
 
 def _evaluation(workdir: Path) -> dict | None:
     path = workdir / "evaluation" / "summary.json"
     if not path.is_file():
         return None
-    summary = json.loads(path.read_text())
-    return {key: summary[key] for key in ("n_cases", "dice", "iou", "hd95_mm", "assd_mm", "step")}
+    summary = read_json(path, "what an evaluation writes")
+    names = ("n_cases", "dice", "iou", "hd95_mm", "assd_mm", "step")
+    return {name: summary.get(name) for name in names}

@@ -20,6 +20,7 @@ from lagseg_jax.imaging.volume import (
 )
 from lagseg_jax.inference.records import is_recorded
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import short_name
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def _find(path: Path) -> list[Input]:
             raise InputError(f"{path} is a DICOM file, expected the folder of its whole series")
         if is_recorded(path):
             raise InputError(f"{path} was made by predict, expected an image")
-        return [Input(path, path.name)]
+        return [Input(path, _short(path.name))]
     if not path.is_dir():
         raise InputError(f"{path} does not exist, expected a volume file or a folder of them")
     if files := _images(f for f in path.iterdir() if is_volume_file(f)):
@@ -110,7 +111,7 @@ def _find(path: Path) -> list[Input]:
             )
         if (paired := pairs_in_a_folder(path, files)) is not None:
             return _of_dataset([(f"pairs of files ({paired[0]})", path, paired[1])])
-        return [Input(file, file.name) for file in files]
+        return [Input(file, _short(file.name)) for file in files]
     return _of_dataset(find_layouts(path)) or _series(path)
 
 
@@ -124,7 +125,7 @@ def _of_dataset(found: Sequence[Found]) -> list[Input]:
                 log.info("%s: skipped, a label without its image %s", case.label, case.image)
                 continue
             suffix = case.image.name[len(case_name(case.image)) :]
-            inputs.append(Input(case.image, case.name + suffix, case.label))
+            inputs.append(Input(case.image, short_name(case.name) + suffix, case.label))
     return inputs
 
 
@@ -139,7 +140,7 @@ def _series(path: Path) -> list[Input]:
     log.info("input: %d folders of DICOM files at %s", len(series), path)
     root = path.resolve()
     names = ["_".join(folder.resolve().relative_to(root).parts) or root.name for folder in series]
-    return [Input(folder, f"{name}.nii.gz") for folder, name in zip(series, names)]
+    return [Input(folder, f"{short_name(name)}.nii.gz") for folder, name in zip(series, names)]
 
 
 def _matching(path: Path, pattern: str) -> list[Input]:
@@ -155,7 +156,12 @@ def _matching(path: Path, pattern: str) -> list[Input]:
     files = _images(f for f in found if is_volume_file(f) and f.is_file())
     if not files:
         raise InputError(f"{path} has no volume files that match --pattern={pattern}")
-    return [Input(file, "_".join(file.relative_to(path).parts)) for file in files]
+    return [Input(file, _short("_".join(file.relative_to(path).parts))) for file in files]
+
+
+def _short(name: str) -> str:
+    """A mask's name for a volume file of this name: all its other outputs have room for theirs."""
+    return short_name(case_name(name)) + name[len(case_name(name)) :]
 
 
 def _images(files: Iterable[Path]) -> list[Path]:

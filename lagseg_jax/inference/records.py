@@ -13,7 +13,7 @@ from typing import Any
 
 from lagseg_jax.imaging.volume import case_name
 from lagseg_jax.runs.workdir import read_config
-from lagseg_jax.runtime.files import file_sha256, write_json
+from lagseg_jax.runtime.files import file_sha256, read_json, write_json
 
 FOLDER = "records"
 
@@ -36,12 +36,12 @@ class Record:
         """The record of a case; without content, where there is none that can be read."""
         file = folder / FOLDER / f"{case}.json"
         try:
-            content = json.loads(file.read_bytes())
+            content = read_json(file, "the record of a prediction")
             whole = all(isinstance(content[key], dict) for key in ("made_from", "files", "row"))
             whole &= not any(
                 ".." in Path(name).parts or name[:1] == "/" for name in content["files"]
             )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             whole = False
         return cls(file, content if whole else {})
 

@@ -23,7 +23,7 @@ from lagseg_jax.config.choices import PATCH
 from lagseg_jax.model.encoder import Encoder
 from lagseg_jax.model.encoder_spec import EncoderSpec, conversion_command
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import file_sha256
+from lagseg_jax.runtime.files import file_sha256, read_json
 
 CARD, TENSORS = "card.json", "encoder.safetensors"
 
@@ -172,8 +172,8 @@ def read_card(folder: str | Path, expected: tuple[str, int] | None = None) -> di
                 f"{folder} holds no converted encoder weights ({name} not found); "
                 f"{conversion_command(*expected or ('base', 0), folder)} fetches and converts them."
             )
+    card = read_json(folder / CARD, "a card written by weight_conversion")
     try:
-        card = json.loads((folder / CARD).read_text())
         sha256 = str(card["sha256"])
         return card | {"sha256": sha256, "encoder_sha256": encoder_hash(sha256, spec_of(card))}
     except (ValueError, KeyError, TypeError) as error:

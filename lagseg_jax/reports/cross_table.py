@@ -29,8 +29,11 @@ def read_cross_results(runs: Sequence[Run], tests: Sequence[CrossTest]) -> list[
     ]
     return own + [
         read_result(
-            *(test.run.workdir, cell(test.run.arm, test.other.arm)),
-            *(test.run.fold, test.run.seed, test.workdir),
+            test.run.workdir,
+            cell(test.run.arm, test.other.arm),
+            test.run.fold,
+            test.run.seed,
+            test.workdir,
         )
         for test in tests
         if test.finished

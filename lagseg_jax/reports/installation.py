@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import importlib.util
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from lagseg_jax.config.shipped import shipped_configs
 from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS
 from lagseg_jax.runtime.commands import COMMANDS, example_of
-from lagseg_jax.runtime.files import cache_home
+from lagseg_jax.runtime.files import cache_home, read_json
 from lagseg_jax.runtime.host import library_versions
 
 # Packages that bring an accelerator to jax.
@@ -37,10 +36,10 @@ def find_weights(folders: Sequence[Path]) -> list[dict[str, object]]:
     for folder in folders:
         for card in sorted([*folder.glob("card.json"), *folder.glob("*/card.json")]):
             try:
-                content = json.loads(card.read_text("utf-8"))
+                content = read_json(card, "a card written by weight_conversion")
                 names = ("variant", "registers", "dtype", "parameters", "encoder_sha256")
                 entry = {name: content[name] for name in names}
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError) as error:
                 entry = {"problem": f"{card}: not a readable card ({type(error).__name__})"}
             tensors = card.with_name("encoder.safetensors")
             if "problem" not in entry and not tensors.is_file():

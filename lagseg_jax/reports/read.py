@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ import numpy as np
 from lagseg_jax.evaluation.metrics import METRICS
 from lagseg_jax.runs.metrics_log import read_rows
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import read_json, read_text
 
+WRITTEN = "what an evaluation writes"
 NUMBER = int | float
 ENCODER = {"variant": str, "weights": str}
 CHECK = {"consistent": bool | None, "found": NUMBER | None, "floor": NUMBER | None}
@@ -70,10 +71,10 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         InputError: summary.json or per_case.csv is missing, or a file is damaged.
     """
-    summary = _read_json(folder / "summary.json", SUMMARY)
+    summary = read_summary(folder)
     path = folder / "manifest.json"
     manifest = _read_json(path, MANIFEST) if path.exists() else None
-    names, datasets, values = _read_cases(folder / "per_case.csv")
+    names, datasets, values = read_cases(folder / "per_case.csv")
     scales, fusion = _read_fusion(folder / "fusion_weights.csv")
     return Evaluation(
         name=_name(folder, manifest),
@@ -87,6 +88,11 @@ def read_evaluation(folder: Path) -> Evaluation:
         overlays=_find_overlays(folder),
         datasets=datasets,
     )
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The content of summary.json in this folder; raises InputError if it cannot be one."""
+    return _read_json(folder / "summary.json", SUMMARY)
 
 
 def _name(folder: Path, manifest: dict[str, Any] | None) -> str:
@@ -109,11 +115,7 @@ def _find_overlays(folder: Path) -> dict[str, Path]:
 
 
 def _read_json(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_text(path))
-        json.dumps(content, indent=2)  # nested too deep to be shown: better met here
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, type(error).__name__) from None
+    content = read_json(path, WRITTEN)
     if wrong := _unlike(content, expected):
         raise _damaged(path, wrong)
     return content
@@ -139,13 +141,11 @@ def _unlike(content: Any, expected: Any, field: str = "its content") -> str:
 def _read_curve(path: Path) -> list[dict[str, float]]:
     """The numbers that the rows of metrics.jsonl have; rows without a step are left out."""
     try:
-        rows = read_rows(path) if path.is_file() else []
+        rows = read_rows(path) if path.exists() else []
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, type(error).__name__) from None
     numbers = [
-        {name: row[name] for name in ("step", *CURVES) if _is_number(row.get(name))}
-        for row in rows
-        if isinstance(row, dict)
+        {name: row[name] for name in ("step", *CURVES) if _is_number(row.get(name))} for row in rows
     ]
     return [row for row in numbers if "step" in row]
 
@@ -155,9 +155,14 @@ def _is_number(value: Any) -> bool:
     return is_one and abs(value) < LARGEST  # never true for NaN
 
 
-def _read_cases(path: Path) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
+def read_cases(path: Path) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
+    """Names, datasets and metrics of a per_case.csv: see `Evaluation`.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
-        rows = list(csv.DictReader(io.StringIO(_read_text(path))))
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
         names = [row["case"] for row in rows]
         datasets = [row.get("dataset") or "" for row in rows]
         columns = {m: np.array([float(row[m] or math.nan) for row in rows]) for m in METRICS}
@@ -173,7 +178,7 @@ def _read_fusion(path: Path) -> tuple[list[str], np.ndarray | None]:
     if not path.exists():
         return [], None
     try:
-        _, first, *rest = csv.reader(io.StringIO(_read_text(path)))
+        _, first, *rest = csv.reader(io.StringIO(read_text(path)))
         rows = [first, *rest]
         scales, weights = [row[0] for row in rows], np.array([row[1:] for row in rows], float)
     except (OSError, ValueError, IndexError, csv.Error) as error:
@@ -183,11 +188,5 @@ def _read_fusion(path: Path) -> tuple[list[str], np.ndarray | None]:
     return scales, weights
 
 
-def _read_text(path: Path) -> str:
-    if path.exists() and not path.is_file():  # reading a pipe would never end
-        raise OSError("not a file")
-    return path.read_text("utf-8")
-
-
 def _damaged(path: Path, found: str) -> InputError:
-    return InputError(f"{path} cannot be read ({found}), expected what an evaluation writes")
+    return InputError(f"{path} cannot be read ({found}), expected {WRITTEN}")

@@ -39,7 +39,8 @@ def write_results(
     else:
         results = [read_result(r.workdir, r.arm, r.fold, r.seed) for r in runs if r.finished]
         rows = table_rows(results, arms, study["reference"])
-    record = [_state(job, reasons) for job in (*runs, *tests)]
+    jobs: list[Job] = [*runs, *tests]
+    record = [_state(job, reasons) for job in jobs]
     text = write_table(workdir, study, rows, record, results, above)
     if results:
         write_plot(workdir, study, rows, results)

@@ -5,9 +5,7 @@ over seeds are told apart, the bootstrap draws cases, and the Wilcoxon test pair
 cross-validation the cases of all folds are pooled; each is a test case once.
 """
 
-import csv
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +19,15 @@ from lagseg_jax.evaluation.statistics import (
     paired_wilcoxon,
 )
 from lagseg_jax.reports.markdown import decimal, plain, table_head, table_row
-from lagseg_jax.runtime.files import without_nan, write_atomically, write_csv, write_json
+from lagseg_jax.reports.read import read_cases, read_summary
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import (
+    read_json,
+    without_nan,
+    write_atomically,
+    write_csv,
+    write_json,
+)
 
 # Of the columns of per_case.csv: title and decimals in the table.
 METRICS = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95_mm": ("HD95 (mm)", 2)}
@@ -55,17 +61,23 @@ class Result:
 def read_result(
     workdir: Path, arm: str, fold: int, seed: int, folder: Path | None = None
 ) -> Result:
-    """Reads an evaluation of a finished run: its own, or the one in `folder`."""
-    folder = folder or workdir / "evaluation"
-    with (folder / "per_case.csv").open(newline="") as file:
-        cases = {
-            row["case"]: {name: float(row.get(name) or "nan") for name in (*METRICS, *VOLUMES)}
-            for row in csv.DictReader(file)
-        }
-    summary = json.loads((folder / "summary.json").read_text())
-    split = json.loads((workdir / "splits.json").read_text())
-    warning = summary["encoder"].get("warning", "")
-    return Result(arm, fold, seed, cases, len(split["train"]), warning)
+    """Reads an evaluation of a finished run: its own, or the one in `folder`.
+
+    Raises:
+        InputError: it cannot be one.
+    """
+    folder, path = folder or workdir / "evaluation", workdir / "splits.json"
+    names, _, values = read_cases(folder / "per_case.csv")
+    cases = {
+        name: {metric: float(column[n]) for metric, column in values.items()}
+        for n, name in enumerate(names)
+    }
+    summary = read_summary(folder)
+    train = read_json(path, "the split of a run").get("train")
+    if not isinstance(train, list):
+        raise InputError(f"{path} has no list train, expected the split of a run")
+    warning = str(summary["encoder"].get("warning", ""))
+    return Result(arm, fold, seed, cases, len(train), warning)
 
 
 def table_rows(results: Sequence[Result], arms: Sequence[str], reference: str | None) -> list[dict]:

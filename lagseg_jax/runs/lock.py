@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import read_json
 from lagseg_jax.runtime.processes import process
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def _take(descriptor: int, path: Path) -> None:
 def _holder(path: Path) -> str:
     """Who wrote the file, in words; another process may just be writing it."""
     try:
-        about = json.loads(path.read_text())
+        about = read_json(path, "who holds the lock")
         return f"process {about['pid']} on {about['host']} since {about['since']}"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, KeyError):
         return "another process"

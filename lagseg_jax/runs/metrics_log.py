@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lagseg_jax.runtime.console import log
-from lagseg_jax.runtime.files import without_nan, write_atomically
+from lagseg_jax.runtime.files import read_text, without_nan, write_atomically
 
 
 class MetricsWriter:
@@ -120,9 +120,8 @@ def _line(row: dict) -> str:
 def read_rows(path: Path) -> list[dict]:
     """The rows of a `metrics.jsonl`, without lines that are not whole."""
     rows = []
-    for line in path.read_text().splitlines():
-        try:
+    for line in read_text(path).splitlines():
+        # The last line of a run that was killed while writing it, or what no run wrote.
+        with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:  # the last line of a run that was killed while writing it
-            continue
-    return rows
+    return [row for row in rows if isinstance(row, dict)]

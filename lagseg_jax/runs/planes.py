@@ -1,11 +1,10 @@
 """The planes of the slices that a run was trained on, which bind every prediction."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_json
+from lagseg_jax.runtime.files import read_json, write_json
 
 PLANES = "planes.json"
 
@@ -24,10 +23,8 @@ def read_planes(workdir: Path) -> tuple[str, ...]:
     path = Path(workdir) / PLANES
     if not path.exists():
         return ()
-    try:
-        return tuple(str(plane) for plane in json.loads(path.read_text("utf-8"))["planes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}), expected the planes of the training "
-            "slices"
-        ) from None
+    expected = "the planes of the training slices"
+    planes = read_json(path, expected).get("planes")
+    if not isinstance(planes, list) or not all(isinstance(plane, str) for plane in planes):
+        raise InputError(f"{path} has no list planes, expected {expected}")
+    return tuple(planes)

@@ -1,6 +1,5 @@
 """The record of a run's config in its workdir, and what may change when the run is continued."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ml_collections.config_dict import FieldReference
 from lagseg_jax.config.choices import ONE_OR_SEVERAL
 from lagseg_jax.config.validate import check_config, flat_fields
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_json
+from lagseg_jax.runtime.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +74,15 @@ def check_continues(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Refuses a config that the run in this folder, if it has checkpoints, cannot go on with.
 
     Raises:
-        InputError: a field that the checkpoints depend on has changed.
+        InputError: a field that the checkpoints depend on has changed, or a folder whose name Orbax
+            cannot write to.
     """
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"--workdir is {workdir.absolute()}, expected a path in UTF-8, for the checkpoints"
+        ) from None
     if not has_checkpoints(workdir):
         return
     before, now = flat_fields(read_config(workdir)), flat_fields(config)
@@ -148,22 +154,24 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         InputError: the folder is not a run, or its config was edited to what cannot work.
     """
     path = Path(workdir) / CONFIG
+    content = read_json(path, "the record of a training run")
     try:
-        content = json.loads(path.read_text("utf-8"), object_hook=_with_tuples)
-        config = ml_collections.ConfigDict(_with_any_type(content))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}), expected the record of a training run"
-        ) from None
-    try:
+        config = ml_collections.ConfigDict(_with_any_type(_with_tuples(content)))
         check_config(config)
     except InputError as error:
         raise InputError(f"{path} is not the record of a training run: {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not the record of a training run ({type(error).__name__}), expected what "
+            "training writes"
+        ) from None
     return config
 
 
-def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+def _with_tuples(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _with_tuples(value) for key, value in content.items()}
+    return tuple(content) if isinstance(content, list) else content
 
 
 def _with_any_type(content: Any) -> Any:

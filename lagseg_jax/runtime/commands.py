@@ -1,7 +1,9 @@
 """Says what each command is for and how it is called, for the list of commands and every --help."""
 
 import argparse
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+from lagseg_jax.runtime.console import printable
 
 
 class Command(NamedTuple):
@@ -60,6 +62,13 @@ def example_of(name: str) -> str:
     return f"python -m {module_of(name)} {COMMANDS[name].arguments}"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what it cannot take so that a terminal can take it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def command_parser(name: str, more: str = "") -> argparse.ArgumentParser:
     """A parser whose --help says what the command is for, and ends with an example.
 
@@ -68,7 +77,7 @@ def command_parser(name: str, more: str = "") -> argparse.ArgumentParser:
         more: what else its user has to know.
     """
     about = COMMANDS[name].about
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m {module_of(name)}",
         description=f"{about[0].upper()}{about[1:]}. {more}".strip(),
         epilog=f"Example: {example_of(name)}",

@@ -34,7 +34,8 @@ def say(*lines: str) -> None:
     print(*map(printable, lines), sep="\n")
 
 
-def _say_error(sentence: str) -> None:
+def say_error(sentence: str) -> None:
+    """Prints a sentence on standard error, in one line."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):  # it may go to a disk that is full, or nowhere
             print(printable(" ".join(sentence.split())), file=sys.stderr, flush=True)
@@ -78,6 +79,7 @@ def exit_status(main: Callable[[], int | None], continues: bool = False) -> int:
         The exit status: that of `main`; 2 for what the user gave, files and folders included; 1 for
         a training that cannot go on or a full disk; after a signal see `Interrupted`.
     """
+    _occupy_standard_streams()
     try:
         with handled(continues):
             status = main() or 0
@@ -85,13 +87,13 @@ def exit_status(main: Callable[[], int | None], continues: bool = False) -> int:
                 sys.stdout.flush()
             return status
     except InputError as error:
-        _say_error(f"error: {error}")
+        say_error(f"error: {error}")
         return 2
     except TrainingError as error:
-        _say_error(f"error: {error}")
+        say_error(f"error: {error}")
         return 1
     except Interrupted as error:
-        _say_error(str(error))
+        say_error(str(error))
         return error.status
     except BrokenPipeError:  # what reads our output (`| head`) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -101,8 +103,16 @@ def exit_status(main: Callable[[], int | None], continues: bool = False) -> int:
             os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None
         ]
         where = f"{' -> '.join(names)}: " if names else ""
-        _say_error(f"error: {where}{error.strerror or error}")
+        say_error(f"error: {where}{error.strerror or error}")
         return 1 if error.errno in FULL else 2
+
+
+def _occupy_standard_streams() -> None:
+    """Opens what was closed (`2>&-`): else the next file would get what libraries print there."""
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
 
 
 class Watchdog:

@@ -1,7 +1,8 @@
-"""Where files go, and how they are written: complete or not at all."""
+"""Where files go, how they are read, and how they are written: complete or not at all."""
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import itertools
@@ -10,11 +11,16 @@ import math
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lagseg_jax.runtime.errors import InputError
+
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:40]
+MOST_NESTED = 50  # levels of JSON; no file of ours has more than ten
+LONGEST_STEM = 248  # bytes of a file name before `.nii.gz`, where file systems take 255
 _numbers = itertools.count()
 _tidied: set[Path] = set()  # folders in which this process has looked for leftovers
 
@@ -38,8 +44,13 @@ def written_atomically(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:  # its reader knows the name that the file was to get
+        if str(error.filename or temporary) == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -103,7 +114,71 @@ def _harmless(value: Any) -> Any:
     return f"'{value}" if begins else value
 
 
+def short_name(name: str, most: int = LONGEST_STEM) -> str:
+    """A name for files; of one that is too long the beginning, and a hash of the whole.
+
+    Args:
+        name: of a case, say, without suffix.
+        most: bytes.
+    """
+    raw = os.fsencode(name)
+    if len(raw) <= most:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:8]
+    return f"{raw[: most - 9].decode('utf-8', 'ignore')}-{digest}"
+
+
+def open_file(path: str | Path) -> io.BufferedReader:
+    """Opens a file to be read; raises OSError for a pipe, too, whose reading would never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a file", str(path))
+    return open(descriptor, "rb")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8, with any ends of lines."""
+    with open_file(path) as file:
+        return file.read().decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def read_json(path: str | Path, expected: str, kind: type = dict) -> Any:
+    """The content of a JSON file, which anybody may have written.
+
+    Args:
+        path: of the file.
+        expected: what the file ought to be, for the message.
+        kind: type of the content; `object` for any.
+
+    Raises:
+        InputError: no such file, no JSON, nested too deep, or of another type.
+    """
+    try:
+        with open_file(path) as file:
+            content = json.loads(file.read())
+        found = "" if isinstance(content, kind) else f"JSON {type(content).__name__} found"
+        found = "nested too deep" if _is_deep(content) else found
+    except OSError as error:
+        found = error.strerror or str(error)
+    except RecursionError:
+        found = "nested too deep"
+    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
+        found = " ".join(str(error).split())[:100]
+    if found:
+        raise InputError(f"{path} cannot be read ({found}), expected {expected}")
+    return content
+
+
+def _is_deep(content: Any) -> bool:
+    level = [content] if isinstance(content, dict | list) else []
+    for _ in range(MOST_NESTED):
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [value for one in inner for value in one if isinstance(value, dict | list)]
+    return bool(level)
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 (hexadecimal) of a file, read in pieces."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,7 @@ import ml_collections
 
 from lagseg_jax.config.validate import flat_fields
 from lagseg_jax.data.seen_cases import check_unseen, seen_images
-from lagseg_jax.data.split import read_json
+from lagseg_jax.data.split import read_content
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.best_params import restore_best
@@ -66,7 +66,7 @@ def initial_params(
     """
     check_init_from(config, encoder)
     source = Path(config.train.init_from).expanduser()
-    seen, record = seen_images(source), read_json(workdir / "splits.json")
+    seen, record = seen_images(source), read_content(workdir / "splits.json")
     assert isinstance(record, dict)  # `load_split` wrote or checked it
     test = {name: record["sha256"][name] for name in record["test"]}
     names = check_unseen(seen, test, source, config.data.allow, "config.data.allow=('seen_case',)")

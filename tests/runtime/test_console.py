@@ -139,7 +139,7 @@ def test_other_outcomes_pass_through():
 def test_what_a_terminal_gets_moves_no_cursor(capsys, text, expected):
     console.say(text)
     assert capsys.readouterr().out == expected + "\n"
-    console._say_error(f"error: {text}")
+    console.say_error(f"error: {text}")
     assert "\x1b" not in (said := capsys.readouterr().err) and "\x07" not in said
     assert said.startswith("error: ") and said.count("\n") == 1
 
