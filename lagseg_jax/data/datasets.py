@@ -1,5 +1,6 @@
 """Finds the datasets that a config or a command names, each case under a name of its own."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.data.subset import select
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.processes import once
+
+log = logging.getLogger(__name__)
 
 Texts = str | Sequence[str]  # one, or one for each dataset
 
@@ -86,6 +89,16 @@ def config_datasets(data: ml_collections.ConfigDict, workdir: Path | None = None
 def labelled(datasets: Sequence[Dataset]) -> list[Case]:
     """The cases of all datasets that have a label."""
     return [case for dataset in datasets for case in dataset.cases]
+
+
+def say_datasets(datasets: Sequence[Dataset]) -> None:
+    """Logs what was recognised, a line for each."""
+    for dataset in datasets:
+        log.info(
+            "data: %s%s at %s, %d labelled cases, %d without label",
+            *(f"{dataset.name}: " * bool(dataset.name), dataset.layout, dataset.root),
+            *(len(dataset.cases), dataset.unlabelled),
+        )
 
 
 def patients_of(datasets: Sequence[Dataset], rule: str, option: str) -> str:
