@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lagseg_jax.data.options import dataset_roots
 from lagseg_jax.reports.calibration_table import advice, calibration_lines
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
@@ -24,7 +25,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument_group("the run, and what was moved since").add_argument
     add("workdir", type=Path, help="folder of a finished training run")
-    add("--data", metavar="DATASET", help="folder of the dataset, if it was moved")
+    about = "folder of the dataset, if it was moved; several as ('A','NAME=B')"
+    add("--data", metavar="DATASET", type=dataset_roots, help=about)
     add("--weights", help="folder of the encoder weights, if they were moved")
     return parser.parse_args(arguments)
 

@@ -8,14 +8,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from lagseg_jax.data.options import add_naming, label_values
+from lagseg_jax.config.validate import as_tuple
+from lagseg_jax.data.options import add_naming, dataset_roots, label_values
 from lagseg_jax.evaluation.compare import (
     Reading,
     comparison_lines,
-    find_truth,
     score_masks,
     write_comparison,
 )
+from lagseg_jax.evaluation.mask_files import find_truth
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
@@ -31,7 +32,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "compare", "Exit status: 0; 2 if a mask is missing or cannot be used (others are scored)."
     )
     add = parser.add_argument_group("masks").add_argument
-    add("truth", help="folder of label files, or of a dataset")
+    add(
+        "truth",
+        type=dataset_roots,
+        help="folder of label files, or of a dataset; several datasets as ('A','NAME=B')",
+    )
     add(
         "predictions",
         nargs="+",
@@ -65,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Scores and compares; returns the exit status."""
     options = parse_arguments(arguments)
     log_to_console()
-    truth = find_truth(Path(options.truth), options.split, options.images, options.labels)
+    truth = find_truth(options.truth, options.split, options.images, options.labels)
     folders = [Path(folder) for folder in options.predictions]
     how = Reading(
         LabelRule.given(options, "label"),
@@ -77,9 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
     scores = score_masks(truth, folders, how)
     say(*comparison_lines(scores))
     if options.output:
+        named = ", ".join(as_tuple(options.truth))
         told = {"orientation": options.orientation, "allow": options.allow}
-        write_comparison(Path(options.output), options.truth, scores, told)
-        page = write_comparison_page(Path(options.output), options.truth, scores, told)
+        write_comparison(Path(options.output), named, scores, told)
+        page = write_comparison_page(Path(options.output), named, scores, told)
         log.info("report: %s", page)
     problems = [sentence for one in scores for sentence in one.problems.values()]
     for sentence in problems:

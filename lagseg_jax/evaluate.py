@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from lagseg_jax.config.choices import ALLOWED
+from lagseg_jax.config.validate import as_tuple
+from lagseg_jax.data.options import add_naming, add_selection, dataset_roots, label_values
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
@@ -28,14 +30,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser("evaluate", "The run's own evaluation stays as it is.")
     add = parser.add_argument_group("run and test set").add_argument
     add("--workdir", required=True, type=Path, help="folder of a training run")
-    add("--data", required=True, help="folder of a labelled dataset, another than the run's")
+    add(
+        "--data",
+        required=True,
+        type=dataset_roots,
+        help="folder of a labelled dataset, another than the run's; several as ('A','NAME=B')",
+    )
+    add_naming(add)
+    add_selection(add)
     add("--split", default="", metavar="FILE", help="splits.json of that dataset: its test cases")
     add("--weights", default="", help="folder of the encoder weights, if they were moved")
     add = parser.add_argument_group("results").add_argument
     add("--name", default="", help="of the test set (default: that of its folder)")
     add("--output", default="", help="folder of the results (default: RUN/evaluations/NAME)")
     add = parser.add_argument_group("reading").add_argument
-    add("--label_value", type=int, default=0, help="of the atrium, if labels have several")
+    about = "of the atrium, if labels have several; several are merged: 1,2"
+    add("--label_value", type=label_values, default=0, help=about)
     add("--label_threshold", type=float, default=0.0, help="the atrium is at least this")
     add("--orientation", default="", help="of files that do not say it: LPS, sform or qform")
     add(
@@ -57,7 +67,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options.allow = tuple(code for code in options.allow.split(",") if code)
     for code in options.allow:
         one_of("--allow", code, ALLOWED)
-    options.name = options.name or Path(options.data).resolve().name
+    folders = [root.rpartition("=")[2] for root in as_tuple(options.data)]
+    options.name = options.name or "_".join(Path(folder).resolve().name for folder in folders)
     if not re.fullmatch(r"[^/\\.\0][^/\\\0]*", options.name):
         raise InputError(
             f"--name is {options.name!r}, expected the name of a folder: no slash, and no dot "
@@ -75,7 +86,10 @@ def main(arguments: list[str] | None = None) -> int:
     from lagseg_jax.evaluation.external import ExternalSet, judge_external
     from lagseg_jax.reports.page import write_report
 
-    fields = ("label_value", "label_threshold", "orientation", "max_gb", "allow")
+    fields = (
+        *("label_value", "label_threshold", "orientation", "max_gb", "allow"),
+        *("images", "labels", "cases", "exclude"),
+    )
     data = {"root": options.data, **{field: getattr(options, field) for field in fields}}
     test = ExternalSet(
         *(options.workdir, options.name, options.output, options.split, data, options.weights)

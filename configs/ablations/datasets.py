@@ -19,8 +19,17 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
         "title": "Trained on one dataset, tested on all",
         "reference": None,
         "cross_test": True,
-        "arms": {name: {"data.root": root} for name, root in named(config.data.root).items()},
+        "arms": {
+            name: {"data.root": root, **_naming(config.data, number)}
+            for number, (name, root) in enumerate(named(config.data.root).items())
+        },
     }
+
+
+def _naming(data: ml_collections.ConfigDict, number: int) -> dict[str, str]:
+    """The patterns of one dataset, where each has its own."""
+    fields = {f"data.{name}": data[name] for name in ("images", "labels")}
+    return {field: texts[number] for field, texts in fields.items() if isinstance(texts, tuple)}
 
 
 def named(roots: str | tuple[str, ...]) -> dict[str, str]:

@@ -1,6 +1,9 @@
 """Finds the datasets that a config or a command names, each case under a name of its own."""
 
+import logging
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +21,8 @@ from lagseg_jax.data.subset import select
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.processes import once
 
+log = logging.getLogger(__name__)
+
 Texts = str | Sequence[str]  # one, or one for each dataset
 
 
@@ -34,7 +39,8 @@ def find_datasets(
     The cases of several are named DATASET_case, and so are those of one that is given a name.
 
     Args:
-        root: folders, or NAME=FOLDER; a dataset is called like its folder. "" for that of a table.
+        root: folders, or NAME=FOLDER; without it a dataset is called like its folder, and those
+            above where that is not enough. "" for the folder of a table.
         images: as in `detect`, for all datasets or one for each.
         labels: the same.
         cases: names or glob patterns of the cases to keep; () for all.
@@ -88,6 +94,16 @@ def labelled(datasets: Sequence[Dataset]) -> list[Case]:
     return [case for dataset in datasets for case in dataset.cases]
 
 
+def say_datasets(datasets: Sequence[Dataset]) -> None:
+    """Logs what was recognised, a line for each."""
+    for dataset in datasets:
+        log.info(
+            "data: %s%s at %s, %d labelled cases, %d without label",
+            *(f"{dataset.name}: " * bool(dataset.name), dataset.layout, dataset.root),
+            *(len(dataset.cases), dataset.unlabelled),
+        )
+
+
 def patients_of(datasets: Sequence[Dataset], rule: str, option: str) -> str:
     """What tells the patients apart: the rule, or the table of a dataset; "" for nothing.
 
@@ -130,8 +146,7 @@ def _named_folders(
     for root in map(str, roots):
         name, equals, where = root.partition("=")
         if not equals or Path(root).expanduser().is_dir():
-            path = Path(root).expanduser()
-            named.append((path.resolve().name if len(roots) > 1 else "", path))
+            named.append(("", Path(root).expanduser()))
             continue
         if not re.fullmatch(r"\w[\w.-]*", name) or not where:
             raise InputError(
@@ -139,6 +154,10 @@ def _named_folders(
                 "or '.' in the name"
             )
         named.append((name, Path(where).expanduser()))
+    if len(named) == 1:
+        return named
+    called = _distinct([folder for name, folder in named if not name])
+    named = [(name or called[folder], folder) for name, folder in named]
     for name, folder in named:
         other = next(path for one, path in named if one == name)
         if other is not folder:
@@ -147,6 +166,20 @@ def _named_folders(
                 f"that differs, given as NAME=FOLDER in {option}root"
             )
     return named
+
+
+def _distinct(folders: Sequence[Path]) -> dict[Path, str]:
+    """The name of each folder, with those above it where several are called the same."""
+    parts = {folder: [p for p in folder.resolve().parts if p != os.sep] for folder in folders}
+    depth = dict.fromkeys(folders, 1)
+    while True:
+        names = {folder: "_".join(parts[folder][-depth[folder] :]) for folder in folders}
+        counts = Counter(names.values())
+        longer = [f for f in folders if counts[names[f]] > 1 and depth[f] < len(parts[f])]
+        if not longer:
+            return names
+        for folder in set(longer):
+            depth[folder] += 1
 
 
 def _one_for_each(texts: Sequence[str], count: int, option: str) -> Sequence[str]:

@@ -32,6 +32,10 @@ def detect(
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, expected that of a dataset.")
     table = table_path(root, images, f"{option}images") if is_table(images) else None
+    if images and not labels and table is None:
+        raise InputError(
+            f"{option}images is {images!r} and {option}labels is empty, expected both patterns"
+        )
     given = find_named(root, images, labels, option)
     found, others = [], []
     for layout, folder, cases in [given] if given else find_layouts(root):

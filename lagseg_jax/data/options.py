@@ -1,6 +1,7 @@
 """The options with which commands name the files and the cases of datasets."""
 
 import argparse
+import ast
 from collections.abc import Callable
 
 from lagseg_jax.imaging.labels import parse_values
@@ -23,6 +24,17 @@ def add_selection(add: Callable) -> None:
     name = {"action": "append", "default": [], "metavar": "NAME"}
     add("--cases", help="only this one, or those of a pattern such as 'P01_*'; repeatable", **name)
     add("--exclude", help="without this one, or those of a pattern; repeatable", **name)
+
+
+def dataset_roots(text: str) -> str | tuple[str, ...]:
+    """The type of an option for datasets: FOLDER, NAME=FOLDER, or several as ('A','B=FOLDER')."""
+    if not text.startswith("("):
+        return text
+    try:
+        roots = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text  # a folder may be called so
+    return tuple(map(str, roots)) if isinstance(roots, tuple) else text
 
 
 def label_values(text: str) -> int | tuple[int, ...]:

@@ -20,7 +20,7 @@ LABEL_FOLDERS = (
     *("gt", "groundtruth", "ground_truth", "annotations"),
 )
 LABEL_WORDS = {"mask", "masks", "seg", "segmentation", "label", "labels", "gt", "truth", "manual"}
-LABEL_WORDS |= {"groundtruth", "annotation"}
+LABEL_WORDS |= {"groundtruth", "annotation", "dseg"}
 # Structures: the label of a file pair such as lge and la, but also names of whole data sets.
 STRUCTURES = {"la", "lac", "laendo", "endo", "atrium", "cavity"}
 IMAGE_WORDS = {"image", "img", "scan", "volume", "lge", "lgemri", "mri", "mr", "ct", "cta"}
@@ -51,8 +51,11 @@ def pairs_in_a_folder(folder: Path, files: Sequence[Path] | None = None) -> Reco
 
 
 def folder_per_patient(folder: Path) -> Recognised | None:
-    """`P01/lge.nii.gz` and `P01/la.nii.gz`, the same in all folders but for the patient's name."""
-    held = {entry: [f.name for f in _volume_files(entry)] for entry in folders(folder)}
+    """`P01/lge.nii.gz` and `P01/la.nii.gz`, the same in all folders but for the patient's name.
+
+    Where a patient's folder holds no file, the folders in it count: `P01/LGE/image.nii.gz`.
+    """
+    held = {entry: _names_below(entry) for entry in folders(folder)}
     held = {entry: names for entry, names in held.items() if names}
     if any(entry.name.lower() in IMAGE_FOLDERS + LABEL_FOLDERS for entry in held):
         return None
@@ -78,6 +81,13 @@ def is_label(stem: str) -> bool:
     structure = bool(words) and words[-1] in STRUCTURES and not IMAGE_WORDS & set(words)
     # la_003 is a case of a data set that is called so.
     return bool(LABEL_WORDS & set(words)) or (structure and stem[-1].isalpha())
+
+
+def _names_below(folder: Path) -> list[str]:
+    """The volume files in it, or else in its folders, relative to it."""
+    files = _volume_files(folder)
+    files = files or [file for below in folders(folder) for file in _volume_files(below)]
+    return [str(file.relative_to(folder)) for file in files]
 
 
 def _volume_files(folder: Path) -> list[Path]:
@@ -136,7 +146,10 @@ def _affixes(files: Sequence[Path]) -> list[str]:
         return []
     start = _shared(names)
     end = _shared([name[::-1] for name in names])[::-1]
-    starts = [""] + [start[: match.end()] for match in re.finditer(r"[-_. ]", start)]
+    # Before a number, too: img0001.
+    ends_of_words = re.finditer(r"[-_. ]|(?<=[A-Za-z])(?=[0-9])", names[0])
+    cuts = [match.end() for match in ends_of_words if match.end() <= len(start)]
+    starts = [""] + [start[:cut] for cut in cuts]
     ends = [end[match.start() :] for match in re.finditer(r"[-_. ]", end)]
     same = [suffix for suffix in SUFFIXES if end.lower().endswith(suffix)]
     ends = [one for one in ends if one.lower().endswith(same[0])] if same else [""]

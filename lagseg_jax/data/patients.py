@@ -168,7 +168,8 @@ def group_duplicates(
 
     first_with: dict[str, str] = {}
     for case in cases:
-        first = patient_of(first_with.setdefault(contents[case.name]["image"], case.patient))
+        image = contents[case.name]["image"] or f"unreadable {case.name}"
+        first = patient_of(first_with.setdefault(image, case.patient))
         if patient_of(case.patient) != first:
             merged_into[patient_of(case.patient)] = first
     return [replace(case, patient=patient_of(case.patient)) for case in cases]

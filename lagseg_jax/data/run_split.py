@@ -9,7 +9,7 @@ import ml_collections
 
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.contents import Contents, check_contents, hash_cases
-from lagseg_jax.data.datasets import config_datasets, labelled, patients_of
+from lagseg_jax.data.datasets import config_datasets, labelled, patients_of, say_datasets
 from lagseg_jax.data.patients import (
     assign_patients,
     describe_patients,
@@ -55,12 +55,7 @@ def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, li
     """
     data, path = config.data, workdir / "splits.json"
     datasets = config_datasets(data, workdir)
-    for dataset in datasets:
-        log.info(
-            "data: %s%s at %s, %d labelled cases, %d without label",
-            *(f"{dataset.name}: " * bool(dataset.name), dataset.layout, dataset.root),
-            *(len(dataset.cases), dataset.unlabelled),
-        )
+    say_datasets(datasets)
     if merged := LabelRule(data.label_value).merged:
         log.info("data: %s (config.data.label_value)", merged)
     cases = assign_patients(labelled(datasets), data.patient, "config.data.patient")

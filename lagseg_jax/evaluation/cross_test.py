@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from lagseg_jax.config.choices import PHANTOMS
+from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.evaluation.external import FOLDER
 from lagseg_jax.evaluation.study import Run
 
@@ -48,11 +50,13 @@ class CrossTest:
     def arguments(self) -> tuple[str, ...]:
         """Of `lagseg_jax.evaluate`."""
         data = self.other.config.data
-        root = self.other.workdir / "phantom" if data.root == "phantom" else data.root
+        root = self.other.workdir / data.root if data.root in PHANTOMS else data.root
         arguments = [f"--workdir={self.run.workdir}", f"--data={root}", f"--name={self.other.arm}"]
         arguments.append(f"--split={self.other.workdir / 'splits.json'}")
         for field in ("label_value", "label_threshold", "orientation", "max_gb"):
             arguments.append(f"--{field}={data[field]}")
+        for field in ("images", "labels", "cases", "exclude"):
+            arguments += [f"--{field}={value}" for value in as_tuple(data[field])]
         return (*arguments, f"--allow={','.join(data.allow)}")
 
 

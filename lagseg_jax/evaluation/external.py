@@ -9,8 +9,10 @@ from typing import Any
 
 import ml_collections
 
+from lagseg_jax.config.validate import as_tuple
+from lagseg_jax.data.cases import Case
 from lagseg_jax.data.contents import hash_cases
-from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.datasets import config_datasets, labelled, say_datasets
 from lagseg_jax.data.seen_cases import check_unseen, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate
@@ -97,15 +99,13 @@ def external_config(test: ExternalSet) -> ml_collections.ConfigDict:
 
 
 def _cases(config: ml_collections.ConfigDict, split: str) -> list[Case]:
-    dataset = detect(config.data.root)
-    log.info(
-        "data: %s at %s, %d labelled cases, %d without label",
-        *(dataset.layout, dataset.root, len(dataset.cases), dataset.unlabelled),
-    )
+    datasets = config_datasets(config.data)
+    say_datasets(datasets)
+    cases = labelled(datasets)
     if not split:
-        return dataset.cases
-    names = set(read_split(split, dataset.cases)["test"])
-    return [case for case in dataset.cases if case.name in names]
+        return cases
+    names = set(read_split(split, cases)["test"])
+    return [case for case in cases if case.name in names]
 
 
 def _check_folder(test: ExternalSet) -> None:
@@ -128,7 +128,7 @@ def _check_folder(test: ExternalSet) -> None:
 
 
 def _identity(test: ExternalSet) -> tuple[str, str]:
-    return str(test.workdir.absolute()), str(test.data["root"])
+    return str(test.workdir.absolute()), ", ".join(as_tuple(test.data["root"]))
 
 
 def _about(manifest: Path) -> tuple[str, str] | None:

@@ -34,13 +34,13 @@ SMOOTHING = (0.0, 0.5, 1.0, 2.0)  # in distances between slices
 
 
 def calibrate_run(
-    workdir: Path, data_root: str | None = None, weights: str | None = None
+    workdir: Path, data_root: str | tuple[str, ...] | None = None, weights: str | None = None
 ) -> dict[str, Any]:
     """Calibrates a finished run, and writes `evaluation/calibration.json` into it.
 
     Args:
         workdir: of the run; nothing else in it changes.
-        data_root: folder of the dataset, if it was moved.
+        data_root: folder of the dataset, or of several, if it was moved.
         weights: folder of the encoder weights, if they were moved.
 
     Returns:

@@ -14,7 +14,8 @@ from scipy.stats import wilcoxon
 
 import lagseg_jax
 from lagseg_jax import compare
-from lagseg_jax.evaluation.compare import Reading, Scores, compare_pair, find_truth, score_masks
+from lagseg_jax.evaluation.compare import Reading, Scores, compare_pair, score_masks
+from lagseg_jax.evaluation.mask_files import find_truth
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.volume import read_volume, write_mask
@@ -311,6 +312,19 @@ def test_truth_of_any_naming(tmp_path, caplog):
     arguments = (tmp_path / "flat", tmp_path / "a", "--labels=*_la.nii.gz")
     assert call(*arguments) == 0
     assert call(tmp_path / "flat", tmp_path / "a", "--labels=*_seg.nii.gz") == 2
+
+
+def test_truth_of_several_datasets_has_the_names_of_a_run_on_them(tmp_path):
+    for name in ("a", "b"):
+        for part in ("lge", "la"):
+            save(tmp_path / name / f"P1_{part}.nii.gz", block(2, 8))
+        save(tmp_path / "masks" / f"{name}_P1.nii.gz", block(2, 8))
+    roots = (f"{tmp_path / 'a'}", f"b={tmp_path / 'b'}")
+    assert list(find_truth(roots)) == ["a_P1", "b_P1"]
+    assert list(find_truth(roots[1])) == ["b_P1"]
+    assert call(roots, tmp_path / "masks", f"--output={tmp_path / 'out'}") == 0
+    content = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert content["predictions"]["masks"]["n_cases"] == 2
 
 
 def test_merged_values_score_as_one_mask(folders, tmp_path):

@@ -132,3 +132,21 @@ def test_what_cannot_be_is_one_sentence_with_the_option(finished_run, other, tmp
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith("error: ") and found in said and "config.data" not in said
     assert call(*run, "--label_value=420") == 0
+
+
+def test_a_test_set_of_any_naming(finished_run, other, tmp_path, capsys):
+    """Named by patterns, some of its cases, beside a second one: names as in training on both."""
+    for case in detect(other).cases:
+        for path, part in ((case.image, "t1"), (case.label, "t2")):  # words that say nothing
+            (tmp_path / "a").mkdir(exist_ok=True)
+            shutil.copy(path, tmp_path / "a" / f"{case.name[-1]}_{part}.nii.gz")
+    arguments = (f"--workdir={finished_run}", f"--output={tmp_path / 'out'}")
+    named = "--images=*_t1.nii.gz", "--labels=*_t2.nii.gz"
+    assert call(*arguments, f"--data=('{tmp_path / 'a'}',)", *named, "--exclude=3") == 0
+    assert [row["case"] for row in rows_of(tmp_path / "out")] == ["1", "2"]
+    assert call(*arguments, f"--data={tmp_path / 'a'}") == 2
+    assert "unknown layout" in capsys.readouterr().err
+    arguments = (f"--workdir={finished_run}", f"--output={tmp_path / 'named'}")
+    assert call(*arguments, f"--data=b={tmp_path / 'a'}", *named, "--cases=b_2") == 0
+    rows = rows_of(tmp_path / "named")
+    assert [(row["case"], row["dataset"]) for row in rows] == [("b_2", "b")]

@@ -72,7 +72,8 @@ def test_cases_of_several_datasets_are_named_by_them(tmp_path):
 @pytest.mark.parametrize(
     ("roots", "expected"),
     [
-        (("a/x", "b/x"), "are both called x, expected a name for each"),
+        (("a/x", "./a/x"), "are both called x|are both called .*_a_x"),
+        (("z=a/x", "z=b/x"), "are both called z, expected a name for each"),
         (("a/x", "a b=b/x"), "expected NAME=FOLDER with letters"),
         (("a/x", "x_P=b/x"), "are both named x_P_1"),
         (("a/x", "none"), "no such folder"),
@@ -84,6 +85,13 @@ def test_names_of_datasets_that_cannot_be(tmp_path, monkeypatch, roots, expected
     folders(tmp_path / "b/x", "1")
     with pytest.raises(InputError, match=expected):
         find_datasets(roots)
+
+
+def test_folders_of_one_name_are_told_apart_by_those_above(tmp_path):
+    roots = [folders(tmp_path / f"{name}/train_data", "P1") for name in ("utah", "paris")]
+    assert names(find_datasets(roots)) == ["utah_train_data_P1", "paris_train_data_P1"]
+    other = folders(tmp_path / "lund", "P1")
+    assert names(find_datasets([*roots, other]))[-1] == "lund_P1"
 
 
 def test_a_patient_rule_sees_the_names_that_a_dataset_gives(tmp_path):

@@ -39,7 +39,7 @@ def refused(root, *expected):
     with pytest.raises(InputError) as error:
         detect(root)
     message = str(error.value)
-    assert "\n" not in message and message.endswith(".")
+    assert "\n" not in message
     for text in expected:
         assert str(text) in message
     return message
@@ -134,17 +134,17 @@ def test_nnunet_with_two_channels(tmp_path):
 
 
 # Python 3.13 points at the comma itself, older ones at what follows it.
-STRAY_COMMA = "line 2, column 18" if sys.version_info >= (3, 13) else "line 3, column 1"
+STRAY_COMMA = "line 2 column 18" if sys.version_info >= (3, 13) else "line 3 column 1"
 
 
 @pytest.mark.parametrize(
     "content, expected",
     [
         (b'{"labels": {"LA": 1},\n "numTraining": 2,\n}', STRAY_COMMA),
-        (b'{"labels": {"LA": 1}\n "numTraining": 2}', "line 2, column 2"),  # a missing comma
+        (b'{"labels": {"LA": 1}\n "numTraining": 2}', "line 2 column 2"),  # a missing comma
         (b'["imagesTr"]', "list"),
-        (b'{"name": "\xff"}', "byte 10"),
-        (b"", "line 1, column 1"),
+        (b'{"name": "\xff"}', "position 10"),
+        (b"", "line 1 column 1"),
     ],
 )
 def test_malformed_dataset_json(tmp_path, content, expected):
@@ -185,6 +185,21 @@ def test_a_missing_label_does_not_hide_the_case(tmp_path, files, where, expected
     (case,) = [case for case in detect(tmp_path).cases if not case.label.is_file()]
     assert str(case.image).startswith(str(tmp_path / where))
     assert str(case.label).endswith(expected)
+
+
+def test_links_to_nothing_do_not_hide_the_case(tmp_path):
+    lascarqs(tmp_path)
+    for name, file in (("train_1", "enhanced"), ("train_2", "atriumSegImgMO")):
+        path = tmp_path / name / f"{file}.nii.gz"
+        path.unlink()
+        path.symlink_to(tmp_path / "gone.nii.gz")
+    (tmp_path / "train_10" / "enhanced.nii.gz").unlink()
+    assert names(detect(tmp_path)) == ["train_1", "train_2", "train_10"]
+
+
+def test_files_that_cannot_be_read_are_not_taken_for_copies(tmp_path):
+    cases = [Case(name, name, tmp_path / f"{name}.nii", None) for name in "abc"]
+    assert len({one.patient for one in group_duplicates(cases, hash_cases(cases))}) == 3
 
 
 def test_dataset_json_from_notepad(tmp_path):

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 
 import tiny_run
 from lagseg_jax import main
+from lagseg_jax.config.choices import PHANTOMS
 from lagseg_jax.config.validate import check_config
+from lagseg_jax.data import phantom_scans
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.data.split import nnunet_folds, split_sha256
@@ -70,6 +74,17 @@ def test_the_first_start_writes_down_what_made_the_split(phantom, tmp_path):
     for name, hashes in record["sha256"].items():
         assert hashes["image"] == file_sha256(cases[name].image)
         assert hashes["label"] == file_sha256(cases[name].label)
+
+
+@pytest.mark.parametrize("name", ["phantom", "phantom-ct"])
+def test_phantoms_are_made_in_the_workdir(tmp_path, monkeypatch, name):
+    family = replace(phantom_scans.FAMILIES[PHANTOMS[name]], shape=(13, 11, 7))
+    monkeypatch.setitem(phantom_scans.FAMILIES, PHANTOMS[name], family)
+    split = load_split(config_of(Path(name)), tmp_path / "run")
+    assert len([case for cases in split.values() for case in cases]) == 12
+    assert all(tmp_path / "run" / name in case.image.parents for case in split["test"])
+    mark = json.loads((tmp_path / "run" / name / "phantom.json").read_text())
+    assert mark["family"] == PHANTOMS[name]
 
 
 def test_a_moved_dataset_continues(copied):
