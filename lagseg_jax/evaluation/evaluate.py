@@ -14,7 +14,7 @@ import numpy as np
 
 from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.manifest import run_manifest
-from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
+from lagseg_jax.evaluation.metrics import DIGITS, METRICS, case_metrics, summarise
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
@@ -180,8 +180,8 @@ def summary_line(summary: dict[str, Any]) -> str:
     titles = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95", "assd_mm": "ASSD"}
     parts = []
     for name, title in titles.items():
-        value, unit = summary[name], " mm" * name.endswith("_mm")
+        value, unit, digits = summary[name], " mm" * name.endswith("_mm"), DIGITS[name]
         if value["mean"] is not None:
-            spread = "" if value["sd"] is None else f" +- {value['sd']:.3f}"
-            parts.append(f"{title} {value['mean']:.4f}{spread}{unit}")
+            spread = "" if value["sd"] is None else f" +- {value['sd']:.{digits}f}"
+            parts.append(f"{title} {value['mean']:.{digits}f}{spread}{unit}")
     return ", ".join(parts) + f" (mean over {summary['n_cases']} cases)"
