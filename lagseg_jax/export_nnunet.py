@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lagseg_jax.data.options import dataset_roots
 from lagseg_jax.runs.workdir import CONFIG, has_checkpoints, read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
@@ -20,7 +21,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("run and output").add_argument
     add("--workdir", required=True, type=Path, help="folder of a training run")
     add("--output", required=True, type=Path, help="new folder nnUNet_raw/DatasetNNN_NAME")
-    add("--data", default="", help="folder of the run's dataset, if it was moved")
+    about = "folder of the run's dataset, if it was moved; several as ('A','NAME=B')"
+    add("--data", default="", type=dataset_roots, help=about)
     add("--channel", default="MRI", help="name of the images; CT: nnU-Net's normalisation of CT")
     return parser.parse_args(arguments)
 

@@ -71,7 +71,7 @@ def evaluate(
             image, label = read_labelled(case, segmenter.config.data)
             said.update(remarks(image))
             mask, scores = _score(segmenter, image, label)
-            write_mask(_mask_file(folder, case), mask, image)
+            write_mask(mask_file(folder, case), mask, image)
         told = {"dataset": case.dataset} if case.dataset else {}
         rows.append({"case": case.name, **told, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
@@ -121,7 +121,8 @@ def read_labelled(case: Case, data: ml_collections.ConfigDict) -> tuple[Volume, 
     )
 
 
-def _mask_file(folder: Path, case: Case) -> Path:
+def mask_file(folder: Path, case: Case) -> Path:
+    """Where the mask of a case lies in the folder of an evaluation."""
     return folder / "masks" / f"{short_name(case.name)}.nii.gz"
 
 
@@ -160,7 +161,7 @@ def _write_overlays(
         row, case = rows[number], cases[number]
         image, label = read_labelled(case, segmenter.config.data)
         told = segmenter.config.data.orientation
-        mask = read_volume(_mask_file(folder, case), orientation=told)
+        mask = read_volume(mask_file(folder, case), orientation=told)
         title = f"{case.name} ({rank} of {len(rows)}): Dice {row['dice']:.3f}"
         if np.isfinite(row["hd95_mm"]):
             title += f", HD95 {row['hd95_mm']:.1f} mm, ASSD {row['assd_mm']:.2f} mm"

@@ -10,12 +10,12 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.evaluate import read_labelled
 from lagseg_jax.imaging.volume import write_mask, write_voxels
 from lagseg_jax.runtime.console import Progress, still
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_json
+from lagseg_jax.runtime.files import short_name, write_json
 
 
 def check_output(output: Path) -> None:
@@ -63,7 +63,7 @@ def export_dataset(
                     _write_case(case, data, folder, "Ts" if part == "test" else "Tr")
                 progress.advance()
         progress.close()
-        names = {part: [case.name for case in cases] for part, cases in split.items()}
+        names = {part: [short_name(case.name) for case in cases] for part, cases in split.items()}
         fold = {"train": names["train"], "val": names["validation"]}
         write_json(folder / "splits_final.json", [fold])
         description = {
@@ -79,10 +79,11 @@ def _write_case(case: Case, data: ml_collections.ConfigDict, folder: Path, part:
     image, label = read_labelled(case, data)
     for kind in ("images", "labels") if part == "Tr" else ("images",):
         (folder / f"{kind}{part}").mkdir(exist_ok=True)
-    write_voxels(folder / f"images{part}" / f"{case.name}_0000.nii.gz", image.array, image)
+    name = short_name(case.name)
+    write_voxels(folder / f"images{part}" / f"{name}_0000.nii.gz", image.array, image)
     if part == "Tr":
         atrium = (label.array > 0).astype(np.uint8)
-        write_mask(folder / "labelsTr" / f"{case.name}.nii.gz", atrium, image)
+        write_mask(folder / "labelsTr" / f"{name}.nii.gz", atrium, image)
 
 
 @contextlib.contextmanager
