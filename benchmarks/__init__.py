@@ -7,7 +7,6 @@ The commands:
     python -m benchmarks.feature_cache   when `config.train.cache_features` pays
     python -m benchmarks.parts           what each form of the model's parts is worth
     python -m benchmarks.recipe_cost     hours and memory of a config on three machines, on paper
-    python -m benchmarks.nnunet_dataset  a dataset and its split for nnU-Net
 
 Behind them, each imports only what stands before it:
 

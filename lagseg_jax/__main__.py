@@ -10,7 +10,7 @@ from lagseg_jax.runtime.errors import InputError, nearest_name
 
 def list_commands() -> str:
     """One line for each command."""
-    lines = [f"  {name:11}{command.about}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:14}{command.about}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "Left atrium segmentation in cardiac MRI (arXiv 2502.06615); research use only.",

@@ -32,19 +32,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--workdir", required=True, type=Path, help="folder of a training run")
     add(
         "--data",
-        required=True,
+        default="",
         type=dataset_roots,
         help="folder of a labelled dataset, another than the run's; several as ('A','NAME=B')",
     )
-    add_naming(add)
-    add_selection(add)
     add("--split", default="", metavar="FILE", help="splits.json of that dataset: its test cases")
     add("--weights", default="", help="folder of the encoder weights, if they were moved")
     add = parser.add_argument_group("results").add_argument
     add("--name", default="", help="of the test set (default: that of its folder)")
     add("--output", default="", help="folder of the results (default: RUN/evaluations/NAME)")
-    add = parser.add_argument_group("reading").add_argument
-    about = "of the atrium, if labels have several; several are merged: 1,2"
+    add = parser.add_argument_group("cases and reading").add_argument
+    add_naming(add)
+    add_selection(add)
+    about = "of the atrium, or several, which are merged: 1,2 (default: the only one)"
     add("--label_value", type=label_values, default=0, help=about)
     add("--label_threshold", type=float, default=0.0, help="the atrium is at least this")
     add("--orientation", default="", help="of files that do not say it: LPS, sform or qform")
@@ -67,7 +67,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options.allow = tuple(code for code in options.allow.split(",") if code)
     for code in options.allow:
         one_of("--allow", code, ALLOWED)
-    folders = [root.rpartition("=")[2] for root in as_tuple(options.data)]
+    if not options.data and not options.images:
+        raise InputError("--data is missing, expected a folder, or a table in --images")
+    places = as_tuple(options.data) or (Path(options.images).stem,)
+    folders = [place.rpartition("=")[2] for place in places]
     options.name = options.name or "_".join(Path(folder).resolve().name for folder in folders)
     if not re.fullmatch(r"[^/\\.\0][^/\\\0]*", options.name):
         raise InputError(
@@ -87,8 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     from lagseg_jax.reports.page import write_report
 
     fields = (
-        *("label_value", "label_threshold", "orientation", "max_gb", "allow"),
         *("images", "labels", "cases", "exclude"),
+        *("label_value", "label_threshold", "orientation", "max_gb", "allow"),
     )
     data = {"root": options.data, **{field: getattr(options, field) for field in fields}}
     test = ExternalSet(

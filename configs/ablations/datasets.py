@@ -4,42 +4,45 @@ r"""Generalisation: trained on each of several datasets, tested on the test case
         --workdir=runs/datasets --config.data.root="('a=LASCARQS','b=ATRIASEG2018')" \
         --config.encoder.weights=weights/base
 
-Each dataset is a folder, or NAME=FOLDER. Scans that are in two of them are refused by content.
+Each dataset is a folder, or NAME=FOLDER; `data.images` and `data.labels` are one for all or one for
+each. Scans that are in two of them are refused by content.
 """
 
-import ast
 import re
 
 import ml_collections
 
+from lagseg_jax.config.validate import as_tuple
+from lagseg_jax.runtime.errors import InputError
+
 
 def get_study(config: ml_collections.ConfigDict) -> dict:
     """One arm for each dataset of the base config's `data.root`."""
+    datasets = named(as_tuple(config.data.root))
+    fields: dict[str, tuple] = {"data.root": tuple(datasets.values())}
+    for field in ("images", "labels"):
+        if len(texts := as_tuple(config.data[field])) == len(datasets) > 1:
+            fields[f"data.{field}"] = texts
+    arms = [dict(zip(fields, values)) for values in zip(*fields.values())]
     return {
         "title": "Trained on one dataset, tested on all",
         "reference": None,
         "cross_test": True,
-        "arms": {
-            name: {"data.root": root, **_naming(config.data, number)}
-            for number, (name, root) in enumerate(named(config.data.root).items())
-        },
+        "arms": dict(zip(datasets, arms)),
     }
 
 
-def _naming(data: ml_collections.ConfigDict, number: int) -> dict[str, str]:
-    """The patterns of one dataset, where each has its own."""
-    fields = {f"data.{name}": data[name] for name in ("images", "labels")}
-    return {field: texts[number] for field, texts in fields.items() if isinstance(texts, tuple)}
-
-
-def named(roots: str | tuple[str, ...]) -> dict[str, str]:
+def named(roots: tuple[str, ...]) -> dict[str, str]:
     """{name: folder} of folders or NAME=FOLDER; folders without name are called as they are."""
-    if isinstance(roots, str):
-        roots = ast.literal_eval(roots) if roots.startswith("(") else (roots,)
-    found = {}
+    found: dict[str, str] = {}
     for root in roots:
         name, equals, folder = root.partition("=")
-        folder = folder if equals else root
-        name = name if equals else re.sub(r"\W+", "_", folder.rstrip("/").rpartition("/")[2])
+        if not equals:
+            name, folder = re.sub(r"\W+", "_", root.rstrip("/").rpartition("/")[2]), root
+        if name in found:
+            raise InputError(
+                f"config.data.root: {found[name]} and {folder} are both called {name}, expected "
+                "NAME=FOLDER with different names"
+            )
         found[name] = folder
     return found

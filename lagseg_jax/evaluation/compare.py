@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lagseg_jax.evaluation.mask_files import find_masks
-from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
+from lagseg_jax.evaluation.metrics import DIGITS, METRICS, case_metrics, summarise
 from lagseg_jax.evaluation.statistics import bootstrap_interval, mean_and_sd, paired_wilcoxon
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.labels import LabelRule, is_without, mask_and_say, read_label
@@ -179,7 +179,7 @@ def comparison_lines(scores: Sequence[Scores]) -> list[str]:
     lines = [f"{'':{width}}{'cases':>12}{head}"]
     for one in scores:
         summary = summarise(list(one.rows.values()))
-        cells = (f"{_mean_sd(summary[metric]):>22}" for metric in COMPARED)
+        cells = (f"{_mean_sd(summary[metric], DIGITS[metric]):>22}" for metric in COMPARED)
         lines.append(f"{one.name:{width}}{_counted(one):>12}{''.join(cells)}")
     for a, b in itertools.combinations(scores, 2):
         lines.append(f"\n{a.name} minus {b.name}, case by case:")
@@ -188,8 +188,11 @@ def comparison_lines(scores: Sequence[Scores]) -> list[str]:
                 continue
             p = "too few pairs to test" if row["p"] is None else f"Wilcoxon p = {row['p']:.3g}"
             what = f"|{metric}|" if metric == "volume_error_ml" else metric
+            mean, low, high = (
+                f"{row[name]:+.{DIGITS[metric]}f}" for name in ("mean_difference", "low", "high")
+            )
             lines.append(
-                f"  {what:18}{row['mean_difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+                f"  {what:18}{mean} [{low}, {high}]"
                 f", better in {row['wins']}, worse in {row['losses']}, equal in {row['ties']} of "
                 f"{row['n']}; {p}"
             )
@@ -201,10 +204,11 @@ def _counted(one: Scores) -> str:
     return f"{len(one.rows)} of {len(one.rows) + len(one.problems)}"
 
 
-def _mean_sd(value: Mapping) -> str:
+def _mean_sd(value: Mapping, digits: int) -> str:
     if value["mean"] is None:
         return "-"
-    return f"{value['mean']:.4f}" + ("" if value["sd"] is None else f" +- {value['sd']:.4f}")
+    spread = "" if value["sd"] is None else f" +- {value['sd']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{spread}"
 
 
 def write_comparison(

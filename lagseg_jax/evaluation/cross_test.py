@@ -1,7 +1,6 @@
 """Judges each run of a study on the test cases of the runs that were trained on other datasets."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +9,8 @@ from lagseg_jax.config.choices import PHANTOMS
 from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.evaluation.external import FOLDER
 from lagseg_jax.evaluation.study import Run
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +54,12 @@ class CrossTest:
         root = self.other.workdir / data.root if data.root in PHANTOMS else data.root
         arguments = [f"--workdir={self.run.workdir}", f"--data={root}", f"--name={self.other.arm}"]
         arguments.append(f"--split={self.other.workdir / 'splits.json'}")
-        for field in ("label_value", "label_threshold", "orientation", "max_gb"):
+        for field in ("images", "labels", "label_threshold", "orientation", "max_gb"):
             arguments.append(f"--{field}={data[field]}")
-        for field in ("images", "labels", "cases", "exclude"):
-            arguments += [f"--{field}={value}" for value in as_tuple(data[field])]
-        return (*arguments, f"--allow={','.join(data.allow)}")
+        for field in ("cases", "exclude"):
+            arguments += [f"--{field}={name}" for name in as_tuple(data[field])]
+        values = ",".join(map(str, as_tuple(data.label_value)))
+        return (*arguments, f"--label_value={values or 0}", f"--allow={','.join(data.allow)}")
 
 
 def cross_tests(runs: Sequence[Run]) -> list[CrossTest]:
@@ -72,6 +74,6 @@ def cross_tests(runs: Sequence[Run]) -> list[CrossTest]:
 
 def _step(folder: Path) -> int | None:
     try:
-        return json.loads((folder / "summary.json").read_text("utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(folder / "summary.json", "what an evaluation writes")["step"]
+    except (InputError, KeyError):
         return None

@@ -14,7 +14,7 @@ import numpy as np
 
 from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.manifest import run_manifest
-from lagseg_jax.evaluation.metrics import METRICS, case_metrics, summarise
+from lagseg_jax.evaluation.metrics import DIGITS, METRICS, case_metrics, summarise
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
@@ -71,7 +71,7 @@ def evaluate(
             image, label = read_labelled(case, segmenter.config.data)
             said.update(remarks(image))
             mask, scores = _score(segmenter, image, label)
-            write_mask(_mask_file(folder, case), mask, image)
+            write_mask(mask_file(folder, case), mask, image)
         told = {"dataset": case.dataset} if case.dataset else {}
         rows.append({"case": case.name, **told, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
@@ -121,7 +121,8 @@ def read_labelled(case: Case, data: ml_collections.ConfigDict) -> tuple[Volume, 
     )
 
 
-def _mask_file(folder: Path, case: Case) -> Path:
+def mask_file(folder: Path, case: Case) -> Path:
+    """Where the mask of a case lies in the folder of an evaluation."""
     return folder / "masks" / f"{short_name(case.name)}.nii.gz"
 
 
@@ -160,7 +161,7 @@ def _write_overlays(
         row, case = rows[number], cases[number]
         image, label = read_labelled(case, segmenter.config.data)
         told = segmenter.config.data.orientation
-        mask = read_volume(_mask_file(folder, case), orientation=told)
+        mask = read_volume(mask_file(folder, case), orientation=told)
         title = f"{case.name} ({rank} of {len(rows)}): Dice {row['dice']:.3f}"
         if np.isfinite(row["hd95_mm"]):
             title += f", HD95 {row['hd95_mm']:.1f} mm, ASSD {row['assd_mm']:.2f} mm"
@@ -180,8 +181,8 @@ def summary_line(summary: dict[str, Any]) -> str:
     titles = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95", "assd_mm": "ASSD"}
     parts = []
     for name, title in titles.items():
-        value, unit = summary[name], " mm" * name.endswith("_mm")
+        value, unit, digits = summary[name], " mm" * name.endswith("_mm"), DIGITS[name]
         if value["mean"] is not None:
-            spread = "" if value["sd"] is None else f" +- {value['sd']:.3f}"
-            parts.append(f"{title} {value['mean']:.4f}{spread}{unit}")
+            spread = "" if value["sd"] is None else f" +- {value['sd']:.{digits}f}"
+            parts.append(f"{title} {value['mean']:.{digits}f}{spread}{unit}")
     return ", ".join(parts) + f" (mean over {summary['n_cases']} cases)"

@@ -1,7 +1,6 @@
 """Judges a finished run on another labelled dataset, apart from the run's own evaluation."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +8,20 @@ from typing import Any
 
 import ml_collections
 
-from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.datasets import config_datasets, labelled, say_datasets
 from lagseg_jax.data.seen_cases import check_unseen, seen_images
 from lagseg_jax.data.split import read_split
-from lagseg_jax.evaluation.evaluate import FILES, evaluate
+from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
+from lagseg_jax.evaluation.manifest import dataset_root
 from lagseg_jax.inference.segmenter import Segmenter, restore_segmenter
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
 from lagseg_jax.runs.lock import NAME, locked
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.devices import use_compilation_cache
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -113,36 +113,36 @@ def _check_folder(test: ExternalSet) -> None:
     folder = test.folder
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    about = _about(folder / "manifest.json")
+    about, mine = _about(folder / "manifest.json"), _identity(test)
     strange = sorted({path.name for path in folder.iterdir()} - {*FILES, NAME})
     if strange or (about is None and (folder / "manifest.json").exists()):
         found = strange[0] if strange else "the evaluation of a run itself"
         raise InputError(
             f"{folder} holds {found}, expected a new folder or one that this command made"
         )
-    if about is not None and about != _identity(test):
+    if about is not None and about != mine:
         raise InputError(
             f"{folder} holds the evaluation of {about[0]} on {about[1]}, expected that of "
-            f"{test.workdir} on {test.data['root']}; take another --name or --output"
+            f"{mine[0]} on {mine[1]}; take another --name or --output"
         )
 
 
 def _identity(test: ExternalSet) -> tuple[str, str]:
-    return str(test.workdir.absolute()), ", ".join(as_tuple(test.data["root"]))
+    return str(test.workdir.absolute()), dataset_root(external_config(test).data)
 
 
 def _about(manifest: Path) -> tuple[str, str] | None:
     """Run and dataset of the evaluation that is there; None if it is not an external one."""
     try:
-        content = json.loads(manifest.read_text("utf-8"))
+        content = read_json(manifest, "the manifest of an evaluation")
         return content["external"]["run"], content["dataset"]["root"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         return None
 
 
 def _remove_masks(folder: Path, cases: Sequence[Case]) -> None:
     """Removes masks of cases that an earlier evaluation of this dataset had, and this has not."""
-    kept = {f"{case.name}.nii.gz" for case in cases}
+    kept = {mask_file(folder, case) for case in cases}
     for path in (folder / "masks").glob("*.nii.gz"):
-        if path.name not in kept:
+        if path not in kept:
             path.unlink()

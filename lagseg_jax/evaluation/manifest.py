@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 
 from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.data.cases import Case
@@ -49,7 +50,7 @@ def run_manifest(
         "encoder": segmenter.encoder.report(),
         "decoder_dtype": decoder_dtype(segmenter.config.decoder.dtype),
         "dataset": {
-            "root": ", ".join(as_tuple(segmenter.config.data.root or segmenter.config.data.images)),
+            "root": dataset_root(segmenter.config.data),
             "cases": len(cases),
             "sha256": dataset_hash(cases),
         },
@@ -66,6 +67,11 @@ def run_manifest(
         },
         "config": segmenter.config.to_dict(),
     }
+
+
+def dataset_root(data: ml_collections.ConfigDict) -> str:
+    """Where the cases of `config.data` lie, in words: their folders, or their table."""
+    return ", ".join(as_tuple(data.root or data.images))
 
 
 def dataset_hash(cases: Sequence[Case]) -> str:

@@ -17,6 +17,7 @@ from lagseg_jax.imaging.grid import directions
 from lagseg_jax.imaging.masks import bounding_box, volume_ml
 from lagseg_jax.runtime.files import without_nan
 
+DIGITS = {"dice": 4, "iou": 4, "hd95_mm": 2, "assd_mm": 2, "volume_error_ml": 1}  # for people
 METRICS = (
     "dice",
     "iou",

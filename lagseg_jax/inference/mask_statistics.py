@@ -20,13 +20,13 @@ UNITS = {
     "box_first": "voxel index (x, y, z) of the first corner of the bounding box, in the box",
     "box_last": "voxel index (x, y, z) of the last corner, in the box",
     "box_mm": "lengths of the box along its axes x, y, z, in mm",
-    "centroid_mm": "scanner position of the centre of mass in mm, RAS",
+    "centroid_ras_mm": "scanner position of the centre of mass in mm, RAS",
     "components": "connected components, 26-neighbourhood",
     "touches_border": "whether the mask reaches the border of the volume, which may cut it off",
     "remarks": "what was told, or is unusual, about the geometry of the image",
     "suspicious_volume": "whether the volume is outside {:g}-{:g} mL".format(*ATRIUM_ML),
 }
-VECTORS = ("box_first", "box_last", "box_mm", "centroid_mm")
+VECTORS = ("box_first", "box_last", "box_mm", "centroid_ras_mm")
 
 
 def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
             "box_first": [int(i) for i in first],
             "box_last": [int(i) for i in last],
             "box_mm": [float(n * s) for n, s in zip(inside.shape, column_lengths(affine))],
-            "centroid_mm": [float(x) for x in affine[:3, :3] @ centre + affine[:3, 3]],
+            "centroid_ras_mm": [float(x) for x in affine[:3, :3] @ centre + affine[:3, 3]],
         }
     reaches = (part.start == 0 or part.stop == size for part, size in zip(box, mask.shape))
     return row | {
@@ -71,10 +71,10 @@ def statistics_line(row: dict[str, Any]) -> str:
     if not row["voxels"]:
         return "0.0 mL WARNING: nothing was found"
     first, last = ("(" + ", ".join(map(str, row[key])) + ")" for key in ("box_first", "box_last"))
-    centre = ", ".join(f"{x:.1f}" for x in row["centroid_mm"])
+    centre = ", ".join(f"{x:.1f}" for x in row["centroid_ras_mm"])
     text = (
         f"{row['volume_ml']:.1f} mL, {row['voxels']} voxels from {first} to {last}, "
-        f"centroid ({centre}) mm, components: {row['components']}"
+        f"centroid RAS ({centre}) mm, components: {row['components']}"
     )
     if row["suspicious_volume"]:
         low, high = ATRIUM_ML

@@ -1,6 +1,6 @@
 """The small pieces of text and the tables that all pages are made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def count_of(count: int, what: str) -> str:
     return f"{count} {what if count == 1 else plural}"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Content]]) -> Html:
+def table(heads: Sequence[str], rows: Iterable[Sequence[Content]]) -> Html:
     """A table of texts."""
     head = tag("tr", [tag("th", title, scope="col") for title in heads])
     body = [tag("tr", [tag("td", cell) for cell in row]) for row in rows]

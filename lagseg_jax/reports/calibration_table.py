@@ -44,7 +44,7 @@ def _settings(result: Mapping[str, Any]) -> list[str]:
         return table_row([title, *map(cell, SETTINGS)])
 
     def volume(kind: str, of: str, sign: str = "+") -> Callable[[str], str]:
-        return lambda name: f"{test[name]['volume_ml'][kind][of]:{sign}.2f}"
+        return lambda name: f"{test[name]['volume_ml'][kind][of]:{sign}.1f}"
 
     def calibration(what: str, where: str) -> Callable[[str], str]:
         return lambda name: decimal(test[name]["calibration"][where][what], 5)

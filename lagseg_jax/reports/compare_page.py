@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lagseg_jax.evaluation.compare import Scores, compare_pair
-from lagseg_jax.evaluation.metrics import summarise
+from lagseg_jax.evaluation.metrics import DIGITS, summarise
 from lagseg_jax.reports.blocks import agreements, case_table, count_of, facts, missing, note, table
 from lagseg_jax.reports.figures import number
 from lagseg_jax.reports.html import DASH, RESEARCH, Html, document, join, tag
@@ -85,7 +85,7 @@ def _pairs(scores: Sequence[Scores], names: Sequence[str]) -> Html:
     ]
     for a, b in itertools.combinations(scores, 2):
         rows = [
-            [_magnitude(metric), *_difference(row, VOLUME[metric][2])]
+            [_magnitude(metric), *_difference(row, DIGITS[metric])]
             for metric, row in compare_pair(a, b).items()
         ]
         heads = ["Metric", "Mean difference", "95 % interval", "Better", "Worse", "Equal", "p"]
@@ -104,7 +104,7 @@ def _pairs(scores: Sequence[Scores], names: Sequence[str]) -> Html:
 def _difference(row: Mapping[str, float | int | None], digits: int) -> list[str]:
     def text(name: str) -> str:
         value = row[name]
-        return DASH if value is None else number(value, digits + 1)
+        return DASH if value is None else number(value, digits)
 
     p = DASH if row["p"] is None else f"{row['p']:.3g}"
     interval = f"{text('low')} to {text('high')}"

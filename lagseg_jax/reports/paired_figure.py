@@ -9,7 +9,7 @@ from lagseg_jax.reports.figures import dot, label, number, scale, short, stroke,
 from lagseg_jax.reports.html import Html
 
 ROW, LABELS, WIDTH, TOP, BOTTOM, RIGHT = 44, 210, 960, 14, 46, 70
-LONGEST = 30  # letters of a name
+LONGEST = 26  # letters of a name
 
 
 def paired_figure(

@@ -36,7 +36,7 @@ def write_study_page(
     unfinished = sum(run["state"] != "finished" for run in runs)
     notes = [banner("Random encoder.", f"{text[0].upper()}{text[1:]}.") for text in warnings]
     if unfinished:
-        text = f"{unfinished} of {count_of(len(runs), 'run')} are not finished."
+        text = f"Of {count_of(len(runs), 'run')}, {unfinished} not finished."
         notes.append(banner("Incomplete.", text))
     header = join(tag("h1", study["title"]), tag("p", RESEARCH, class_="small muted"), notes)
     parts = {title: _aligned(results, arms) for title, arms in groups.items()}
@@ -45,7 +45,7 @@ def write_study_page(
         "Plots": _plots(folder, study, parts),
         "Volume": _volumes(parts),
         "Cases": _cases(parts),
-        "Runs": table(("Run", "State", "Command"), [_run(run) for run in runs]),
+        "Runs": join(tag("h2", "Runs"), table(("Run", "State", "Command"), map(_run, runs))),
     }
     path = folder / "report.html"
     write_atomically(path, document(study["title"], header, sections))

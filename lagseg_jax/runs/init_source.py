@@ -1,11 +1,10 @@
 """The record of the run whose parameters another run began with."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import write_json
+from lagseg_jax.runtime.files import read_json, write_json
 
 INIT_SOURCE = "init_from.json"
 FIELDS = ("path", "checkpoint_step", "sha256", "config_sha256")  # what results repeat
@@ -33,11 +32,10 @@ def read_source(workdir: Path) -> dict[str, Any] | None:
     path = Path(workdir) / INIT_SOURCE
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        return {name: content[name] for name in FIELDS} | {"seen": dict(content["seen"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    expected = "the record of the run that this one began with"
+    content = read_json(path, expected)
+    if not isinstance(content.get("seen"), dict) or not all(name in content for name in FIELDS):
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}), expected the record of the run that "
-            "this one began with"
-        ) from None
+            f"{path} lacks some of {', '.join((*FIELDS, 'seen'))}, expected {expected}"
+        )
+    return content

@@ -49,6 +49,10 @@ COMMANDS = {
         "a trained model as one file that runs without this package",
         "--workdir=runs/base --output=atrium.safetensors",
     ),
+    "export_nnunet": Command(
+        "the cases and the split of a run as a dataset for nnU-Net",
+        "--workdir=runs/base --output=nnUNet_raw/Dataset501_LeftAtrium",
+    ),
 }
 
 

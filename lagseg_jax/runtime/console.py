@@ -155,6 +155,8 @@ def still(what: str) -> Iterator[None]:
 class Progress:
     """A progress bar with ETA on a terminal; elsewhere a plain line now and then.
 
+    The first step is left out of the ETA, since it may have compiled what the others reuse.
+
     Args:
         what: the label.
         total: steps in all.
@@ -165,28 +167,52 @@ class Progress:
     def __init__(self, what: str, total: int, done: int = 0, every_seconds: float = 20.0):
         terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
         self._what, self._every, self._terminal = what, every_seconds, terminal
+        # Without smoothing, the ETA is by the mean of all steps that count.
         self._bar = tqdm(
-            desc=what, total=total, initial=done, disable=not terminal, dynamic_ncols=True
+            desc=what,
+            total=total,
+            initial=done,
+            disable=not terminal,
+            dynamic_ncols=True,
+            smoothing=0,
         )
         self._total, self._done, self._first = total, done, done
-        self._start = self._last = time.monotonic()
+        self._said = self._last = time.monotonic()
+        self._seconds, self._timed = 0.0, 0
 
-    def advance(self, note: dict[str, str] | None = None) -> None:
-        """One more step; `note` goes beside the bar."""
+    def advance(self, note: dict[str, str] | None = None, compiled: bool = False) -> None:
+        """One more step.
+
+        Args:
+            note: goes beside the bar.
+            compiled: leaves the step out of the ETA, like the first one.
+        """
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        if compiled or self._done == self._first:
+            self._leave_out(seconds)
+        else:
+            self._seconds, self._timed = self._seconds + seconds, self._timed + 1
         self._done += 1
         self._bar.update()
         if note:
             self._bar.set_postfix(note)
-        now = time.monotonic()
-        if not self._terminal and (now - self._last > self._every or self._done == self._total):
-            self._last = now
-            seconds = (now - self._start) / (self._done - self._first)
-            left = tqdm.format_interval(seconds * (self._total - self._done))
+        if not self._terminal and (now - self._said > self._every or self._done == self._total):
+            self._said = now
             notes = "".join(f", {k} {v}" for k, v in (note or {}).items())
-            log.info(
-                "%s %d/%d, %.2f s each, ETA %s%s",
-                *(self._what, self._done, self._total, seconds, left, notes),
-            )
+            log.info("%s %d/%d%s%s", self._what, self._done, self._total, self._speed(), notes)
+
+    def _leave_out(self, seconds: float) -> None:
+        if self._terminal:
+            self._bar.initial += 1
+            self._bar.start_t += seconds
+
+    def _speed(self) -> str:
+        if not self._timed:
+            return ""
+        seconds = self._seconds / self._timed
+        left = tqdm.format_interval(seconds * (self._total - self._done))
+        return f", {seconds:.2f} s each, ETA {left}"
 
     def close(self) -> None:
         """Leaves the bar on the screen."""

@@ -28,6 +28,7 @@ class RunLog:
     def __init__(self, workdir: Path, header: dict, plan: Plan, start: int, meter: Meter):
         self._meter, self._plan, self._done = meter, plan, start
         self._note: dict[str, str] = {}
+        self._has_validated = False
         self._row: dict[str, float] = {}
         self._writer = MetricsWriter(workdir, header, start) if process()[0] == 0 else None
         self._progress = Progress("training", plan.steps, start)
@@ -42,7 +43,9 @@ class RunLog:
 
     def end(self, step: int, scores: dict[str, float] | None) -> None:
         """Ends a step: writes its row, if there is anything to say, and advances the progress."""
+        compiled = scores is not None and not self._has_validated
         if scores is not None:
+            self._has_validated = True
             self._note["validation dice"] = f"{scores['validation_dice']:.4f}"
             self._meter.restart_clock(step)
             self._row |= scores
@@ -52,7 +55,7 @@ class RunLog:
         self._watchdog.tell(f"at training step {step + 1}")
         if step > self._done:
             self._done = step
-            self._progress.advance(self._note)
+            self._progress.advance(self._note, compiled)
 
     def close(self) -> None:
         """Ends the watchdog and closes the files."""

@@ -56,7 +56,7 @@ def test_the_example_of_each_command_parses():
         module = importlib.import_module(module_of(name))
         values = parse_flags([name, *shlex.split(COMMANDS[name].arguments)], module.define_flags)
         assert values.workdir and values.config.encoder.variant == "base"
-    for name in ("predict", "check", "compare", "calibrate", "evaluate", "export"):
+    for name in ("predict", "check", "compare", "calibrate", "evaluate", "export", "export_nnunet"):
         module = importlib.import_module(module_of(name))
         assert module.parse_arguments(shlex.split(COMMANDS[name].arguments))
 

@@ -75,6 +75,23 @@ def test_the_same_test_cases_give_the_same_numbers(finished_run, phantom, tmp_pa
     assert rows_of(output) == rows_of(finished_run / "evaluation")
 
 
+def test_any_naming_some_cases_and_merged_labels(finished_run, other, tmp_path):
+    data = tmp_path / "flat"
+    data.mkdir()
+    for case in detect(other).cases:
+        shutil.copy(case.image, data / f"{case.name}-scan.nii.gz")
+        image = nibabel.load(case.label)
+        voxels = np.where(np.asarray(image.dataobj) > 0, 1, 0).astype(np.uint8)
+        voxels[: len(voxels) // 2] *= 2
+        nibabel.save(nibabel.Nifti1Image(voxels, image.affine), data / f"{case.name}-la.nii.gz")
+    run = f"--workdir={finished_run}", "--output"
+    assert call(*run, tmp_path / "a", f"--data={other}", "--exclude=train_2") == 0
+    naming = "--images=*-scan.nii.gz", "--labels=*-la.nii.gz", "--label_value=1,2"
+    chosen = "--cases=train_1", "--cases=train_3"
+    assert call(*run, tmp_path / "b", f"--data={data}", *naming, *chosen) == 0
+    assert rows_of(tmp_path / "b") == rows_of(tmp_path / "a")
+
+
 def test_cases_that_the_run_has_seen_are_named(finished_run, phantom, tmp_path, capsys):
     output = tmp_path / "out"
     split = json.loads((finished_run / "splits.json").read_text())

@@ -191,7 +191,7 @@ def test_resume_wants_every_output_and_completes_the_table(everything, tmp_path,
     assert list(after) == ["1", "2"]
     for name in after:
         assert after[name]["voxels"] == before[name]["voxels"]
-        np.testing.assert_allclose(after[name]["centroid_mm"], before[name]["centroid_mm"])
+        np.testing.assert_allclose(after[name]["centroid_ras_mm"], before[name]["centroid_ras_mm"])
 
 
 def test_the_mask_does_not_depend_on_the_other_outputs(everything, finished_run, tmp_path):

@@ -96,8 +96,8 @@ def test_models_are_compared_on_the_cases_of_a_column():
 
 
 def test_datasets_are_called_by_their_folders():
-    assert named("('lge=/data/x','/data/CT scans/')") == {
+    assert named(("lge=/data/x", "/data/CT scans/")) == {
         "lge": "/data/x",
         "CT_scans": "/data/CT scans/",
     }
-    assert named("somewhere") == {"somewhere": "somewhere"}
+    assert named(("somewhere",)) == {"somewhere": "somewhere"}

@@ -32,7 +32,7 @@ def test_known_answers(mask):
     assert row["box_first"] == [2, 3, 4] and row["box_last"] == [12, 5, 5]
     assert row["box_mm"] == pytest.approx([22, 9, 10])
     x, y, z = (30 * 4 + 12) / 31, (30 * 4 + 4) / 31, (30 * 4.5 + 5) / 31
-    assert row["centroid_mm"] == pytest.approx([10 + 3 * y, 20 + 5 * z, 30 + 2 * x])
+    assert row["centroid_ras_mm"] == pytest.approx([10 + 3 * y, 20 + 5 * z, 30 + 2 * x])
     assert row["components"] == 2
     assert row["touches_border"] is False and row["suspicious_volume"] is True
 
@@ -48,7 +48,7 @@ def test_touching_a_border(mask, axis, side):
 def test_empty_mask():
     row = mask_statistics(np.zeros((5, 6, 7), bool), AFFINE)
     assert row["voxels"] == row["volume_ml"] == row["components"] == 0
-    assert row["box_first"] is row["centroid_mm"] is None and not row["touches_border"]
+    assert row["box_first"] is row["centroid_ras_mm"] is None and not row["touches_border"]
     assert "nothing was found" in statistics_line(row)
 
 
@@ -73,7 +73,7 @@ def test_both_tables_hold_every_number(mask, tmp_path):
     with (tmp_path / "statistics.csv").open() as file:
         first, second = csv.DictReader(file)
     assert first["case"] == "a, b" and first["encoder_weights"] == "weights/base"
-    assert float(first["centroid_mm_z"]) == rows[0]["centroid_mm"][2]
+    assert float(first["centroid_ras_mm_z"]) == rows[0]["centroid_ras_mm"][2]
     assert (first["box_last_x"], first["components"]) == ("12", "2")
-    assert second["voxels"] == "0" and second["centroid_mm_z"] == second["box_first_x"] == ""
+    assert second["voxels"] == "0" and second["centroid_ras_mm_z"] == second["box_first_x"] == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["statistics.csv", "statistics.json"]

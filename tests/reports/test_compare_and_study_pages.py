@@ -69,7 +69,7 @@ def test_the_page_of_a_study(tmp_path):
     assert sum(", a: " in title for title in titles) == CASES  # a mean of its two seeds
     assert sum(", b: " in title for title in titles) == CASES
     assert page.count("Bland-Altman plot") == 2
-    assert "Weights are random." in page and "1 of 1 run" in page
+    assert "Weights are random." in page and "Of 1 run, 1 not" in page
     assert "failed &lt;boom&gt;" in page and "&lt;T&gt;" in page
     dice = [row["dice"] for row in rows_of(CASES)]
     assert f"{np.mean(dice) + 0.05:.4f} ± " in page

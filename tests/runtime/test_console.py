@@ -44,25 +44,47 @@ def no_terminal(monkeypatch):
 
 def test_lines_with_eta_without_a_terminal(lines, clock, no_terminal, capfd):
     progress = Progress("training", 50, every_seconds=20)
-    for _ in range(50):
-        clock[0] += 3
+    for step in range(50):
+        clock[0] += 3 if step else 6.5  # compiles
         progress.advance({"loss": "0.5"})
     progress.close()
-    # Every 7th step is the first after more than 20 s; the last one always.
+    # Every 7th step is the first after more than 20 s, the 6th at the start; the last one always.
     assert [line.split(",")[0] for line in lines] == [
-        f"training {step}/50" for step in (7, 14, 21, 28, 35, 42, 49, 50)
+        f"training {step}/50" for step in (6, 13, 20, 27, 34, 41, 48, 50)
     ]
-    assert lines[0] == "training 7/50, 3.00 s each, ETA 02:09, loss 0.5"  # 43 steps of 3 s
+    assert lines[0] == "training 6/50, 3.00 s each, ETA 02:12, loss 0.5"  # 44 steps of 3 s
     assert lines[-1] == "training 50/50, 3.00 s each, ETA 00:00, loss 0.5"
     assert capfd.readouterr().err == ""  # no bar
 
 
 def test_a_continued_run_is_timed_from_where_it_continues(lines, clock, no_terminal):
     progress = Progress("training", 100, done=90, every_seconds=1)
-    clock[0] += 4
-    progress.advance()
+    for seconds, compiled in ((60, False), (4, False), (30, True), (5, False)):
+        clock[0] += seconds
+        progress.advance(compiled=compiled)
     progress.close()
-    assert lines == ["training 91/100, 4.00 s each, ETA 00:36"]
+    assert lines == [
+        "training 91/100",  # nothing is known yet: it has compiled
+        "training 92/100, 4.00 s each, ETA 00:32",
+        "training 93/100, 4.00 s each, ETA 00:28",
+        "training 94/100, 4.50 s each, ETA 00:27",
+    ]
+
+
+def test_the_bar_is_timed_without_the_compilation_too(lines, monkeypatch, clock, capsys):
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
+    now = [50.0]
+    progress = Progress("training", 100, done=90)
+    monkeypatch.setattr(progress._bar, "_time", lambda: now[0])
+    progress._bar.start_t = progress._bar.last_print_t = now[0]
+    for seconds in (60, 4, 5):
+        now[0] += seconds
+        clock[0] += seconds
+        progress.advance()
+    progress._bar.refresh()
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert "93/100" in bar and "00:31" in bar and "4.50s/it" in bar  # 7 steps of 4.5 s
+    progress.close()
 
 
 def test_a_bar_with_eta_on_a_terminal(lines, monkeypatch, capsys):
