@@ -1,6 +1,7 @@
 """What a run has left in its workdir, and whether two runs have left the same."""
 
 import json
+import warnings
 from pathlib import Path
 
 import tiny_run
@@ -25,7 +26,9 @@ def raw_checkpoint(workdir, step):
     """All arrays of a checkpoint, read by Orbax alone."""
     import orbax.checkpoint as ocp
 
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with ocp.PyTreeCheckpointer() as checkpointer, warnings.catch_warnings():
+        # It does not matter here on which device they are put.
+        warnings.filterwarnings("ignore", "Sharding info not provided when restoring")
         return checkpointer.restore(Path(workdir) / "checkpoints" / str(step) / "state")
 
 

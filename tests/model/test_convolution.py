@@ -131,9 +131,11 @@ def test_bfloat16_and_float32_are_one_function(stride):
     """The same parameters in both, so that a run can be continued in the other dtype."""
     x = draw(2, 13, 18, 5)
     block = ConvBlock(8, stride)
-    params = block.init(jax.random.key(0), x)
+    params = jax.jit(block.init)(jax.random.key(0), x)
     low = ConvBlock(8, stride, jnp.bfloat16)
-    assert jax.tree.structure(params) == jax.tree.structure(low.init(jax.random.key(0), x))
+    assert jax.tree.structure(params) == jax.tree.structure(
+        jax.eval_shape(low.init, jax.random.key(0), x)
+    )
     options = decoder_compiler_options(jnp.bfloat16)
     found = jax.jit(low.apply, compiler_options=options)(params, x)
     assert found.shape == (2, -(-13 // stride), -(-18 // stride), 8)

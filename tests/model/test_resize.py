@@ -54,6 +54,15 @@ def test_matrix_keeps_constants_and_has_no_favourite_side(size, new):
     np.testing.assert_allclose(matrix, matrix[::-1, ::-1], atol=1e-6)
 
 
+@pytest.mark.parametrize("step", [0.75, 1, 1.1])
+def test_a_step_counts_where_the_size_stays(step):
+    x = np.random.default_rng(0).normal(size=(2, 7, 7, 3)).astype(np.float32)
+    matrix = linear_matrix(7, 7, step)
+    assert np.isfinite(matrix).all()
+    found = resize_linear(jnp.asarray(x), (7, 7), step)
+    np.testing.assert_allclose(found, np.einsum("ih,jw,bhwc->bijc", matrix, matrix, x), atol=1e-5)
+
+
 def test_the_cached_matrix_cannot_be_changed_by_its_users():
     with pytest.raises(ValueError, match="read-only"):
         linear_matrix(7, 5)[0, 0] = 1

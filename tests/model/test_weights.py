@@ -206,6 +206,16 @@ def test_mismatch_in_words():
     assert mismatch(expected | {"head": ()}, expected) == "extra head"
 
 
+def test_random_parameters_are_normal_numbers_ones_and_zeros():
+    for name, leaf in flatten_dict(random_params(SPEC, 5, "float32"), sep="/").items():
+        kind, values = name.rpartition("/")[2], np.asarray(leaf)
+        if kind == "bias" or kind.startswith("scale"):
+            assert (values == (kind != "bias")).all(), name
+        elif values.size > 5000:  # a normal distribution cut at two sigma has a spread of 0.96
+            assert np.abs(values).max() == pytest.approx(0.04), name
+            assert values.std() == pytest.approx(0.0192, rel=0.05), name
+
+
 def test_run_time_has_neither_torch_nor_pickle():
     for path in Path(lagseg_jax.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

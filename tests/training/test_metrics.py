@@ -71,6 +71,7 @@ def test_empty_cases():
         ([both, perfect], 1),
         ([missed, perfect], 0.5),
         ([both, missed, perfect], 0.5),
+        ([[0, 1, 0], [0, 0, 1], perfect, perfect], 0.5),  # one pixel is not nothing
         ([both, both], np.nan),
     ):
         dice = Dice.from_model_output(jnp.array(counts, jnp.float32))

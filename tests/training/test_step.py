@@ -71,7 +71,7 @@ def test_moves_every_trained_parameter_and_never_the_encoder():
     # The fusion weights get a gradient only once the decoder tells blocks apart: two steps.
     new = state
     for _ in range(2):
-        new, *_ = on_devices(step, 1)(new, encoder, split_over_devices(batch_of(2), 1))
+        new, *_ = on_devices(step, 1)(new, encoder, split_over_devices(batch_of(4), 1))
     assert int(new.step) == 2
     flat = zip(
         jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(new.params), strict=True
