@@ -25,11 +25,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo-installed: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable .
+	@echo "Installing this package and what it needs into $(VENV): about 1 GB, once"
+	$(RUN) -m pip install --editable .
 	touch $@
 
 $(VENV)/test-installed: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@echo "Installing this package and what its tests need into $(VENV), once"
+	$(RUN) -m pip install --editable '.[$(EXTRAS)]'
 	touch $@
 
 clean:
