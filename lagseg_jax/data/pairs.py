@@ -147,10 +147,10 @@ def _affixes(files: Sequence[Path]) -> list[str]:
     start = _shared(names)
     end = _shared([name[::-1] for name in names])[::-1]
     # Before a number, too: img0001.
-    ends_of_words = re.finditer(r"[-_. ]|(?<=[A-Za-z])(?=[0-9])", names[0])
+    ends_of_words = re.finditer(r"[\W_]+|(?<=[A-Za-z])(?=[0-9])", names[0])
     cuts = [match.end() for match in ends_of_words if match.end() <= len(start)]
     starts = [""] + [start[:cut] for cut in cuts]
-    ends = [end[match.start() :] for match in re.finditer(r"[-_. ]", end)]
+    ends = [end[match.start() :] for match in re.finditer(r"[\W_]+", end)]
     same = [suffix for suffix in SUFFIXES if end.lower().endswith(suffix)]
     ends = [one for one in ends if one.lower().endswith(same[0])] if same else [""]
     found = {f"{one}*{other}" for one in starts for other in ends}

@@ -162,8 +162,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         raise InputError(f"{path} is not the record of a training run: {error}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is not the record of a training run ({type(error).__name__}), expected what "
-            "training writes"
+            f"{path} cannot be read ({type(error).__name__}), expected the record of a training run"
         ) from None
     return config
 

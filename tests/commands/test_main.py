@@ -161,7 +161,8 @@ def test_empty_folder_and_unknown_layout(run_main, tmp_path):
     assert status == 2 and str(empty) in sentence and "LAScarQS" in sentence
     (empty / "notes.txt").write_text("hello")
     status, sentence = run_main(f"--config.data.root={empty}")
-    assert status == 2 and "notes.txt" in sentence and "LAScarQS" in sentence
+    assert status == 2 and "notes.txt" in sentence and "nearest to" in sentence
+    assert "docs/own-data.md" in sentence and "--config.data.images=" in sentence
 
 
 def test_image_size_that_is_not_a_multiple_of_14(run_main, tmp_path):

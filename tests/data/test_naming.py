@@ -44,6 +44,7 @@ ANY = [  # images, labels, which lie so for the cases P2 and P10
     ("*/lge.nii.gz", "*/la.nii.gz"),
     ("*.nii.gz", "*_seg.nii.gz"),
     ("LGE_*.nrrd", "mask_*.nrrd"),
+    ("* - LGE.nii.gz", "* - LA manual.nii.gz"),
     ("images/img*.nii.gz", "labels/label*.nii.gz"),
     ("*/LGE/image.nii.gz", "*/LGE/mask.nii.gz"),
 ]
@@ -68,8 +69,8 @@ def test_patterns_pair_what_their_wildcards_match(tmp_path, images, labels):
         assert [(c.image, c.label) for c in dataset.cases] == [
             (tmp_path / image, tmp_path / label) for image, label in paths.values()
         ]
-        *_, said, _, told = re.split(r"[( )]", dataset.layout.replace(" with ", " with ")[:-1])
-        assert found(tmp_path, said, told) == paths  # what is printed can be given
+        said = re.search(r"\((.*) with (.*)\)$", dataset.layout)
+        assert found(tmp_path, *said.groups()) == paths  # what is printed can be given
 
 
 def test_one_folder_per_patient_whose_files_repeat_its_name(tmp_path):

@@ -249,7 +249,7 @@ def test_folds_are_nnunets(phantom, tmp_path, fold):
         (OWN | {"test": NAMES[:1] * 2}, {}, "case 'train_1' found twice in test"),
         *((OWN, {"fold": fold}, f"config.data.fold is {fold}") for fold in (0, 1)),
         (OWN, {"counts": (2, 2, 2)}, "config.data.counts is (2, 2, 2)"),
-        (OWN, {"patient": "train_(.)", "split": "nowhere"}, "nowhere: not a readable split"),
+        (OWN, {"patient": "train_(.)", "split": "nowhere"}, "nowhere cannot be read"),
         ([{"train": NAMES[1:], "val": NAMES[:1]}], {}, "config.data.fold is -1, expected 0 to 0"),
         ([{"train": NAMES, "val": NAMES[:1]}], {"fold": 0}, "found in train and in val"),
         ([{"train": NAMES}], {"fold": 0}, "expected non-empty lists train and val"),

@@ -164,7 +164,7 @@ def test_splits_json_round_trip(tmp_path):
 @pytest.mark.parametrize(
     "content, expected",
     [
-        ("{", "JSON"),
+        ("{", "line 1 column 2"),
         ("[]", "non-empty list"),
         ('{"train": ["case_0"], "validation": ["case_1"]}', "non-empty list"),
         ('{"train": ["case_0"], "validation": ["case_1"], "test": []}', "non-empty list"),
