@@ -4,13 +4,15 @@
 HF_HOME or HF_HUB_CACHE (where files are kept), HF_HUB_OFFLINE (only what is kept there).
 """
 
+import errno
 import logging
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from lagseg_jax.runtime.console import FULL
+from lagseg_jax.runtime.console import FULL, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.extras import install_command
 from lagseg_jax.runtime.files import file_sha256
@@ -48,6 +50,7 @@ def fetch(name: str, revision: str | None = None) -> Path:
 
     Raises:
         InputError: one sentence on what is missing, not allowed, cut off or damaged.
+        OSError: the disk is full.
     """
     try:
         import huggingface_hub
@@ -64,11 +67,17 @@ def fetch(name: str, revision: str | None = None) -> Path:
         return Path(huggingface_hub.hf_hub_download(name, file, revision=revision))
 
     try:
-        folder = get("config.json", revision).parent
-        log.info("%s: commit %s, kept in %s", name, folder.name, folder)
-        files = _weights(get, folder.name)
+        with still(f"fetching {name}"), warnings.catch_warnings(action="ignore"):
+            warnings.filterwarnings("error", "Not enough free disk space", UserWarning)
+            folder = get("config.json", revision).parent
+            log.info("%s: commit %s, kept in %s", name, folder.name, folder)
+            files = _weights(get, folder.name)
     except InputError:
         raise
+    except UserWarning:
+        place = huggingface_hub.constants.HF_HUB_CACHE
+        sentence = f"no space left for {name}; HF_HOME names another place to keep it"
+        raise OSError(errno.ENOSPC, sentence, place) from None
     except Exception as error:  # whatever the library and what it is built on raise
         if isinstance(error, OSError) and error.errno in FULL:
             raise
@@ -130,11 +139,14 @@ def _reason(error: Exception, revision: str | None) -> str:
 def _check(path: Path) -> None:
     """Raises InputError for a file that is not the one the hub announced.
 
-    The library keeps a large file under its SHA-256, but compares only its size.
+    The library links a large file to what is named by its SHA-256, but compares only its size.
     """
-    kept = path.resolve()
-    if re.fullmatch(r"[0-9a-f]{64}", kept.name) and (found := file_sha256(kept)) != kept.name:
+    if not path.is_symlink():  # a file system without links
+        return
+    # This link alone: what it leads to may itself be a link, to a store with names of another kind.
+    expected = path.readlink().name
+    if re.fullmatch(r"[0-9a-f]{64}", expected) and (found := file_sha256(path)) != expected:
         raise InputError(
-            f"{kept} ({path.name}) is damaged: SHA-256 {found} found, {kept.name} expected; delete "
-            "it, and start the same command again."
+            f"{path.resolve()} ({path.name}) is damaged: SHA-256 {found} found, {expected} "
+            "expected; delete it, and start the same command again."
         )

@@ -327,7 +327,7 @@ def test_as_a_program_it_reports_every_case(finished_run, inputs, tmp_path):
     assert done.returncode == 2
     for line in ("c.nrrd: ", " mL", "bad.nii.gz", "1 of 4 inputs could not be used"):
         assert line in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr  # of a library
 
 
 def scan(phantom, path, affine=None, code=1, voxels=None):

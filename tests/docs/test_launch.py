@@ -167,7 +167,7 @@ def run_notebook(name, settings):
     nbclient, nbformat, _ = map(pytest.importorskip, ("nbclient", "nbformat", "ipykernel"))
     book = nbformat.read(LAUNCH / name, as_version=4)
     (index,) = [i for i, c in enumerate(book.cells) if "parameters" in c.metadata.get("tags", [])]
-    assert set(re.findall(r"^(\w+) = ", book.cells[index].source, re.MULTILINE)) > set(settings)
+    assert set(re.findall(r"\b([A-Z]+) = ", book.cells[index].source)) > set(settings)
     source = "\n".join(f"{key} = {value!r}" for key, value in settings.items())
     book.cells.insert(index + 1, nbformat.v4.new_code_cell(source))
     resources = {"metadata": {"path": str(pod.ROOT)}}
@@ -192,6 +192,9 @@ def settings(phantom, tmp_path):
 
 def test_a_notebook_with_published_weights_and_data_of_ones_own(settings, tmp_path, monkeypatch):
     pytest.importorskip("huggingface_hub")
+    folder = "task2/train_data/*"
+    settings["IMAGES"] = f"{folder}/enhanced.nii.gz"
+    settings["LABELS"] = f"{folder}/atriumSegImgMO.nii.gz"
     with hub_server.serve() as hub:
         places = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1"}
         for variable, value in places.items():
