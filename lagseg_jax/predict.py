@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lagseg_jax.imaging.dicom_geometry import ALLOWED
+from lagseg_jax.imaging.dicom_segmentation import check_segmentation_support
 from lagseg_jax.imaging.mesh import check_mesh_support
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
@@ -35,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         *("-i", "--input"),
         required=True,
-        help="a .nii, .nii.gz or .nrrd file, a folder of them, a dataset, folders of DICOM files",
+        help="a .nii, .nii.gz or .nrrd file, a folder of them, a dataset, DICOM studies (or .zip)",
     )
     add(
         "--pattern",
@@ -47,6 +48,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="",
         metavar="PATTERN",
         help="the same as config.data.images of training: one wildcard that names the case, or CSV",
+    )
+    add(
+        "--series",
+        default="",
+        metavar="NUMBER|UID|PATTERN",
+        help="of a DICOM study, where the likeliest LGE is not meant: 7, or '*LGE*'; info lists it",
     )
     add("-o", "--output", required=True, help="folder for the masks")
     add("--weights", nargs="+", help="folder of the encoder weights, if they were moved")
@@ -68,6 +75,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="probability maps on the input's grid: probabilities/CASE.nii.gz, float32",
     )
     add("--mesh", action="store_true", help="surface in scanner mm (LPS): meshes/CASE.stl")
+    add(
+        "--dicom_seg",
+        action="store_true",
+        help="of DICOM series: a segmentation object for the PACS, segmentations/CASE.dcm",
+    )
     _add_reading(parser)
     add = parser.add_argument_group("continuing, and several processes").add_argument
     add(
@@ -121,11 +133,13 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_console()
     if options.mesh:
         check_mesh_support()
+    if options.dicom_seg:
+        check_segmentation_support()
     folder = Path(options.output)
-    which = options.preview, options.save_probabilities, options.mesh
-    jobs = plan_outputs(
-        find_inputs(Path(options.input), options.pattern, options.images), folder, *which
-    )
+    which = options.preview, options.save_probabilities, options.mesh, options.dicom_seg
+    how = options.pattern, options.images, options.series, options.allow
+    inputs = find_inputs(Path(options.input), *how)
+    jobs = plan_outputs(inputs, folder, *which)
     for workdir in options.workdir:
         read_config(Path(workdir))  # refused before jax is loaded
     request = Request(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lagseg_jax.data.cases import Case
+from lagseg_jax.imaging.dicom_files import holds_dicom
 from lagseg_jax.imaging.volume import SUFFIXES, case_name, is_volume_file
 from lagseg_jax.runtime.errors import InputError, nearest_name
 
@@ -116,9 +117,10 @@ def _inside(root: Path, table: Path, line: str, cell: str) -> Path:
         raise InputError(
             f"{table}: line {line} names {cell}, which leaves {root}, expected a path in it."
         )
-    if not is_volume_file(path):
+    if not is_volume_file(path) and not holds_dicom(path):
         raise InputError(
-            f"{table}: line {line} names {cell}, expected a file in {', '.join(SUFFIXES)}."
+            f"{table}: line {line} names {cell}, expected DICOM, or a file in "
+            f"{', '.join(SUFFIXES)}."
         )
     return path
 

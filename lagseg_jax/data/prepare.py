@@ -34,7 +34,7 @@ from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.console import in_parallel, still
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import cache_home, read_json
+from lagseg_jax.runtime.files import cache_home, files_below, read_json
 from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _log_errors(problems: Sequence[Problem], allow: Sequence[str]) -> None:
 
 def _key(case: Case, preparation: Preparation, use: str) -> str:
     files = []
-    for path in filter(None, (case.image, case.label)):
+    for path in [f for one in (case.image, case.label) if one for f in files_below(one)]:
         try:
             state = path.stat()
         except OSError:  # no such file: never cached, and refused

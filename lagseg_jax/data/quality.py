@@ -16,6 +16,7 @@ from lagseg_jax.config.choices import ALLOWED, SEVERITY
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.checks import CHECKS
 from lagseg_jax.data.label_checks import LABEL_CHECKS, is_image, label_value
+from lagseg_jax.imaging.dicom_label import placed
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.labels import (
     ONLY_VALUE,
@@ -119,6 +120,8 @@ def inspect_case(
         add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
     else:
         label = attempt("unreadable_label", parse_volume, case.label, max_bytes, orientation)
+    if image is not None and label is not None:
+        label = placed(label, image)
     for volume in (image, label):
         if volume is not None:
             attempt("not_finite", check_finite, volume)

@@ -18,7 +18,7 @@ from lagseg_jax.data.cases import Case
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.segmentation import decoder_dtype
 from lagseg_jax.runs.init_source import FIELDS
-from lagseg_jax.runtime.files import file_sha256
+from lagseg_jax.runtime.files import content_sha256
 from lagseg_jax.runtime.host import git_commit, library_versions
 
 
@@ -82,6 +82,6 @@ def dataset_hash(cases: Sequence[Case]) -> str:
     """
     digest = hashlib.sha256()
     for case in sorted(cases, key=lambda case: case.name):
-        contents = [file_sha256(path) for path in (case.image, case.label) if path is not None]
+        contents = [content_sha256(path) for path in (case.image, case.label) if path is not None]
         digest.update(os.fsencode("\0".join([case.name, *contents, ""])))
     return digest.hexdigest()

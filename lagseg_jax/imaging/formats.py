@@ -19,6 +19,7 @@ from lagseg_jax.imaging.grid import column_lengths
 from lagseg_jax.imaging.orientation import nifti_affine
 from lagseg_jax.runtime.errors import InputError
 
+MAX_BYTES = 2 * 10**9  # of voxels in one file; `config.data.max_gb` and `--max_gb` change it
 # NIfTI xyzt_units & 7 -> mm. Most writers leave 0, "unknown", and mean mm.
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _MAX_HEADER_BYTES = 2**24

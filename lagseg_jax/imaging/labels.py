@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from lagseg_jax.imaging.dicom_label import placed
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.volume import MAX_BYTES, on_grid_of, read_volume
 from lagseg_jax.runtime.errors import InputError
@@ -99,7 +100,8 @@ def read_image_and_label(
 ) -> tuple[Volume, Volume]:
     """Reads a labelled case: `read_volume`, `read_label` and `on_grid_of`."""
     read = read_volume(image, max_bytes, orientation)
-    return read, on_grid_of(read, read_label(label, rule, max_bytes, orientation), allow)
+    mask = placed(read_label(label, rule, max_bytes, orientation), read)
+    return read, on_grid_of(read, mask, allow)
 
 
 def atrium_mask(volume: Volume, rule: LabelRule = ONLY_VALUE) -> Volume:

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from lagseg_jax.imaging.formats import Volume, nifti_bytes, read_nifti
+from lagseg_jax.imaging.dicom import read_series
+from lagseg_jax.imaging.dicom_files import holds_dicom, is_dicom_file
+from lagseg_jax.imaging.dicom_label import read_segmentation
+from lagseg_jax.imaging.formats import MAX_BYTES, Volume, nifti_bytes, read_nifti
 from lagseg_jax.imaging.grid import RIGHT_ANGLE_DEGREES, TOLERANCE, corner_shift, shear_degrees
 from lagseg_jax.imaging.nrrd_format import nrrd_bytes, read_nrrd
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd")
-MAX_BYTES = 2 * 10**9  # of voxels in one file; `config.data.max_gb` and `--max_gb` change it
 
 
 def is_volume_file(path: str | Path) -> bool:
@@ -42,7 +44,7 @@ def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str 
     """Reads a 3-D volume from `.nii`, `.nii.gz` or `.nrrd`; its voxels may be NaN or infinite.
 
     Args:
-        path: of the file.
+        path: of the file; or the folder of a DICOM series, or a DICOM segmentation object.
         max_bytes: of voxels; more is refused before they are allocated.
         orientation: letters such as "LPS", "sform" or "qform", for a file that does not say its
             orientation or contradicts itself (see `orientation`); others say it themselves.
@@ -54,6 +56,10 @@ def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str 
             data lie in another file.
     """
     path = Path(path)
+    if path.is_dir() and holds_dicom(path):
+        return read_series(path, max_bytes)
+    if is_dicom_file(path):
+        return read_segmentation(path, max_bytes)
     if not is_volume_file(path):
         raise InputError(f"{path}: not a volume file name, expected one of {', '.join(SUFFIXES)}.")
     if not path.is_file():

@@ -8,6 +8,8 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
+from lagseg_jax.imaging.dicom_segmentation import Algorithm, write_segmentation
+from lagseg_jax.imaging.dicom_study import Stack
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.mesh import atrium_surface, write_stl
 from lagseg_jax.imaging.overlay import write_overlay
@@ -16,6 +18,8 @@ from lagseg_jax.imaging.volume import write_mask, write_voxels
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.records import FOLDER, is_recorded
 from lagseg_jax.runtime.errors import InputError
+
+BESIDES = ("previews", "probabilities", "meshes", "segmentations")  # folders beside the masks
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,17 @@ class Prediction:
         volume: the image; only a preview needs its grey values.
         mask: (x, y, z) uint8.
         probability: (x, y, z) float32, where it is wanted.
-        input_hash: `records.content_hash` of what was read.
+        input_hash: `Input.content_hash` of what was read.
+        stack: the DICOM images, where a segmentation of them is wanted.
+        algorithm: what made the mask, for that.
     """
 
     volume: Volume
     mask: np.ndarray
     probability: np.ndarray | None
     input_hash: str = ""
+    stack: Stack | None = None
+    algorithm: Algorithm | None = None
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,12 @@ class Outputs:
     preview: Path | None = None
     probability: Path | None = None
     mesh: Path | None = None
+    segmentation: Path | None = None
 
     def paths(self) -> list[Path]:
         """Those that were asked for."""
-        return [p for p in (self.mask, self.preview, self.probability, self.mesh) if p is not None]
+        besides = self.preview, self.probability, self.mesh, self.segmentation
+        return [self.mask, *(path for path in besides if path is not None)]
 
     def complete(self) -> bool:
         """Whether all of them are there; each appears under its name only when it is complete."""
@@ -76,6 +86,9 @@ class Outputs:
         if self.probability is not None:
             assert probability is not None
             write_voxels(self.probability, probability, volume)
+        if self.segmentation is not None:
+            assert done.stack is not None and done.algorithm is not None
+            write_segmentation(self.segmentation, mask, done.stack, done.algorithm)
         write_mask(self.mask, mask, volume)
 
 
@@ -85,13 +98,21 @@ def plan_outputs(
     preview: bool = False,
     probability: bool = False,
     mesh: bool = False,
+    segmentation: bool = False,
 ) -> dict[Input, Outputs]:
-    """The mask of each in `folder`; the rest in `previews`, `probabilities` and `meshes` in it.
+    """The mask of each in `folder`; the rest in folders in it, named by what they are.
 
     Raises:
         InputError: the folder cannot be written to, or an output would replace an input, a label
-            of a dataset, or another file that `predict` did not make.
+            of a dataset, or another file that `predict` did not make; a segmentation of images
+            that are not DICOM.
     """
+    for one in inputs:
+        if segmentation and one.stack is None and not one.problem:
+            raise InputError(
+                f"--dicom_seg is given, but {one.source} is no DICOM series, expected one: a "
+                "segmentation object refers to the images of its series"
+            )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the masks")
     _check_writable(folder)
@@ -105,6 +126,7 @@ def plan_outputs(
             folder / "previews" / f"{one.name}.png" if preview else None,
             folder / "probabilities" / f"{one.name}.nii.gz" if probability else None,
             folder / "meshes" / f"{one.name}.stl" if mesh else None,
+            folder / "segmentations" / f"{one.name}.dcm" if segmentation else None,
         )
         for path in jobs[one].paths():
             if path.resolve() in given:
@@ -121,7 +143,7 @@ def plan_outputs(
 
 def _check_writable(folder: Path) -> None:
     """Raises InputError unless a file can be written in each folder that is there or comes."""
-    below = [folder / name for name in ("", "previews", "probabilities", "meshes", FOLDER)]
+    below = [folder / name for name in ("", *BESIDES, FOLDER)]
     for place in below:
         while not os.path.lexists(place) and place != place.parent:
             place = place.parent

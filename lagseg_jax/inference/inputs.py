@@ -4,21 +4,15 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lagseg_jax.data.layouts import Found, find_layouts, find_named
 from lagseg_jax.data.pairs import pairs_in_a_folder
-from lagseg_jax.imaging.dicom import check_dicom_support, is_dicom_file, read_series, series_folders
-from lagseg_jax.imaging.formats import Volume
-from lagseg_jax.imaging.volume import (
-    MAX_BYTES,
-    SUFFIXES,
-    case_name,
-    is_volume_file,
-    read_volume,
-)
+from lagseg_jax.imaging.dicom_files import is_dicom_file, is_zip, series_folders
+from lagseg_jax.imaging.volume import case_name, is_volume_file
+from lagseg_jax.inference.input_volume import Input
 from lagseg_jax.inference.records import is_recorded
+from lagseg_jax.inference.study_inputs import study_inputs
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import short_name
 
@@ -29,50 +23,28 @@ MASK_NAME = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Input:
-    """One volume to predict.
-
-    Attributes:
-        source: a file, or the folder of a DICOM series.
-        mask_name: the mask's file name.
-        label: of the case in its dataset, which no output may replace.
-    """
-
-    source: Path
-    mask_name: str
-    label: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """The case, unique among the inputs."""
-        return case_name(self.mask_name)
-
-    def read(
-        self, max_bytes: int = MAX_BYTES, orientation: str = "", allow: Sequence[str] = ()
-    ) -> Volume:
-        """Raises InputError for what cannot be used, or has more than `max_bytes` of voxels."""
-        if self.source.is_dir():
-            return read_series(self.source, max_bytes, allow)
-        return read_volume(self.source, max_bytes, orientation)
-
-
-def find_inputs(path: Path, pattern: str = "", images: str = "") -> list[Input]:
+def find_inputs(
+    path: Path, pattern: str = "", images: str = "", series: str = "", allow: Sequence[str] = ()
+) -> list[Input]:
     """What there is to predict at `path`.
 
     A file; the files of a pattern; the volume files in a folder, masks under their names; else the
     cases of the datasets (`data.layouts`, with labels or without) in it, masks named by case; else
-    the DICOM series in it and in folders below, masks named by folder, as .nii.gz. What `predict`
-    made itself, and `CASE_seg`, `CASE_mask` or `CASE_label` beside CASE, is skipped with a line.
+    one series of each DICOM study in it and in folders below, or in a zip archive, masks named by
+    folder, as .nii.gz. What `predict` made itself, and `CASE_seg`, `CASE_mask` or `CASE_label`
+    beside CASE, is skipped with a line.
 
     Args:
         path: of a file or folder.
         pattern: of the files in the folder, such as `*_image.nii.gz`: in all folders below, too,
             unless it has a slash. Masks are named by folder and file.
         images: as in `layouts.detect`: a pattern whose wildcard names the masks, or a CSV.
+        series: of DICOM studies, as in `dicom_choice.take`.
+        allow: what DICOM series may have, as in `find_studies`.
 
     Raises:
-        InputError: nothing is there, data lie on two levels, or two cases have the same name.
+        InputError: nothing is there, data lie on two levels, two cases have the same name, the
+            one study there has no series that can be used, or `series` without any DICOM.
     """
     if pattern and images:
         raise InputError(
@@ -82,7 +54,9 @@ def find_inputs(path: Path, pattern: str = "", images: str = "") -> list[Input]:
         named = find_named(path, images, "", "--")
         inputs = _of_dataset([named] if named else [])
     else:
-        inputs = _matching(path, pattern) if pattern else _find(path)
+        inputs = _matching(path, pattern) if pattern else _find(path, series, allow)
+    if series and any(one.stack is None and not one.problem for one in inputs):
+        raise InputError(f"--series is {series!r}, but {path} has no DICOM studies, expected some")
     seen: dict[str, Input] = {}
     for one in inputs:
         if (other := seen.setdefault(one.name, one)) is not one:
@@ -93,10 +67,10 @@ def find_inputs(path: Path, pattern: str = "", images: str = "") -> list[Input]:
     return inputs
 
 
-def _find(path: Path) -> list[Input]:
+def _find(path: Path, series: str, allow: Sequence[str]) -> list[Input]:
+    if is_zip(path) or is_dicom_file(path):
+        return study_inputs(path, series, allow)
     if path.is_file():
-        if is_dicom_file(path):
-            raise InputError(f"{path} is a DICOM file, expected the folder of its whole series")
         if is_recorded(path):
             raise InputError(f"{path} was made by predict, expected an image")
         return [Input(path, _short(path.name))]
@@ -112,7 +86,7 @@ def _find(path: Path) -> list[Input]:
         if (paired := pairs_in_a_folder(path, files)) is not None:
             return _of_dataset([(f"pairs of files ({paired[0]})", path, paired[1])])
         return [Input(file, _short(file.name)) for file in files]
-    return _of_dataset(find_layouts(path)) or _series(path)
+    return _of_dataset(find_layouts(path)) or study_inputs(path, series, allow)
 
 
 def _of_dataset(found: Sequence[Found]) -> list[Input]:
@@ -124,23 +98,9 @@ def _of_dataset(found: Sequence[Found]) -> list[Input]:
             if not os.path.lexists(case.image):
                 log.info("%s: skipped, a label without its image %s", case.label, case.image)
                 continue
-            suffix = case.image.name[len(case_name(case.image)) :]
+            suffix = case.image.name[len(case_name(case.image)) :] or ".nii.gz"  # of a folder
             inputs.append(Input(case.image, short_name(case.name) + suffix, case.label))
     return inputs
-
-
-def _series(path: Path) -> list[Input]:
-    series = series_folders(path)
-    if not series:
-        raise InputError(
-            f"{path} has no volume files, expected some that end in {', '.join(SUFFIXES)}, a known "
-            "dataset, folders of DICOM files, or a --pattern"
-        )
-    check_dicom_support()
-    log.info("input: %d folders of DICOM files at %s", len(series), path)
-    root = path.resolve()
-    names = ["_".join(folder.resolve().relative_to(root).parts) or root.name for folder in series]
-    return [Input(folder, f"{short_name(name)}.nii.gz") for folder, name in zip(series, names)]
 
 
 def _matching(path: Path, pattern: str) -> list[Input]:

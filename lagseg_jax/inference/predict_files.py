@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lagseg_jax.imaging.dicom_segmentation import Algorithm
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.slices import to_slices
@@ -18,10 +19,11 @@ from lagseg_jax.inference.files import Outputs, Prediction
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line, write_statistics
 from lagseg_jax.inference.postprocess import PostProcessing
-from lagseg_jax.inference.records import Record, content_hash, rows_on_record, run_identity
+from lagseg_jax.inference.records import Record, rows_on_record, run_identity
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import log, still
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.host import library_versions
 from lagseg_jax.runtime.processes import allgather, process, share
 
 if TYPE_CHECKING:  # it loads jax, which a command does without until there is something to compute
@@ -112,7 +114,7 @@ def _is_done(one: Input, outputs: Outputs, about: dict[str, Any]) -> bool:
     if not outputs.complete() or {k: made_from.get(k) for k in about} != _as_json(about):
         return False
     try:
-        return made_from.get("input") == content_hash(one.source)
+        return made_from.get("input") == one.content_hash()
     except OSError:
         return False
 
@@ -189,10 +191,10 @@ def predict_case(
     """
     with still(f"predicting {one.name}"):
         try:
-            input_hash = content_hash(one.source)
+            input_hash = one.content_hash()
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
-        volume = one.read(request.max_bytes, request.orientation, request.allow)
+        volume = one.read(request.max_bytes, request.orientation)
         check_grey(volume)
         for remark in remarks(volume):
             log.warning("WARNING: %s: %s", one.source, remark)
@@ -207,7 +209,13 @@ def predict_case(
             mask = segmenter.predict_volume(*place, request.tta, post)
     if outputs.preview is None:  # the grey values, the largest array, go; the shape stays
         volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
-    return Prediction(volume, mask, probability, input_hash)
+    done = Prediction(volume, mask, probability, input_hash)
+    if outputs.segmentation is None:
+        return done
+    runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in request.workdirs)
+    return replace(
+        done, stack=one.stack, algorithm=Algorithm(str(library_versions()["lagseg_jax"]), runs)
+    )
 
 
 def _remove_older(one: Input, outputs: Outputs) -> None:

@@ -91,7 +91,7 @@ class Record:
 def is_recorded(path: Path) -> bool:
     """Whether `predict` made this file, and nobody has changed it since."""
     for folder in (path.parent, path.parent.parent):
-        case = case_name(path) if path.suffix not in (".png", ".stl") else path.stem
+        case = case_name(path) if path.suffix not in (".png", ".stl", ".dcm") else path.stem
         files = Record.of(folder, case).content.get("files", {})
         name = path.relative_to(folder).as_posix()
         if name in files and path.is_file() and not path.is_symlink():
@@ -108,15 +108,6 @@ def rows_on_record(folder: Path) -> dict[str, dict[str, Any]]:
         if content.get("row") and all((folder / name).exists() for name in content["files"]):
             rows[case] = content["row"]
     return rows
-
-
-def content_hash(source: Path) -> str:
-    """SHA-256 of a file; of a folder, of the names and contents of the files right in it."""
-    if not source.is_dir():
-        return file_sha256(source)
-    files = sorted(file for file in source.iterdir() if file.is_file())
-    found = [(file.name, file_sha256(file)) for file in files]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def run_identity(workdir: Path) -> dict[str, Any]:

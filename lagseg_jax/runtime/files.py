@@ -182,3 +182,16 @@ def file_sha256(path: str | Path) -> str:
     """SHA-256 (hexadecimal) of a file, read in pieces."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file; of a folder, of the names and contents of the files in and below it."""
+    if not path.is_dir():
+        return file_sha256(path)
+    found = [(str(file.relative_to(path)), file_sha256(file)) for file in files_below(path)]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def files_below(path: Path) -> list[Path]:
+    """The file itself; of a folder, the files in and below it."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

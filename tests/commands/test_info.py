@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lagseg_jax
 from lagseg_jax import info
 from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS
 from lagseg_jax.reports import installation
+from lagseg_jax.runtime.console import exit_status
 
 ROOT = Path(lagseg_jax.__file__).parent.parent
 
@@ -78,6 +80,21 @@ def test_text(weights, capsys):
         assert text in out
     assert info.main(["--weights", str(weights / "nothing")]) == 0
     assert "none found" in capsys.readouterr().out
+
+
+def test_the_series_of_a_study(tmp_path, capsys):
+    pytest.importorskip("pydicom")
+    import dicom_series
+
+    pixels = np.random.default_rng(0).integers(0, 4096, (11, 5, 7)).astype(np.uint16)
+    dicom_series.write_study(tmp_path / "cd", pixels)
+    assert info.main([str(tmp_path / "cd")]) == 0
+    out = capsys.readouterr().out
+    assert "study 1 of 1" in out and "predict takes 5 (*)" in out and "Secret" not in out
+    assert "not suitable: an angiography" in out and "7 x 5 x 11" in out
+    assert exit_status(lambda: info.main([str(tmp_path)])) == 0
+    (tmp_path / "none").mkdir()
+    assert exit_status(lambda: info.main([str(tmp_path / "none")])) == 2
 
 
 def test_the_commands_exist():

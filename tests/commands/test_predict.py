@@ -19,6 +19,7 @@ from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference import files
 from lagseg_jax.inference.inputs import Input, find_inputs
+from lagseg_jax.inference.records import run_identity
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
 
@@ -262,6 +263,64 @@ def test_dataset_and_dicom_folders(finished_run, phantom, tmp_path, caplog):
     )
 
 
+def test_a_whole_dicom_study(finished_run, phantom, tmp_path, caplog, capsys):
+    """As folder and archive: one mask; the others are skipped, what is ambiguous is refused."""
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    import dicom_series
+
+    caplog.set_level(logging.INFO, "lagseg_jax")
+    image = read_volume(phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz")
+    planes, _ = to_slices(image.array, image.affine)
+    dicom_series.write_study(tmp_path / "cd", planes)
+    dicom_series.zipped(tmp_path / "cd", tmp_path / "patient 7.zip")
+    for source, name in (("cd", "DICOM_lge"), ("patient 7.zip", "patient 7_DICOM_lge")):
+        out = tmp_path / f"masks of {source}"
+        options = ("--workdir", finished_run, "-i", tmp_path / source, "-o", out)
+        assert call(*options) == 0 and names_in(out) == [f"{name}.nii.gz"]
+        caplog.clear()
+        assert call(*options, "--resume") == 0
+        assert "1 cases are there already" in caplog.text
+        assert "series 3 (3D CE-MRA pulmonary veins, " in caplog.text
+        assert call(*options, "--resume", "--series", "sax") == 2
+        assert "--series is 'sax', but " in capsys.readouterr().err
+    options = ("--workdir", finished_run, "-i", tmp_path / "cd", "-o", tmp_path / "seg")
+    assert call(*options, "--dicom_seg") == 0
+    seg = tmp_path / "seg" / "segmentations" / "DICOM_lge.dcm"
+    found = pydicom.dcmread(seg)
+    mask = read_volume(tmp_path / "seg" / "DICOM_lge.nii.gz").array
+    planes = found.pixel_array[dicom_series.order_of_frames(found)]
+    np.testing.assert_array_equal(planes[:, ::-1].T, mask)
+    assert mask.any() and run_identity(finished_run)["sha256"].encode() in seg.read_bytes()
+    caplog.clear()
+    assert call(*options, "--dicom_seg", "--resume") == 0 and "1 cases are there" in caplog.text
+    before = seg.stat().st_mtime_ns
+    assert call(*options, "--dicom_seg") == 0 and seg.stat().st_mtime_ns > before
+    options = ("--workdir", finished_run, "-o", tmp_path / "x")
+    assert call(*options, "-i", phantom, "--dicom_seg") == 2
+    assert "is no DICOM series, expected one" in capsys.readouterr().err
+    assert call(*options, "-i", phantom, "--series", "5") == 2
+    assert "has no DICOM studies" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    written = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".csv")]
+    assert written and not any(b"Secret" in path.read_bytes() for path in written)
+
+
+def test_one_bad_study_among_several_is_reported_and_the_others_go_on(
+    finished_run, phantom, tmp_path, caplog
+):
+    pytest.importorskip("pydicom")
+    import dicom_series
+
+    image = read_volume(phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz")
+    planes, _ = to_slices(image.array, image.affine)
+    for name in ("a", "b"):
+        paths = dicom_series.write_series(tmp_path / "dicom" / name, planes)
+    paths[3].unlink()
+    options = ("--workdir", finished_run, "-i", tmp_path / "dicom", "-o", tmp_path / "out")
+    assert call(*options) == 2 and names_in(tmp_path / "out") == ["a.nii.gz"]
+    assert "2/2 error: " in caplog.text and "7.000 mm between" in caplog.text
+
+
 def test_ensemble_and_mirroring_on_the_command_line(finished_run, inputs, tmp_path, caplog):
     caplog.set_level(logging.INFO, "lagseg_jax")
     options = ("-i", inputs / "b.nii", "-o", tmp_path, "--tta")
@@ -310,8 +369,10 @@ def test_find_inputs(tmp_path, phantom):
     assert names == ["train_2.nii.gz", "train_10.nii.gz"]
     with pytest.raises(InputError, match="both named train_2"):
         find_inputs(tmp_path / "two")
-    single = tmp_path / "IM0001"
-    single.write_bytes(bytes(128) + b"DICM")
+    pytest.importorskip("pydicom")
+    import dicom_series
+
+    (single,) = dicom_series.write_series(tmp_path / "one", np.zeros((1, 5, 7), np.uint16))
     with pytest.raises(InputError, match="the folder of its whole series"):
         find_inputs(single)
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 import tracemalloc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -212,7 +212,7 @@ def campaign(count: int, seed: int, folder: Path) -> Iterator[tuple[str, bytes, 
         path.unlink()
 
 
-def _child(count: int, seed: int, connection) -> None:
+def _child(campaign: Callable, count: int, seed: int, connection) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESS_SPACE,) * 2)
     with tempfile.TemporaryDirectory() as folder:
@@ -221,15 +221,15 @@ def _child(count: int, seed: int, connection) -> None:
     connection.send(None)
 
 
-def main() -> int:
-    """Runs the campaign; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(campaign: Callable = campaign) -> int:
+    """Runs a campaign; returns the exit status."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(
-        target=_child, args=(options.count, options.seed, sender)
+        target=_child, args=(campaign, options.count, options.seed, sender)
     )
     start = time.monotonic()
     child.start()

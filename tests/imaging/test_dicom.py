@@ -6,7 +6,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from lagseg_jax.imaging.dicom import is_dicom_file, read_series, series_folders
+from lagseg_jax.imaging.dicom import read_series
+from lagseg_jax.imaging.dicom_files import is_dicom_file, series_folders
 from lagseg_jax.imaging.grid import shear_degrees, voxel_mm3
 from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
 from lagseg_jax.runtime.errors import InputError
@@ -133,7 +134,7 @@ def deflate(paths):
             lambda p: edit(p[3], ImageOrientationPatient=[0.9999, 0.014, 0, -0.014, 0.9999, 0]),
             "Ori",
         ),
-        (lambda p: edit(p[3], SeriesInstanceUID="1.2.9", SeriesDescription="scout"), "scout, 1 im"),
+        (lambda p: edit(p[3], SeriesInstanceUID="1.2.9", SeriesDescription="scout"), "7.000 mm"),
         (lambda p: edit(p[3], ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "ImageOrientation"),
         (lambda p: edit(p[3], ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "unit vectors"),
         (lambda p: edit(p[3], PixelSpacing=[1, 1]), "PixelSpacing"),
@@ -141,7 +142,7 @@ def deflate(paths):
         (lambda p: edit(p[3], PixelSpacing=None), "no PixelSpacing"),
         (lambda p: edit(p[3], ImagePositionPatient=None), "no ImagePositionPatient"),
         (lambda p: edit(p[3], Rows=4, PixelData=bytes(88)), "Rows is 4"),
-        (lambda p: edit(p[3], NumberOfFrames=3), "enhanced"),
+        (lambda p: edit(p[3], NumberOfFrames=3), "a film of 3 frames"),
         (lambda p: edit(p[3], SamplesPerPixel=3, PhotometricInterpretation="RGB"), "RGB"),
         (lambda p: edit(p[3], PixelData=bytes(50)), "damaged"),
         (lambda p: edit(p[3], BitsAllocated=8), "different or unknown types"),
@@ -256,11 +257,11 @@ def test_what_is_no_slice_is_skipped_with_a_line(tmp_path, pixels, kind, caplog)
     paths = write_series(tmp_path / "a", pixels)
     other = pydicom.dcmread(paths[0])
     other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID = kind
-    other.SeriesInstanceUID = "1.2.77"
+    other.SOPInstanceUID = "1.2.76"
     other.save_as(tmp_path / "a" / "other.dcm")
     with caplog.at_level("INFO"):
         assert read_series(tmp_path / "a").array.shape == SHAPE[::-1]
-    assert "other.dcm: skipped" in caplog.text and pydicom.uid.UID(kind).name in caplog.text
+    assert ": skipped" in caplog.text and pydicom.uid.UID(kind).name in caplog.text
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path, pixels):
@@ -272,7 +273,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path, pixels):
     (tmp_path / "set" / "p1" / "IM_link").symlink_to(tmp_path / "nowhere")
     found = [str(f.relative_to(tmp_path / "set")) for f in series_folders(tmp_path / "set")]
     assert found == ["p1", "p2/lge"]
-    assert read_series(tmp_path / "set" / "p1").array.shape == SHAPE[::-1]
+    assert read_series(tmp_path / "set" / "p2" / "lge").array.shape == SHAPE[::-1]
 
 
 def test_memory_is_bounded(tmp_path, pixels):

@@ -23,6 +23,35 @@ def test_mutated_headers_and_streams(tmp_path):
     assert min(suffixes[suffix] for suffix in (".nii", ".nii.gz", ".nrrd")) > 30
 
 
+def test_mutated_dicom(tmp_path):
+    """As above, of folders, archives, enhanced files, compressed pixels and segmentations."""
+    for name in ("highdicom", "libjpeg", "openjpeg"):
+        pytest.importorskip(name, reason="the extra dicom is not installed whole")
+    import fuzz_dicom
+
+    outcomes, kinds = collections.Counter(), set()
+    for kind, content, outcome, peak, seconds in fuzz_dicom.campaign(150, 0, tmp_path):
+        assert outcome in ("volume", "refused"), (kind, outcome, content[:400])
+        assert peak <= fuzz_volumes.CAP + fuzz_volumes.SLACK, (kind, content[:400])
+        assert seconds < fuzz_volumes.SECONDS, (kind, content[:400])
+        outcomes[outcome] += 1
+        kinds.add(kind)
+    assert outcomes["volume"] > 15 and outcomes["refused"] > 50 and len(kinds) > 6
+
+
+def test_the_dicom_campaign_would_see_a_patient(tmp_path, monkeypatch):
+    pytest.importorskip("highdicom")
+    import fuzz_dicom
+
+    def tell(path, cap):
+        raise fuzz_dicom.InputError(f"{path}: of {fuzz_dicom.SECRET}, expected another")
+
+    for name in ("read_series", "read_volume"):
+        monkeypatch.setattr(fuzz_dicom, name, tell)
+    outcome, _ = fuzz_dicom.attempt(tmp_path)
+    assert outcome.startswith("not one sentence")
+
+
 def test_what_the_campaign_would_see(tmp_path, monkeypatch):
     """A reader that breaks its promises is caught."""
 
