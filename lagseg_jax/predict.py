@@ -16,11 +16,14 @@ from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.predict_files import Request, predict_files
+from lagseg_jax.reports.review import write_prediction_review
+from lagseg_jax.reports.review_case import write_case_page
+from lagseg_jax.reports.verdicts import add_list_options, listed
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 from lagseg_jax.runtime.errors import InputError, one_of
-from lagseg_jax.runtime.processes import joined
+from lagseg_jax.runtime.processes import joined, once
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,6 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         required=True,
         help="a .nii, .nii.gz or .nrrd file, a folder of them, a dataset, folders of DICOM files",
     )
+    add_list_options(add)
     add(
         "--pattern",
         default="",
@@ -66,6 +70,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--save_probabilities",
         action="store_true",
         help="probability maps on the input's grid: probabilities/CASE.nii.gz, float32",
+    )
+    add(
+        "--review",
+        action="store_true",
+        help="review.html: every slice of each case in a browser, and a verdict for each",
     )
     add("--mesh", action="store_true", help="surface in scanner mm (LPS): meshes/CASE.stl")
     _add_reading(parser)
@@ -122,10 +131,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.mesh:
         check_mesh_support()
     folder = Path(options.output)
-    which = options.preview, options.save_probabilities, options.mesh
-    jobs = plan_outputs(
-        find_inputs(Path(options.input), options.pattern, options.images), folder, *which
-    )
+    which = options.preview, options.save_probabilities, options.mesh, options.review
+    inputs = find_inputs(Path(options.input), options.pattern, options.images)
+    chosen = listed(options, {one.name: one for one in inputs})
+    jobs = plan_outputs(list(chosen.values()), folder, *which)
     for workdir in options.workdir:
         read_config(Path(workdir))  # refused before jax is loaded
     request = Request(
@@ -138,9 +147,13 @@ def main(arguments: list[str] | None = None) -> int:
         orientation=options.orientation,
         plane=options.plane,
         allow=options.allow,
+        case_page=write_case_page if options.review else None,
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
         failed = predict_files(jobs, folder, request, options.statistics, options.resume)
+        if options.review and folder.is_dir():
+            once(write_prediction_review, folder)
+            log.info("every slice of every case: %s", folder / "review.html")
     if failed:
         log.error("%d of %d inputs could not be used", failed, len(jobs))
     return 2 if failed else 0
