@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from lagseg_jax.reports.review import VERDICTS
 from lagseg_jax.runtime.errors import InputError, one_of
+from lagseg_jax.runtime.files import open_file
 
 MOST_BYTES = 2**24
 One = TypeVar("One")
@@ -64,9 +65,7 @@ def read_verdicts(path: Path) -> dict[str, str]:
     """
     expected = "expected the CSV that review.html saves, with the columns case,verdict,note"
     try:
-        if path.is_dir() or (path.exists() and not path.is_file()):
-            raise OSError(0, "not a file")
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(MOST_BYTES + 1)
         text = content.decode("utf-8-sig")
         first = text.partition("\n")[0]
