@@ -21,6 +21,7 @@ from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.reports.compare_page import write_comparison_page
+from lagseg_jax.reports.verdicts import add_list_options, listed
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console, say, say_error
 from lagseg_jax.runtime.errors import one_of
@@ -45,6 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("cases, values and output").add_argument
     add_naming(add)
     add("--split", metavar="FILE", help="splits.json of a run: its test cases only")
+    add_list_options(add)
     add("--output", metavar="FOLDER", help="gets report.html, per_case.csv and comparison.json")
     for name, what in (("label", "truth"), ("prediction", "predictions")):
         about = f"of the atrium in the {what}; several are merged: 1,2"
@@ -71,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     log_to_console()
     truth = find_truth(options.truth, options.split, options.images, options.labels)
+    truth = listed(options, truth)
     folders = [Path(folder) for folder in options.predictions]
     how = Reading(
         LabelRule.given(options, "label"),

@@ -88,6 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     from lagseg_jax.evaluation.evaluate import summary_line
     from lagseg_jax.evaluation.external import ExternalSet, judge_external
     from lagseg_jax.reports.page import write_report
+    from lagseg_jax.reports.review import write_evaluation_review
+    from lagseg_jax.reports.review_case import write_case_page
 
     fields = (
         *("images", "labels", "cases", "exclude"),
@@ -98,9 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
         *(options.workdir, options.name, options.output, options.split, data, options.weights)
     )
     try:
-        segmenter, summary = judge_external(test)
+        segmenter, summary = judge_external(test, write_case_page)
     except InputError as error:
         raise InputError(_named_as_here(str(error))) from None
+    write_evaluation_review(test.folder)
     report = write_report(test.folder)
     log.info("%s: %s", test.name, summary_line(summary))
     if segmenter.encoder.warning:

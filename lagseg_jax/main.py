@@ -86,17 +86,21 @@ def judge(segmenter: "Segmenter", cases: Sequence[Case], workdir: Path) -> dict:
     """Evaluates the cases into the workdir, says what came out, and returns the summary."""
     from lagseg_jax.evaluation.evaluate import evaluate, summary_line
     from lagseg_jax.reports.page import write_report
+    from lagseg_jax.reports.review import write_evaluation_review
+    from lagseg_jax.reports.review_case import write_case_page
     from lagseg_jax.runtime.console import log
 
     folder = workdir / "evaluation"
     with locked(folder):
-        summary = evaluate(segmenter, cases, folder)
+        summary = evaluate(segmenter, cases, folder, case_page=write_case_page)
+        once(write_evaluation_review, folder)
         once(write_report, folder)
     log.info("test: %s", summary_line(summary))
     if segmenter.encoder.warning:
         log.warning("WARNING: %s", segmenter.encoder.warning)
     for what, path in (
         ("report", "evaluation/report.html"),
+        ("every slice", "evaluation/review.html"),
         ("metrics", "evaluation/summary.json, evaluation/per_case.csv, metrics.jsonl"),
         ("overlay pictures", "evaluation/overlays/"),
         ("predicted masks", "evaluation/masks/"),

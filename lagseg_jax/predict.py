@@ -17,11 +17,14 @@ from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.predict_files import Request, predict_files
+from lagseg_jax.reports.review import write_prediction_review
+from lagseg_jax.reports.review_case import write_case_page
+from lagseg_jax.reports.verdicts import add_list_options, listed
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 from lagseg_jax.runtime.errors import InputError, one_of
-from lagseg_jax.runtime.processes import joined
+from lagseg_jax.runtime.processes import joined, once
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -38,6 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         required=True,
         help="a .nii, .nii.gz or .nrrd file, a folder of them, a dataset, DICOM studies (or .zip)",
     )
+    add_list_options(add)
     add(
         "--pattern",
         default="",
@@ -73,6 +77,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--save_probabilities",
         action="store_true",
         help="probability maps on the input's grid: probabilities/CASE.nii.gz, float32",
+    )
+    add(
+        "--review",
+        action="store_true",
+        help="review.html: every slice of each case in a browser, and a verdict for each",
     )
     add("--mesh", action="store_true", help="surface in scanner mm (LPS): meshes/CASE.stl")
     add(
@@ -139,7 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
     which = options.preview, options.save_probabilities, options.mesh, options.dicom_seg
     how = options.pattern, options.images, options.series, options.allow
     inputs = find_inputs(Path(options.input), *how)
-    jobs = plan_outputs(inputs, folder, *which)
+    chosen = listed(options, {one.name: one for one in inputs})
+    jobs = plan_outputs(list(chosen.values()), folder, *which, options.review)
     for workdir in options.workdir:
         read_config(Path(workdir))  # refused before jax is loaded
     request = Request(
@@ -152,9 +162,13 @@ def main(arguments: list[str] | None = None) -> int:
         orientation=options.orientation,
         plane=options.plane,
         allow=options.allow,
+        case_page=write_case_page if options.review else None,
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
         failed = predict_files(jobs, folder, request, options.statistics, options.resume)
+        if options.review and folder.is_dir():
+            once(write_prediction_review, folder)
+            log.info("every slice of every case: %s", folder / "review.html")
     if failed:
         log.error("%d of %d inputs could not be used", failed, len(jobs))
     return 2 if failed else 0

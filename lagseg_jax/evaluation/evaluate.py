@@ -19,8 +19,11 @@ from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.overlay import write_overlay
+from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.views import slices_affine
 from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
+from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runtime.console import Progress, log, still
 from lagseg_jax.runtime.files import short_name, write_csv, write_json
@@ -29,7 +32,7 @@ from lagseg_jax.runtime.processes import allgather, once, process, share
 # All that an evaluation leaves, with the report made of it.
 FILES = (
     *("masks", "overlays", "per_case.csv", "fusion_weights.csv", "manifest.json"),
-    *("summary.json", "report.html"),
+    *("summary.json", "report.html", "review.html", "review"),
 )
 
 
@@ -38,6 +41,7 @@ def evaluate(
     cases: Sequence[Case],
     folder: Path,
     external: dict[str, Any] | None = None,
+    case_page: CasePage | None = None,
 ) -> dict[str, Any]:
     """Predicts and scores the cases, and writes everything into `folder`.
 
@@ -50,6 +54,7 @@ def evaluate(
             best, the median and the worst case, `fusion_weights.csv` and `manifest.json`; all that
             `reports.page.write_report` needs.
         external: what the manifest says about a test set that is not the run's own.
+        case_page: writes `review/<case>.html`; None for none.
 
     Returns:
         The content of summary.json.
@@ -62,6 +67,9 @@ def evaluate(
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     # Written last: an evaluation that was killed is not taken for a finished one.
     once((folder / "summary.json").unlink, True)
+    once(_remove_review, folder)
+    if case_page is not None:
+        (folder / "review").mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     said: Counter[str] = Counter()
     mine = share(cases)
@@ -72,6 +80,11 @@ def evaluate(
             said.update(remarks(image))
             mask, scores = _score(segmenter, image, label)
             write_mask(mask_file(folder, case), mask, image)
+            if case_page is not None:
+                window = segmenter.config.data.window
+                content = case_content(image, mask, label.array, None, segmenter.plane, window)
+                page = folder / "review" / f"{short_name(case.name)}.html"
+                case_page(page, _title(case.name, scores, segmenter), content)
         told = {"dataset": case.dataset} if case.dataset else {}
         rows.append({"case": case.name, **told, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
@@ -162,18 +175,31 @@ def _write_overlays(
         image, label = read_labelled(case, segmenter.config.data)
         told = segmenter.config.data.orientation
         mask = read_volume(mask_file(folder, case), orientation=told)
-        title = f"{case.name} ({rank} of {len(rows)}): Dice {row['dice']:.3f}"
-        if np.isfinite(row["hd95_mm"]):
-            title += f", HD95 {row['hd95_mm']:.1f} mm, ASSD {row['assd_mm']:.2f} mm"
-        if segmenter.encoder.warning:
-            title += " - random encoder"
-        shown, truth, prediction = (
-            to_slices(v.array, v.affine, segmenter.plane)[0] for v in (image, label, mask)
+        title = _title(f"{case.name} ({rank} of {len(rows)})", row, segmenter)
+        shown, geometry = to_slices(image.array, image.affine, segmenter.plane)
+        truth, prediction = (
+            to_slices(v.array, v.affine, segmenter.plane)[0] for v in (label, mask)
         )
         window = segmenter.config.data.window
         shown = normalise(shown, grey_range(shown, (0.5, 99.5), window))
-        picture = overlays / f"{short_name(f'{rank}_{case.name}')}.png"
-        write_overlay(picture, shown, truth, prediction, title)
+        affine = slices_affine(image.affine, image.array.shape, geometry)
+        path = overlays / f"{short_name(f'{rank}_{case.name}')}.png"
+        write_overlay(path, shown, truth, prediction, title, affine)
+
+
+def _title(name: str, row: dict[str, float], segmenter: Segmenter) -> str:
+    """A case and its metrics, one line."""
+    title = f"{name}: Dice {row['dice']:.3f}"
+    if np.isfinite(row["hd95_mm"]):
+        title += f", HD95 {row['hd95_mm']:.1f} mm, ASSD {row['assd_mm']:.2f} mm"
+    return title + " - random encoder" * bool(segmenter.encoder.warning)
+
+
+def _remove_review(folder: Path) -> None:
+    """Pages of an older evaluation would show other masks than the table has."""
+    (folder / "review.html").unlink(missing_ok=True)
+    for old in (folder / "review").glob("*.html"):
+        old.unlink()
 
 
 def summary_line(summary: dict[str, Any]) -> str:

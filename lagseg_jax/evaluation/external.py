@@ -15,6 +15,7 @@ from lagseg_jax.data.seen_cases import check_unseen, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
+from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.segmenter import Segmenter, restore_segmenter
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
 from lagseg_jax.runs.lock import NAME, locked
@@ -54,7 +55,9 @@ class ExternalSet:
         return Path(self.output) if self.output else self.workdir / FOLDER / self.name
 
 
-def judge_external(test: ExternalSet) -> tuple[Segmenter, dict[str, Any]]:
+def judge_external(
+    test: ExternalSet, case_page: CasePage | None = None
+) -> tuple[Segmenter, dict[str, Any]]:
     """Evaluates the cases into `test.folder`, the same files as an evaluation of the run leaves.
 
     Returns:
@@ -82,7 +85,7 @@ def judge_external(test: ExternalSet) -> tuple[Segmenter, dict[str, Any]]:
     }
     with locked(test.folder):
         _remove_masks(test.folder, cases)
-        return segmenter, evaluate(segmenter, cases, test.folder, about)
+        return segmenter, evaluate(segmenter, cases, test.folder, about, case_page)
 
 
 def external_config(test: ExternalSet) -> ml_collections.ConfigDict:

@@ -1,9 +1,13 @@
-"""Draws the contours of truth and prediction on eight slices over the atrium, as one PNG."""
+"""Draws the contours of truth and prediction on eight slices over the atrium, as one PNG.
+
+Letters name the sides of the patient, and a bar shows how long some millimetres are.
+"""
 
 import io
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from lagseg_jax.imaging.views import View, scale_bar, view_of
 from lagseg_jax.runtime.console import printable
 from lagseg_jax.runtime.files import write_atomically
 
@@ -20,6 +25,7 @@ MOST_PIXELS = 1.1e6  # of a picture: about 1 MB, so that three of them can be ma
 # Okabe and Ito's sky blue and orange: told apart on grey with every kind of colour vision.
 TRUTH_COLOUR, PREDICTION_COLOUR = "#56B4E9", "#E69F00"
 BACKGROUND, TEXT = "#101216", "#E8EAED"
+OUTLINE = [withStroke(linewidth=2.5, foreground="k")]
 PANEL, HEADER = 3.0, 0.55  # inches: width of a panel, height of the title's line
 
 
@@ -29,6 +35,7 @@ def write_overlay(
     truth: np.ndarray | None,
     prediction: np.ndarray,
     title: str,
+    affine: np.ndarray,
 ) -> None:
     """Draws eight slices spread over the atrium, cropped to it plus a margin, as a PNG.
 
@@ -37,18 +44,24 @@ def write_overlay(
 
     Args:
       path: the PNG to write, in a folder that exists.
-      image: (Z, H, W), any real dtype; rows H run downwards in the picture, columns W to the right.
+      image: (Z, H, W), any real dtype, cut by `slices.to_slices`.
       truth: (Z, H, W), non-zero inside, or None to draw the prediction alone.
       prediction: (Z, H, W), non-zero inside.
       title: the case and its metrics, one line.
+      affine: (4, 4) of `views.slices_affine`, index (slice, row, column) -> RAS mm.
     """
+    view = view_of(affine)
+    if view.upturned:
+        image, prediction = image[:, ::-1], prediction[:, ::-1]
+        truth = None if truth is None else truth[:, ::-1]
     # Truth first and wider, so that it still shows where the prediction covers it.
     drawn = [] if truth is None else [("truth", truth != 0, TRUTH_COLOUR, 2.8)]
     drawn += [("prediction", prediction != 0, PREDICTION_COLOUR, 1.4)]
     slices, rows, columns = _region(np.logical_or.reduce([mask for _, mask, _, _ in drawn]))
     shown = image[slices][:, rows, columns]
     low, high = np.percentile(shown, (1, 99.7))
-    height = PANEL * shown.shape[1] / shown.shape[2]
+    tall = view.spacing[1] / view.spacing[2]  # a pixel, in widths
+    height = PANEL * tall * shown.shape[1] / shown.shape[2]
     size = (COLUMNS * PANEL, ROWS * height + HEADER)
     dpi = min(130, math.sqrt(MOST_PIXELS / (size[0] * size[1])))
     figure = Figure(figsize=size, dpi=dpi, facecolor=BACKGROUND)
@@ -59,12 +72,13 @@ def write_overlay(
     for panel in panels.flat:
         panel.set_axis_off()
     for panel, number, picture in zip(panels.flat, slices, shown):
-        panel.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
+        panel.imshow(
+            picture, cmap="gray", vmin=low, vmax=high, interpolation="bilinear", aspect=tall
+        )
         for _, mask, colour, width in drawn:
             _draw_contour(panel, mask[number, rows, columns], colour, width)
-        label = panel.text(0.03, 0.965, f"slice {number}", color=TEXT, fontsize=9, va="top")
-        outline = [withStroke(linewidth=2.5, foreground="k")]
-        label.set(transform=panel.transAxes, path_effects=outline)
+        _write(panel, 0.03, 0.965, f"slice {number}", va="top")
+        _draw_marks(panel, view, picture.shape[1])
         panel.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
     _draw_header(figure, (1 + top) / 2, title, {name: colour for name, _, colour, _ in drawn})
     content = io.BytesIO()
@@ -79,6 +93,26 @@ def _draw_contour(panel: Axes, mask: np.ndarray, colour: str, width: float) -> N
         padded = np.pad(mask, 1).astype(float)
         extent = (-1, padded.shape[1] - 2, -1, padded.shape[0] - 2)
         panel.contour(padded, levels=[0.5], colors=colour, linewidths=width, extent=extent)
+
+
+def _draw_marks(panel: Axes, view: View, columns: int) -> None:
+    """Letters at the edges of a panel, and the scale bar in its corner."""
+    left, right, top, bottom = view.letters
+    _write(panel, 0.02, 0.5, left, va="center")
+    _write(panel, 0.98, 0.5, right, va="center", ha="right")
+    _write(panel, 0.5, 0.965, top, va="top", ha="center")
+    _write(panel, 0.5, 0.035, bottom, va="bottom", ha="center")
+    width = columns * view.spacing[2]
+    bar = scale_bar(width)
+    (line,) = panel.plot([0.03, 0.03 + bar / width], [0.04] * 2, color=TEXT, linewidth=2)
+    line.set(transform=panel.transAxes, path_effects=OUTLINE)
+    _write(panel, 0.03, 0.055, f"{bar} mm", va="bottom")
+
+
+def _write(panel: Axes, x: float, y: float, text: str, **where: Any) -> None:
+    """Text with a dark outline at a place of the panel, 0..1."""
+    label = panel.text(x, y, text, color=TEXT, fontsize=9, **where)
+    label.set(transform=panel.transAxes, path_effects=OUTLINE)
 
 
 def _draw_header(figure: Figure, y: float, title: str, colours: dict[str, str]) -> None:

@@ -64,7 +64,7 @@ def to_slices(
     spacing[canonical_axes] = column_lengths(affine)
     between[canonical_axes] = plane_distances(affine)
     axis = PLANES.index(plane) if plane else through_plane(spacing)
-    order = _slice_order(axis)
+    order = slice_order(axis)
     return canonical.transpose(order), SliceGeometry(
         orientation=orientation,
         axis=axis,
@@ -115,11 +115,11 @@ def check_trained_plane(geometry: SliceGeometry, trained: Sequence[str], what: s
 
 def from_slices(slices: np.ndarray, geometry: SliceGeometry) -> np.ndarray:
     """The inverse of `to_slices`: (Z, H, W) -> (x, y, z) in the volume's own voxel order."""
-    canonical = slices.transpose(np.argsort(_slice_order(geometry.axis)))
+    canonical = slices.transpose(np.argsort(slice_order(geometry.axis)))
     return from_canonical(canonical, geometry.orientation)
 
 
-def _slice_order(axis: int) -> tuple[int, int, int]:
+def slice_order(axis: int) -> tuple[int, int, int]:
     """Canonical axes as (slice, row, column): rows are the later in-plane axis."""
     column, row = (a for a in range(3) if a != axis)
     return axis, row, column

@@ -1,10 +1,11 @@
 """Says where the files of each predicted case go, and writes them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +14,18 @@ from lagseg_jax.imaging.dicom_study import Stack
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.mesh import atrium_surface, write_stl
 from lagseg_jax.imaging.overlay import write_overlay
+from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.views import slices_affine
 from lagseg_jax.imaging.volume import write_mask, write_voxels
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.records import FOLDER, is_recorded
 from lagseg_jax.runtime.errors import InputError
 
-BESIDES = ("previews", "probabilities", "meshes", "segmentations")  # folders beside the masks
+# Folders beside the masks.
+BESIDES = ("previews", "probabilities", "meshes", "segmentations", "review")
+# Writes a review page: its path, its title, what `case_content` gave.
+CasePage = Callable[[Path, str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Prediction:
     """One case, in its own voxel order.
 
     Attributes:
-        volume: the image; only a preview needs its grey values.
+        volume: the image; only a preview or a review page needs its grey values.
         mask: (x, y, z) uint8.
         probability: (x, y, z) float32, where it is wanted.
         input_hash: `Input.content_hash` of what was read.
@@ -52,24 +58,38 @@ class Outputs:
     probability: Path | None = None
     mesh: Path | None = None
     segmentation: Path | None = None
+    review: Path | None = None
 
     def paths(self) -> list[Path]:
         """Those that were asked for."""
-        besides = self.preview, self.probability, self.mesh, self.segmentation
+        besides = self.preview, self.probability, self.mesh, self.segmentation, self.review
         return [self.mask, *(path for path in besides if path is not None)]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether one of them shows the grey values."""
+        return self.preview is not None or self.review is not None
 
     def complete(self) -> bool:
         """Whether all of them are there; each appears under its name only when it is complete."""
         return all(path.exists() for path in self.paths())
 
-    def write(self, done: Prediction, threshold: float, title: str, plane: str = "") -> None:
+    def write(
+        self,
+        done: Prediction,
+        threshold: float,
+        title: str,
+        plane: str = "",
+        case_page: CasePage | None = None,
+    ) -> None:
         """Writes what was asked for, the mask last.
 
         Args:
             done: with a probability, where map or mesh was asked for.
             threshold: of the probability in the mask.
-            title: above the preview.
-            plane: of the slices in the preview, as in `slices.to_slices`.
+            title: above the preview and the review page.
+            plane: of the slices in both, as in `slices.to_slices`.
+            case_page: writes the review page, where it was asked for.
 
         Raises:
             OSError: no space, no permission.
@@ -78,8 +98,14 @@ class Outputs:
         for path in self.paths():
             path.parent.mkdir(parents=True, exist_ok=True)
         if self.preview is not None:
-            image, drawn = (to_slices(a, volume.affine, plane)[0] for a in (volume.array, mask))
-            write_overlay(self.preview, image, None, drawn, title)
+            image, geometry = to_slices(volume.array, volume.affine, plane)
+            drawn, _ = to_slices(mask, volume.affine, plane)
+            affine = slices_affine(volume.affine, mask.shape, geometry)
+            write_overlay(self.preview, image, None, drawn, title, affine)
+        if self.review is not None:
+            assert case_page is not None
+            content = case_content(volume, mask, None, probability, plane)
+            case_page(self.review, title, content)
         if self.mesh is not None:
             assert probability is not None
             write_stl(self.mesh, atrium_surface(mask, probability, threshold, volume.affine))
@@ -99,6 +125,7 @@ def plan_outputs(
     probability: bool = False,
     mesh: bool = False,
     segmentation: bool = False,
+    review: bool = False,
 ) -> dict[Input, Outputs]:
     """The mask of each in `folder`; the rest in folders in it, named by what they are.
 
@@ -127,6 +154,7 @@ def plan_outputs(
             folder / "probabilities" / f"{one.name}.nii.gz" if probability else None,
             folder / "meshes" / f"{one.name}.stl" if mesh else None,
             folder / "segmentations" / f"{one.name}.dcm" if segmentation else None,
+            folder / "review" / f"{one.name}.html" if review else None,
         )
         for path in jobs[one].paths():
             if path.resolve() in given:

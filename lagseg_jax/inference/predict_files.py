@@ -15,7 +15,7 @@ from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES, remarks
-from lagseg_jax.inference.files import Outputs, Prediction
+from lagseg_jax.inference.files import CasePage, Outputs, Prediction
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line, write_statistics
 from lagseg_jax.inference.postprocess import PostProcessing
@@ -44,6 +44,7 @@ class Request:
         orientation: of files that do not say it, as in `parse_volume`.
         plane: that all volumes are cut in; "": as the run says.
         allow: what DICOM series may have.
+        case_page: writes the review page of a case, for outputs that have one.
     """
 
     workdirs: Sequence[str]
@@ -55,6 +56,7 @@ class Request:
     orientation: str = ""
     plane: str = ""
     allow: Sequence[str] = ()
+    case_page: CasePage | None = None
 
 
 def predict_files(
@@ -147,7 +149,7 @@ def predict_cases(
         made_from = {**(about or {}), "input": done.input_hash}
         try:
             record = record.begin(made_from, outputs.paths())
-            outputs.write(done, post.threshold, title, segmenter.plane)
+            outputs.write(done, post.threshold, title, segmenter.plane, request.case_page)
             record.finish(made_from, outputs.paths(), row | models)
         except (InputError, OSError) as error:
             what = f"{outputs.mask} cannot be written: " * isinstance(error, OSError)
@@ -207,7 +209,7 @@ def predict_case(
             mask = segmenter.mask_of(probability, volume.affine, post)
         else:
             mask = segmenter.predict_volume(*place, request.tta, post)
-    if outputs.preview is None:  # the grey values, the largest array, go; the shape stays
+    if not outputs.drawn:  # the grey values, the largest array, go; the shape stays
         volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
     done = Prediction(volume, mask, probability, input_hash)
     if outputs.segmentation is None:

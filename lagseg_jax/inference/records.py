@@ -91,7 +91,8 @@ class Record:
 def is_recorded(path: Path) -> bool:
     """Whether `predict` made this file, and nobody has changed it since."""
     for folder in (path.parent, path.parent.parent):
-        case = case_name(path) if path.suffix not in (".png", ".stl", ".dcm") else path.stem
+        named_by_stem = path.suffix in (".png", ".stl", ".dcm", ".html")
+        case = path.stem if named_by_stem else case_name(path)
         files = Record.of(folder, case).content.get("files", {})
         name = path.relative_to(folder).as_posix()
         if name in files and path.is_file() and not path.is_symlink():

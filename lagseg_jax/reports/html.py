@@ -2,13 +2,22 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from typing import Any
+from urllib.parse import quote
 
+FRAMES = "frame-src file: 'self'; "  # from the disk, `self` alone may be nothing
 RESEARCH = "Research use only. Not a medical device; not for diagnosis or treatment."
-VOID = ("meta", "img")  # elements without an end
+VOID = ("meta", "img", "input")  # elements without an end
 URLS = ("href", "src")  # the attributes that a browser may follow
+# What they may lead to: a place or a picture in the page, a file of ours beside it.
+_PLACE = re.compile(
+    r"#|data:image/png;base64,|\./(?!\.)([\w.~%-]+/)?(?!\.)[\w.~%-]+\.html(#|$)", re.A
+)
 MINUS, DASH, SPACE = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{NO-BREAK SPACE}"
 
 
@@ -33,8 +42,10 @@ def tag(element: str, /, *content: Content, **attributes: object) -> Html:
     """
     start = f"<{element}"
     for key, value in attributes.items():
-        if key in URLS and not str(value).startswith(("#", "data:image/png;base64,")):
-            raise ValueError(f"{key} is {value!r}, expected a place or a picture in the page")
+        if key in URLS and not _PLACE.match(str(value)):
+            raise ValueError(
+                f"{key} is {value!r}, expected a place or a picture in the page, or one beside it"
+            )
         if value is not None:
             start += f' {key.rstrip("_").replace("_", "-")}="{_escape(str(value))}"'
     return Html(f"{start}>" if element in VOID else f"{start}>{join(*content)}</{element}>")
@@ -57,6 +68,22 @@ def raw(name: str, text: str) -> Html:
     return Html(f"<{name}>{text}</{name}>")
 
 
+def data(name: str, content: Any) -> Html:
+    """JSON in the page, which its script finds under the id `name`; no browser runs it."""
+    text = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+    return Html(f'<script type="application/json" id="{_escape(name)}">{text}</script>')
+
+
+def beside(*path: str, place: str = "") -> str:
+    """The address of a page in the same folder or in one below it: `beside("review", "1.html")`."""
+    # Dots at the beginning lead elsewhere, or hide a file.
+    parts = [
+        re.sub(r"^\.", "%2E", quote(part.encode("utf-8", "surrogateescape"), safe=""))
+        for part in path
+    ]
+    return "./" + "/".join(parts) + (f"#{quote(place, safe='', errors='replace')}" if place else "")
+
+
 def png(picture: bytes, **attributes: object) -> Html:
     """An image with its bytes in the page."""
     data = base64.b64encode(picture).decode()
@@ -74,11 +101,35 @@ def document(title: str, header: Html, sections: Mapping[str, Html]) -> str:
         header: what stands above the links.
         sections: {name: content}.
     """
+    links = [tag("a", name, href=f"#{name.lower()}") for name in sections]
+    body = join(
+        tag("header", header, tag("nav", links)),
+        tag("main", [tag("section", part, id=name.lower()) for name, part in sections.items()]),
+        tag("footer", f"{RESEARCH} Written by lagseg_jax from the files beside this one."),
+    )
+    return self_contained(title, body, ["report.css"], ["report.js"])
+
+
+def self_contained(
+    title: str, body: Html, styles: Sequence[str], scripts: Sequence[str], frames: bool = False
+) -> str:
+    """A page of one file, whose own policy forbids the browser to load or send anything.
+
+    Args:
+        title: of the browser's window.
+        body: what stands in it.
+        styles: files of this folder, such as "report.css".
+        scripts: the same, such as "report.js"; they run after the body is there, and nothing else.
+        frames: whether the page shows others of its folder in itself.
+    """
     files = resources.files("lagseg_jax.reports")
-    style, script = (files.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    style, script = (
+        "".join(files.joinpath(name).read_text("utf-8") for name in names)
+        for names in (styles, scripts)
+    )
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "form-action 'none'; base-uri 'none'"
+        f"{FRAMES if frames else ''}form-action 'none'; base-uri 'none'"
     )
     head = join(
         tag("meta", charset="utf-8"),
@@ -87,14 +138,7 @@ def document(title: str, header: Html, sections: Mapping[str, Html]) -> str:
         tag("title", title),
         raw("style", style),
     )
-    links = [tag("a", name, href=f"#{name.lower()}") for name in sections]
-    body = join(
-        tag("header", header, tag("nav", links)),
-        tag("main", [tag("section", part, id=name.lower()) for name, part in sections.items()]),
-        tag("footer", f"{RESEARCH} Written by lagseg_jax from the files beside this one."),
-        raw("script", script),
-    )
-    page = tag("html", tag("head", head), tag("body", body), lang="en")
+    page = tag("html", tag("head", head), tag("body", body, raw("script", script)), lang="en")
     return f"<!doctype html>\n{page}\n"
 
 

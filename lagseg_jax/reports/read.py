@@ -51,6 +51,7 @@ class Evaluation:
         fusion: fusion weights (S, L), or None.
         overlays: rank ("worst", ...) -> PNG file, worst first.
         datasets: of the cases, "" where there is only one.
+        review: whether review.html lies beside the report.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Evaluation:
     fusion: np.ndarray | None
     overlays: dict[str, Path]
     datasets: Sequence[str] = ()
+    review: bool = False
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -87,6 +89,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         fusion=fusion,
         overlays=_find_overlays(folder),
         datasets=datasets,
+        review=(folder / "review.html").is_file(),
     )
 
 

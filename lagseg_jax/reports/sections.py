@@ -9,7 +9,7 @@ from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval, m
 from lagseg_jax.reports.blocks import count_of, facts, missing, note
 from lagseg_jax.reports.figures import bland_altman_figure, curve_figure, number, strip
 from lagseg_jax.reports.fusion_figure import fusion_facts, heat_map
-from lagseg_jax.reports.html import MINUS, SPACE, Html, join, png, tag
+from lagseg_jax.reports.html import MINUS, SPACE, Html, beside, join, png, tag
 from lagseg_jax.reports.read import Evaluation
 
 # metric -> name, unit, digits
@@ -222,11 +222,11 @@ def cases(evaluation: Evaluation) -> Html:
         )
         for metric, (title, unit, _) in {"case": ("Case", "", 0), **TABLE}.items()
     ]
-    values = evaluation.values
-    rows = []
+    values, rows = evaluation.values, list[Html]()
     for case in np.argsort(values["dice"], kind="stable"):
         name = evaluation.names[case]
-        cells = [tag("td", name, data_value=name)]
+        link = tag("a", name, href=beside("review.html", place=name)) if evaluation.review else name
+        cells = [tag("td", link, data_value=name)]
         for metric, (_, _, digits) in TABLE.items():
             value = values[metric][case]
             plain = f"{value:.9g}" if np.isfinite(value) else ""
@@ -240,6 +240,7 @@ def cases(evaluation: Evaluation) -> Html:
             "p",
             "Press a column's name to sort by it. A dash is a distance that an empty mask does not "
             "have.",
+            " A case's name leads to all of its slices." if evaluation.review else "",
         ),
         tag(
             "div",

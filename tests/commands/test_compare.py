@@ -178,6 +178,25 @@ def test_only_the_test_cases_of_a_split(folders, tmp_path):
         find_truth(truth, path)
 
 
+def test_only_the_cases_of_a_list_of_verdicts(folders, tmp_path, capsys):
+    truth, a, _ = folders
+    csv_file, out = tmp_path / "verdicts.csv", tmp_path / "out"
+    csv_file.write_text("case,verdict,note\ncase_1,accept,\ncase_5,reject,x\ncase_2,,\n")
+    for options, cases in (
+        ([], ["case_1", "case_2", "case_5"]),
+        (["--verdict=reject"], ["case_5"]),
+        (["--verdict=accept,reject"], ["case_1", "case_5"]),
+    ):
+        assert call(truth, a, "--cases", csv_file, *options, "--output", out) == 0
+        rows = list(csv.DictReader((out / "per_case.csv").open()))
+        assert [row["case"] for row in rows] == cases
+    capsys.readouterr()
+    assert call(truth, a, "--cases", csv_file, "--verdict=rejct") == 2
+    assert "did you mean reject?" in capsys.readouterr().err
+    assert call(truth, a, "--verdict=reject") == 2
+    assert "without --cases" in capsys.readouterr().err
+
+
 def test_values_of_labels_with_several(folders):
     truth, a, _ = folders
     for name in truth.iterdir():

@@ -78,6 +78,30 @@ def test_folder_with_one_bad_file(finished_run, inputs, tmp_path, caplog):
     np.testing.assert_array_equal(a, b)
 
 
+def test_review_and_only_the_cases_with_a_verdict(finished_run, inputs, tmp_path, capsys):
+    output = tmp_path / "out"
+    common = "--workdir", finished_run, "-i", inputs, "-o", output, "--review"
+    (inputs / "bad.nii.gz").unlink()
+    assert call(*common) == 0
+    assert names_in(output) == ["Müller scan.1.nii.gz", "b.nii", "c.nrrd", "review", "review.html"]
+    pages = {path.stem: path.read_bytes() for path in (output / "review").iterdir()}
+    assert set(pages) == {"Müller scan.1", "b", "c"}
+    index = (output / "review.html").read_text()
+    assert 'href="./review/M%C3%BCller%20scan.1.html"' in index and "random" not in index
+    # A list, as a spreadsheet leaves it; the others stay, and so do their rows.
+    verdicts = tmp_path / "verdicts.csv"
+    verdicts.write_bytes("\ufeffcase;verdict;note\r\nb;reject;\r\nc;accept;\r\n".encode())
+    assert call(*common, "--cases", verdicts, "--verdict=reject", "--tta") == 0
+    again = {path.stem: path.read_bytes() for path in (output / "review").iterdir()}
+    assert set(again) == set(pages) and again["c"] == pages["c"]
+    assert (output / "review.html").read_text().count('<a href="./review/') == 3
+    assert call(*common, "--cases", verdicts, "--resume") == 0
+    capsys.readouterr()
+    verdicts.write_text("case,verdict,note\nd,reject,\n")
+    assert call(*common, "--cases", verdicts) == 2
+    assert "'d' is none of the cases found here" in capsys.readouterr().err
+
+
 def test_resume_skips_finished_ones(finished_run, inputs, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "lagseg_jax")
     (inputs / "bad.nii.gz").unlink()

@@ -89,6 +89,10 @@ def place(tmp_path_factory, phantom, finished_run):
     for name in {n for words in COMMANDS for w in words for n in re.findall(r"runs/(\w+)", w)}:
         shutil.copytree(finished_run, place / "runs" / name)
         (place / "runs" / name / "phantom").symlink_to(phantom)
+    scored = [path.name.split(".")[0] for path in (place / "nnunet_masks").iterdir()]
+    for file, names in (("verdicts.csv", ["patient"]), ("runs/base/verdicts.csv", scored)):
+        lines = [f"{name},{'reject' if name == 'patient' else 'accept'}," for name in names]
+        (place / file).write_text("\n".join(["case,verdict,note", *lines]) + "\n")
     spec = EncoderSpec("tiny", 0)
     leaves = flatten_dict(random_params(spec, 0, "float32"), sep="/")
     leaf = {name: np.asarray(value) for name, value in leaves.items()}

@@ -147,3 +147,23 @@ def test_one_that_was_killed_is_not_taken_for_finished(labelled, tmp_path, monke
     assert not run.finished
     with pytest.raises(InputError, match=r"summary\.json"):
         write_report(folder)
+
+
+def test_every_case_gets_a_page_with_truth_and_prediction(labelled, tmp_path):
+    cases, labels = labelled
+    masks = [np.roll(label.array, 1, axis=0) for label in labels]
+    seen = {}
+    (tmp_path / "review").mkdir()
+    (tmp_path / "review" / "older.html").touch()
+    (tmp_path / "review.html").touch()
+
+    def case_page(path, title, content):
+        assert not (tmp_path / "review.html").exists() and path.parent.is_dir()
+        seen[path] = title, content
+
+    evaluate(segmenter_of(masks), cases, tmp_path, case_page=case_page)
+    assert [path.name for path in seen] == [f"{case.name}.html" for case in cases]
+    assert not any((tmp_path / "review").iterdir())  # pages of other masks are gone
+    for label, (title, content) in zip(labels, seen.values()):
+        assert content["truth"] and "Dice 0." in title and content["probability"] is None
+        assert sorted(content["shape"]) == sorted(label.array.shape)

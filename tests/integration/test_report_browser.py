@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from html import unescape
 
@@ -10,14 +9,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from browser import BROWSER
 from lagseg_jax.imaging.overlay import write_overlay
 from lagseg_jax.reports.page import write_report
 from report_files import write_evaluation
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome on this machine")
+# Of axial slices: to the head, to the back, to the left.
+AFFINE = np.array([[0, 0, -1.0, 0], [0, -1.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1.0]])
 DARK, LIGHT = 0, 1  # values of preferredColorScheme
 
 
@@ -53,7 +52,7 @@ def page(tmp_path_factory):
     picture = workdir / "evaluation" / "overlays" / "worst_train_1.png"
     image = np.random.default_rng(0).normal(size=(9, 31, 37))
     ball = np.hypot(*(np.indices((31, 37)) - 15)) < 9
-    write_overlay(picture, image, np.stack([ball] * 9), np.stack([ball] * 9), "train_1")
+    write_overlay(picture, image, np.stack([ball] * 9), np.stack([ball] * 9), "train_1", AFFINE)
     return write_report(workdir / "evaluation")
 
 

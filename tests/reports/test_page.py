@@ -289,7 +289,7 @@ def test_report_of_a_run(finished_run, tmp_path):
     assert table[1:, 0].tolist() == ["1/14", "1/4", "1/2"]
     np.testing.assert_allclose(table[1:, 1:].astype(float).sum(1), 1, atol=1e-5)
     copy = tmp_path / finished_run.name
-    shutil.copytree(finished_run, copy, ignore=shutil.ignore_patterns("checkpoints", "*.html"))
+    shutil.copytree(finished_run, copy, ignore=shutil.ignore_patterns("checkpoints", "report.html"))
     assert report.main([str(copy)]) == 0
     assert (copy / "evaluation" / "report.html").read_text() == page
 

@@ -1,0 +1,213 @@
+"""Writes review.html: the table of all cases, what needs a look first, and a verdict for each."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lagseg_jax.data.checks import ATRIUM_ML
+from lagseg_jax.inference.records import rows_on_record
+from lagseg_jax.reports.figures import number
+from lagseg_jax.reports.html import RESEARCH, Html, beside, data, join, self_contained, tag
+from lagseg_jax.reports.read import read_evaluation
+from lagseg_jax.runtime.files import file_sha256, short_name, write_atomically
+
+PAGE, FOLDER = "review.html", "review"
+VERDICTS = ("accept", "correct", "reject")
+UNUSUAL = 3.5  # of the robust z-score, as Iglewicz and Hoaglin (1993) call a value an outlier
+LOW_DICE = 0.8
+
+
+@dataclass(frozen=True)
+class ReviewedCase:
+    """A row of the table.
+
+    Attributes:
+        name: of the case; its page is `review/NAME.html`.
+        values: {column: number}, NaN where there is none.
+        warnings: sentences.
+    """
+
+    name: str
+    values: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
+
+
+def write_prediction_review(folder: Path) -> Path:
+    """Writes the table of what `predict --review` left in its output folder."""
+    rows = rows_on_record(folder)
+    found = [name for name in rows if _page_of(folder, name).is_file()]
+    cases = [
+        ReviewedCase(name, {"Volume (mL)": rows[name]["volume_ml"]}, _said(rows[name]))
+        for name in found
+    ]
+    return _write(folder, f"Predictions in {folder.resolve().name}", cases)
+
+
+def write_evaluation_review(folder: Path) -> Path:
+    """Writes the table of what an evaluation left in its folder.
+
+    Raises:
+        InputError: a file of the evaluation is missing or damaged.
+    """
+    found = read_evaluation(folder)
+    columns = {
+        "Dice": "dice",
+        "HD95 (mm)": "hd95_mm",
+        "Volume (mL)": "prediction_ml",
+        "Truth (mL)": "truth_ml",
+    }
+    cases = []
+    for at, name in enumerate(found.names):
+        values = {title: float(found.values[metric][at]) for title, metric in columns.items()}
+        said = [_volume_warning(values["Volume (mL)"])]
+        said += ["Dice below 0.8"] * (values["Dice"] < LOW_DICE)
+        cases.append(ReviewedCase(name, values, [one for one in said if one]))
+    return _write(folder, f"Evaluation of {found.name}", cases)
+
+
+def _page_of(folder: Path, name: str) -> Path:
+    return folder / FOLDER / f"{short_name(name)}.html"
+
+
+def _said(row: dict[str, Any]) -> list[str]:
+    """What is suspicious about a row of `mask_statistics`."""
+    said = [_volume_warning(row["volume_ml"])]
+    if row["touches_border"]:
+        said.append("the mask reaches the border of the volume")
+    if row["components"] > 1:
+        said.append(f"{row['components']} components")
+    return [one for one in [*said, row.get("remarks", "")] if one]
+
+
+def _volume_warning(volume: float) -> str:
+    low, high = ATRIUM_ML
+    if volume == 0:
+        return "nothing was found"
+    return "" if low <= volume <= high else f"a volume outside {low:g}-{high:g} mL"
+
+
+def with_unusual_volumes(cases: Sequence[ReviewedCase]) -> list[ReviewedCase]:
+    """Adds a warning to volumes far from those of the other cases.
+
+    The robust z-score is `0.6745 (v - median) / MAD` of log volumes (Iglewicz and Hoaglin 1993);
+    with fewer than 8 cases nothing is unusual.
+    """
+    volumes = np.array([case.values["Volume (mL)"] for case in cases])
+    known = np.log(volumes[volumes > 0])
+    if len(known) < 8 or not (spread := np.median(np.abs(known - np.median(known)))):
+        return list(cases)
+    marked = []
+    for case, volume in zip(cases, volumes):
+        far = volume > 0 and abs(np.log(volume) - np.median(known)) * 0.6745 / spread > UNUSUAL
+        said = [*case.warnings, *["a volume unlike those of the other cases"] * bool(far)]
+        marked.append(ReviewedCase(case.name, case.values, said))
+    return marked
+
+
+def by_need(cases: Iterable[ReviewedCase]) -> list[ReviewedCase]:
+    """What needs a look first: more warnings, then a lower Dice, then the order that was given."""
+
+    def need(case: ReviewedCase) -> tuple[int, float]:
+        dice = case.values.get("Dice", 1.0)
+        return -len(case.warnings), dice if np.isfinite(dice) else 0.0
+
+    return sorted(cases, key=need)
+
+
+def _write(folder: Path, title: str, cases: Sequence[ReviewedCase]) -> Path:
+    pages = {case.name: _page_of(folder, case.name) for case in cases}
+    hashes = {name: file_sha256(page) for name, page in pages.items() if page.is_file()}
+    path = folder / PAGE
+    write_atomically(path, review_page(title, cases, hashes))
+    return path
+
+
+def review_page(title: str, cases: Sequence[ReviewedCase], hashes: dict[str, str]) -> str:
+    """The whole HTML text.
+
+    Args:
+        title: of the page.
+        cases: all with the same columns.
+        hashes: {case: SHA-256 of its page}, of those that have one. A verdict that a browser has
+            kept counts for this page only, not for a later one of that name.
+    """
+    ordered = by_need(with_unusual_volumes(cases))
+    columns = list(ordered[0].values) if ordered else []
+    heads = [_head("Case"), *map(_head, columns), _head("Warnings", "words")]
+    heads += [_head("Verdict", "verdict"), tag("th", "Note", scope="col", class_="words")]
+    body = join(
+        tag("header", tag("h1", title), tag("p", RESEARCH, class_="small muted")),
+        tag("main", _introduction(len(ordered)), _table(heads, ordered, hashes), id="cases"),
+        _dialog(),
+        data("verdicts", list(VERDICTS)),
+    )
+    styles = ["report.css", "review.css"]
+    return self_contained(title, body, styles, ["report.js", "review.js"], frames=True)
+
+
+def _head(title: str, kind: str | None = None) -> Html:
+    return tag("th", title, scope="col", tabindex=0, aria_sort="none", class_=kind)
+
+
+def _introduction(count: int) -> Html:
+    return join(
+        tag(
+            "p",
+            f"{count} cases, those with most warnings first, then those with the lowest Dice. "
+            "Press a name to look at every slice, a column to sort.",
+        ),
+        tag(
+            "div",
+            tag("button", "Save verdicts (CSV)", id="save", type="button"),
+            tag("output", id="kept", aria_live="polite"),
+            class_="controls",
+        ),
+    )
+
+
+def _table(heads: list[Html], cases: Sequence[ReviewedCase], hashes: dict[str, str]) -> Html:
+    rows = [_row(case, hashes.get(case.name)) for case in cases]
+    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows))
+    return tag("div", table, class_="scroll")
+
+
+def _row(case: ReviewedCase, sha256: str | None) -> Html:
+    name: str = case.name
+    if sha256:
+        name = tag("a", case.name, href=beside(FOLDER, f"{short_name(case.name)}.html"))
+    cells = [tag("td", name, data_value=case.name)]
+    for value in case.values.values():
+        plain = f"{value:.9g}" if np.isfinite(value) else ""
+        cells.append(tag("td", number(value, 3 if abs(value) <= 1 else 1), data_value=plain))
+    said = "; ".join(case.warnings)
+    cells.append(tag("td", said, data_value=str(-len(case.warnings)), class_="words"))
+    choices = [tag("option", one or "\N{EN DASH}", value=one) for one in ("", *VERDICTS)]
+    select = tag("select", choices, aria_label=f"Verdict on {case.name}")
+    cells.append(tag("td", select, data_value="", class_="verdict"))
+    note = tag("input", type="text", class_="note", aria_label=f"Note on {case.name}")
+    cells.append(tag("td", note, class_="words"))
+    return tag("tr", cells, data_case=case.name, data_sha=(sha256 or "")[:32])
+
+
+def _dialog() -> Html:
+    """Where the page of a case is shown; its script fills it."""
+    names = {"before": "Previous (K)", "after": "Next (J)", "close": "Close (Esc)"}
+    verdicts = [
+        tag("button", f"{one.capitalize()} ({one[0].upper()})", type="button", value=one)
+        for one in VERDICTS
+    ]
+    return tag(
+        "dialog",
+        tag(
+            "div",
+            tag("strong", id="shown"),
+            tag("span", verdicts, role="group", aria_label="Verdict", id="choices"),
+            tag("label", "Note", tag("input", type="text", class_="note", id="note")),
+            [tag("button", text, type="button", id=name) for name, text in names.items()],
+            class_="controls",
+        ),
+        aria_label="Case",
+    )
