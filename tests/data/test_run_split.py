@@ -19,6 +19,7 @@ from lagseg_jax.data import phantom_scans
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.data.split import nnunet_folds, split_sha256
+from lagseg_jax.runs.checkpoint import REMOVED
 from lagseg_jax.runs.workdir import OWN_SPLIT, check_continues, write_config
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import file_sha256
@@ -94,12 +95,14 @@ def test_a_moved_dataset_continues(copied):
     assert split == {part: before[part] for part in split}
 
 
-def test_a_save_in_progress_is_left_alone(copied):
+def test_a_training_that_saves_and_deletes_right_now_is_left_alone(copied):
     workdir, data = copied
-    unfinished = workdir / "checkpoints" / "7.orbax-checkpoint-tmp"
-    shutil.copytree(workdir / "checkpoints" / "6", unfinished)
+    folder = workdir / "checkpoints"
+    shutil.copytree(folder / "6", folder / "7.orbax-checkpoint-tmp")
+    shutil.copytree(folder / "6", folder / REMOVED / "2")
+    before = sorted(folder.rglob("*"))
     load_split(config_of(data), workdir)
-    assert unfinished.is_dir()
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("found", [None, [], {"train_1": "0123"}])

@@ -111,8 +111,10 @@ def test_a_step_can_be_saved_again(tmp_path):
         assert checkpoints.restore_newest(state_at(0))[1] == {"slices_consumed": 16}
 
 
-# Orbax' futures that failed and were not asked.
-quiet = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def quiet(test):
+    """For tests in which Orbax fails."""
+    ignored = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    return ignored(pytest.mark.usefixtures("failed_futures")(test))
 
 
 # Damage

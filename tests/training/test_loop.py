@@ -107,6 +107,8 @@ def test_a_signal_loses_no_step(finished_run, phantom, tmp_path, monkeypatch, wh
     assert_same_run(workdir, finished_run)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("failed_futures")
 def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(
     finished_run, phantom, tmp_path, caplog
 ):
