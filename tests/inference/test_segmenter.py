@@ -255,7 +255,7 @@ def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
 def test_encoders_are_the_same_only_in_equal_weights_and_precision(monkeypatch):
     """Runs of an ensemble share an encoder where nothing of this differs."""
     card = {"encoder_sha256": "a"}  # of tensors and interpolation rule
-    monkeypatch.setattr(segmenter_module, "read_card", lambda folder: cards[folder])
+    monkeypatch.setattr(segmenter_module, "read_card", lambda folder, expected: cards[folder])
     cards = {"one": card, "moved": dict(card), "weights": {"encoder_sha256": "b"}}
 
     def identity(**fields):
