@@ -1,10 +1,10 @@
 """Says where the files of each predicted case go, and writes them."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from lagseg_jax.imaging.volume import write_mask, write_voxels
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.records import FOLDER, is_recorded
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ class Outputs:
         """Whether all of them are there; each appears under its name only when it is complete."""
         return all(path.exists() for path in self.paths())
 
-    def write(self, done: Prediction, threshold: float, title: str, plane: str = "") -> None:
-        """Writes what was asked for, the mask last.
+    def write(
+        self, done: Prediction, threshold: float, title: str, plane: str = ""
+    ) -> dict[Path, OSError]:
+        """Writes the mask, then what else was asked for, which never costs a mask.
 
         Args:
             done: with a probability, where map or mesh was asked for.
@@ -61,22 +64,40 @@ class Outputs:
             title: above the preview.
             plane: of the slices in the preview, as in `slices.to_slices`.
 
+        Returns:
+            What could not be written besides the mask, and why.
+
         Raises:
-            OSError: no space, no permission.
+            OSError: no space or permission for the mask.
         """
         volume, mask, probability = done.volume, done.mask, done.probability
-        for path in self.paths():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if self.preview is not None:
+
+        def preview(path: Path) -> None:
             image, drawn = (to_slices(a, volume.affine, plane)[0] for a in (volume.array, mask))
-            write_overlay(self.preview, image, None, drawn, title)
-        if self.mesh is not None:
+            write_overlay(path, image, None, drawn, title)
+
+        def mesh(path: Path) -> None:
             assert probability is not None
-            write_stl(self.mesh, atrium_surface(mask, probability, threshold, volume.affine))
-        if self.probability is not None:
+            write_stl(path, atrium_surface(mask, probability, threshold, volume.affine))
+
+        def probabilities(path: Path) -> None:
             assert probability is not None
-            write_voxels(self.probability, probability, volume)
+            write_voxels(path, probability, volume)
+
+        self.mask.parent.mkdir(parents=True, exist_ok=True)
         write_mask(self.mask, mask, volume)
+        failed = {}
+        others = (self.probability, probabilities), (self.mesh, mesh), (self.preview, preview)
+        for path, write in others:
+            if path is not None:
+                try:
+                    path.parent.mkdir(exist_ok=True)
+                    write(path)
+                except OSError as error:
+                    failed[path] = error
+                    with contextlib.suppress(OSError):
+                        path.unlink()  # of an earlier call: another mask's
+        return failed
 
 
 def plan_outputs(
@@ -94,7 +115,8 @@ def plan_outputs(
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the masks")
-    _check_writable(folder)
+    for name in ("", "previews", "probabilities", "meshes", FOLDER):
+        check_writable(folder / name, "an --output folder that can")
     given = {path.resolve() for one in inputs for path in (one.source, one.label) if path}
     if folder.resolve() in {one.label.resolve().parent for one in inputs if one.label}:
         raise InputError(f"{folder} has the dataset's labels, expected another --output folder")
@@ -117,19 +139,3 @@ def plan_outputs(
                     "it, expected another --output folder"
                 )
     return jobs
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises InputError unless a file can be written in each folder that is there or comes."""
-    below = [folder / name for name in ("", "previews", "probabilities", "meshes", FOLDER)]
-    for place in below:
-        while not os.path.lexists(place) and place != place.parent:
-            place = place.parent
-        try:
-            with TemporaryFile(dir=place):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"{place} cannot be written to ({error.strerror}), expected an --output folder "
-                "that can"
-            ) from None

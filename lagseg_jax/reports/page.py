@@ -94,7 +94,8 @@ def _header(evaluation: Evaluation) -> Html:
         f"checkpoint of step {evaluation.summary['step']}",
     ]
     if evaluation.manifest:
-        facts.append(evaluation.manifest["date"].replace("T", " ").replace("+00:00", " UTC"))
+        date = evaluation.manifest["date"].replace("T", " ").replace("+00:00", " UTC")
+        facts += [f"split {evaluation.split}", date]
     banner = []
     if sentence := str(encoder.get("warning") or ""):
         strong = tag("strong", "Random encoder.")

@@ -4,12 +4,13 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
+from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.evaluation.metrics import METRICS
 from lagseg_jax.runs.metrics_log import read_rows
 from lagseg_jax.runtime.errors import InputError
@@ -61,6 +62,13 @@ class Evaluation:
     fusion: np.ndarray | None
     overlays: dict[str, Path]
 
+    @property
+    def split(self) -> str:
+        """How training and test cases were told apart, by patient or only by file."""
+        data = (self.manifest or {"config": {}})["config"].get("data")
+        rule = data.get("patient") if isinstance(data, dict) else ""
+        return describe_patients(str(rule or ""))
+
 
 def read_evaluation(folder: Path) -> Evaluation:
     """Reads what an evaluation wrote into this folder, and metrics.jsonl beside the folder.
@@ -68,7 +76,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         InputError: summary.json or per_case.csv is missing, or a file is damaged.
     """
-    summary = read_summary(folder)
+    summary = _read_json(folder / "summary.json", SUMMARY)
     manifest = folder / "manifest.json"
     names, values = read_cases(folder / "per_case.csv")
     scales, fusion = _read_fusion(folder / "fusion_weights.csv")
@@ -83,11 +91,6 @@ def read_evaluation(folder: Path) -> Evaluation:
         fusion=fusion,
         overlays=_find_overlays(folder),
     )
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The content of summary.json in this folder; raises InputError if it cannot be one."""
-    return _read_json(folder / "summary.json", SUMMARY)
 
 
 def _find_overlays(folder: Path) -> dict[str, Path]:
@@ -140,12 +143,14 @@ def _is_number(value: Any) -> bool:
     return is_one and abs(value) < LARGEST  # never true for NaN
 
 
-def read_cases(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+def read_cases(
+    path: Path, metrics: Sequence[str] = METRICS
+) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names and metrics of a per_case.csv: see `Evaluation`; raises InputError if it is none."""
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path))))
         names = [row["case"] for row in rows]
-        columns = {m: np.array([float(row[m] or math.nan) for row in rows]) for m in METRICS}
+        columns = {m: np.array([float(row[m] or math.nan) for row in rows]) for m in metrics}
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from None
     for metric, column in columns.items():

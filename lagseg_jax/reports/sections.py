@@ -269,6 +269,7 @@ def manifest(evaluation: Evaluation) -> Html:
         "Checkpoint, seed": f"step {manifest['checkpoint_step']}, seed {manifest['seed']}",
         "Evaluated data": f"{count_of(dataset['cases'], 'case')} of {dataset['root']}, names and "
         f"contents SHA-256 {dataset['sha256']}",
+        "Split": evaluation.split,
         "Devices": f"{devices['count']} x {devices['kind']} ({devices['platform']}), "
         f"{count_of(devices['processes'], 'process')}",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions if version),

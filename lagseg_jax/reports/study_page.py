@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.evaluation.study import Run
 from lagseg_jax.reports.study_plot import write_plot
 from lagseg_jax.reports.study_table import read_result, table_rows, write_table
@@ -11,6 +12,8 @@ from lagseg_jax.reports.study_table import read_result, table_rows, write_table
 def write_results(workdir: Path, study: dict, runs: list[Run], reasons: dict[str, str]) -> str:
     """Writes tables and plot of the finished runs; returns the table as text."""
     results = [read_result(r.workdir, r.arm, r.fold, r.seed) for r in runs if r.finished]
+    rules = sorted({describe_patients(run.config.data.patient) for run in runs})
+    study = study | {"split": "; ".join(rules)}
     rows = table_rows(results, list(study["arms"]), study["reference"])
     record = [
         {
