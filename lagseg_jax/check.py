@@ -25,8 +25,8 @@ from lagseg_jax.reports.dataset_check import (
 )
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log_to_console, say
-from lagseg_jax.runtime.errors import one_of
-from lagseg_jax.runtime.files import write_json
+from lagseg_jax.runtime.errors import InputError, one_of
+from lagseg_jax.runtime.files import check_writable, write_json
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -82,6 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Checks; returns the exit status."""
     options = parse_arguments(arguments)
     log_to_console()
+    if options.json:
+        path = Path(options.json).absolute()
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"--json is {path}, expected a file in a folder that is there")
+        check_writable(path.parent, "--json to name a file in a folder that can")
     start = time.monotonic()
     named = options.images, options.labels, options.cases, options.exclude
     datasets = find_datasets(options.dataset, *named, "--")

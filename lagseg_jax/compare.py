@@ -25,6 +25,7 @@ from lagseg_jax.reports.verdicts import add_list_options, listed
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console, say, say_error
 from lagseg_jax.runtime.errors import one_of
+from lagseg_jax.runtime.files import check_writable
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -72,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Scores and compares; returns the exit status."""
     options = parse_arguments(arguments)
     log_to_console()
+    if options.output:
+        check_writable(Path(options.output), "an --output folder that can")
     truth = find_truth(options.truth, options.split, options.images, options.labels)
     truth = listed(options, truth)
     folders = [Path(folder) for folder in options.predictions]

@@ -35,6 +35,7 @@ from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.extras import install_command
+from lagseg_jax.runtime.files import check_writable
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"--output is {path}, expected a file name that ends in .safetensors")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path.absolute().parent} does not exist, expected a folder for the file")
+    check_writable(path.absolute().parent, "an --output in a folder that can")
     if importlib.util.find_spec("flatbuffers") is None:
         raise InputError(
             "jax.export needs flatbuffers, which is not installed, expected it after "

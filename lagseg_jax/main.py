@@ -27,6 +27,7 @@ from lagseg_jax.runs.workdir import (
 )
 from lagseg_jax.runtime.console import exit_status, log_to_console
 from lagseg_jax.runtime.errors import InputError, TrainingError
+from lagseg_jax.runtime.files import check_writable
 from lagseg_jax.runtime.host import tune
 from lagseg_jax.runtime.processes import joined, once, process
 from lagseg_jax.runtime.signals import end_with_parent, handled
@@ -46,6 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     # Imported late: a mistake in the config is answered before jax is loaded.
     import jax
 
+    from lagseg_jax.data.prepare import cache_folder
     from lagseg_jax.data.run_split import load_split
     from lagseg_jax.inference.segmenter import restore_segmenter
     from lagseg_jax.model.frozen_encoder import load_frozen_encoder
@@ -55,6 +57,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     from lagseg_jax.training.loop import train
 
     check_processes(config, process()[1])
+    check_writable(workdir, "a --workdir that can")
+    if mode == "train":
+        folder = cache_folder(config.data.cache_dir)
+        check_writable(folder, "a folder for the cache that can: config.data.cache_dir")
     use_compilation_cache()
     if mode == "evaluate":
         encoder = load_frozen_encoder(config)

@@ -137,7 +137,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Predicts; returns the exit status: 0, or 2 when an input could not be used."""
+    """Predicts; returns the exit status: 0; 2: an input could not be used; 1: the disk is full."""
     options = parse_arguments(arguments)
     log_to_console()
     if options.mesh:
@@ -165,13 +165,15 @@ def main(arguments: list[str] | None = None) -> int:
         case_page=write_case_page if options.review else None,
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
-        failed = predict_files(jobs, folder, request, options.statistics, options.resume)
+        failed, full = predict_files(jobs, folder, request, options.statistics, options.resume)
         if options.review and folder.is_dir():
             once(write_prediction_review, folder)
             log.info("every slice of every case: %s", folder / "review.html")
     if failed:
         log.error("%d of %d inputs could not be used", failed, len(jobs))
-    return 2 if failed else 0
+    if full:
+        log.error("%d of them, or a part of their outputs, because the disk is full", full)
+    return 2 if failed > full else 1 if full else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ leaves nothing that looks finished. What else lies in the folder is left alone.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -32,12 +33,19 @@ def key_of(content: list) -> str:
 
 @contextlib.contextmanager
 def writing(entry: Path) -> Iterator[Path]:
-    """Yields a temporary folder to be filled, which becomes the entry at the end of the block."""
+    """Yields a temporary folder to be filled, which becomes the entry at the end of the block.
+
+    Raises:
+        OSError: no space or permission; it names the cache's folder.
+    """
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=entry.parent))
     try:
         yield temporary
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            code = error.errno or errno.ENOSPC  # NumPy has none where it could write only a part
+            raise OSError(code, os.strerror(code), str(entry.parent)) from error
         raise
     try:
         temporary.rename(entry)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lagseg_jax.data.cases import Case
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import read_text
+from lagseg_jax.runtime.files import read_text, user_path
 
 UNKNOWN = "by file: no patients known"
 _VISITS = re.compile(
@@ -73,7 +73,7 @@ def _from_names(names: Iterable[str], rule: str, option: str) -> dict[str, str]:
 def _from_table(names: Iterable[str], path: str, option: str) -> dict[str, str]:
     patients: dict[str, str] = {}
     try:
-        table = csv.reader(io.StringIO(read_text(Path(path).expanduser())))
+        table = csv.reader(io.StringIO(read_text(user_path(path))))
         rows = [[cell.strip() for cell in row] for row in table if any(row)]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{option}: {path} cannot be read ({error}), expected a CSV.") from None

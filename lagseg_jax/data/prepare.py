@@ -34,7 +34,7 @@ from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.console import in_parallel, still
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import cache_home, files_below, read_json
+from lagseg_jax.runtime.files import cache_home, files_below, read_json, user_path
 from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class PreparedCase:
 
 def cache_folder(configured: str) -> Path:
     """`config.data.cache_dir`, or the user's cache folder when it is empty."""
-    return Path(configured).expanduser() if configured else cache_home() / "slices"
+    return user_path(configured) if configured else cache_home() / "slices"
 
 
 def prepare_cases(

@@ -33,6 +33,7 @@ from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runs.workdir import CONFIG, OWN_SPLIT, has_checkpoints
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import user_path
 from lagseg_jax.runtime.processes import once
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def _write_split(
         _expect_unused(data, path)
         split = _from_file(path, cases, data)
     elif data.split:
-        split = _from_file(Path(data.split).expanduser(), cases, data)
+        split = _from_file(user_path(data.split), cases, data)
     elif data.fold >= 0:
         split = nnunet_folds(cases, data.fold, bool(patients))
     else:
@@ -159,7 +160,7 @@ def _is_own(path: Path, data: ml_collections.ConfigDict) -> bool:
             raise InputError(f"{path} does not exist, expected it, as config.data.split says.")
         return False
     if data.split not in ("", OWN_SPLIT):
-        if path.resolve() == Path(data.split).expanduser().resolve():
+        if path.resolve() == user_path(data.split).resolve():
             return True
         if not _is_drawn(path):
             raise InputError(

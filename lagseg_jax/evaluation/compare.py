@@ -30,6 +30,8 @@ from lagseg_jax.runtime.files import short_name, without_nan, write_csv, write_j
 COMPARED = {"dice": 1, "iou": 1, "hd95_mm": -1, "assd_mm": -1, "volume_error_ml": -1}
 UNITS = {"hd95_mm": "mm", "assd_mm": "mm", "volume_error_ml": "mL"}
 Row = dict[str, float]  # of `case_metrics`
+MISSING: Row = dict.fromkeys(("dice", "iou", "slice_dice", "slice_iou"), 0.0)
+RULE = "Means over all cases; a missing or unreadable mask counts as Dice and IoU of 0, without mm."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +42,23 @@ class Scores:
         name: short, unique.
         rows: {case: `case_metrics`} of the cases that could be scored.
         problems: {case: sentence} of the others.
+        no_truth: those of the others whose truth cannot be used, which count for nobody.
     """
 
     name: str
     rows: dict[str, Row]
     problems: dict[str, str]
+    no_truth: set[str] = dataclasses.field(default_factory=set)
+
+    @property
+    def counted(self) -> dict[str, Row]:
+        """What means are over: `rows`, and of a missing or unreadable mask Dice and IoU of 0."""
+        missing = (case for case in self.problems if case not in self.no_truth)
+        return self.rows | {case: MISSING for case in missing}
+
+
+class _TruthError(InputError):
+    """The truth of a case cannot be used."""
 
 
 TRUTH, PREDICTION = (LabelRule(option=option) for option in ("--label_", "--prediction_"))
@@ -103,6 +117,7 @@ def score_masks(
         for one, outcome in zip(scores, outcomes):
             if isinstance(outcome, InputError):
                 one.problems[case] = str(outcome)
+                one.no_truth.update([case] * isinstance(outcome, _TruthError))
             else:
                 one.rows[case] = outcome
     return scores
@@ -115,7 +130,7 @@ def _score_case(
     try:
         label = read_label(truth, how.truth_rule, how.max_bytes, how.orientation)
     except InputError as error:
-        return [error] * len(masks)
+        return [_TruthError(str(error))] * len(masks)
     axis = to_slices(label.array, label.affine)[1].volume_axis
     outcomes: list[Row | InputError] = []
     for folder, found in masks:
@@ -178,11 +193,13 @@ def comparison_lines(scores: Sequence[Scores]) -> list[str]:
     )
     lines = [f"{'':{width}}{'cases':>12}{head}"]
     for one in scores:
-        summary = summarise(list(one.rows.values()))
+        summary = summarise(list(one.counted.values()))
         cells = (f"{_mean_sd(summary[metric], DIGITS[metric]):>22}" for metric in COMPARED)
         lines.append(f"{one.name:{width}}{_counted(one):>12}{''.join(cells)}")
+    lines.append(RULE)
     for a, b in itertools.combinations(scores, 2):
-        lines.append(f"\n{a.name} minus {b.name}, case by case:")
+        common, total = len(a.rows.keys() & b.rows.keys()), len(a.rows) + len(a.problems)
+        lines.append(f"\n{a.name} minus {b.name}, over the {common} of {total} cases of both:")
         for metric, row in compare_pair(a, b).items():
             if row["mean_difference"] is None:
                 continue
@@ -200,7 +217,7 @@ def comparison_lines(scores: Sequence[Scores]) -> list[str]:
 
 
 def _counted(one: Scores) -> str:
-    """Of how many cases the means are, and of how many they should be."""
+    """How many masks could be scored, and how many there should be."""
     return f"{len(one.rows)} of {len(one.rows) + len(one.problems)}"
 
 
@@ -217,7 +234,7 @@ def write_comparison(
     """Writes `per_case.csv` and `comparison.json`; `told` is what was said about the geometry."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"predictions": one.name, "case": case, **one.rows.get(case, {}), "problem": problem}
+        {"predictions": one.name, "case": case, **one.counted.get(case, {}), "problem": problem}
         for one in scores
         for case, problem in (dict.fromkeys(one.rows, "") | one.problems).items()
     ]
@@ -225,17 +242,21 @@ def write_comparison(
     content = {
         "truth": truth,
         "told": dict(told or {}),
+        "rule": RULE,
         "predictions": {
             one.name: {
-                **summarise(list(one.rows.values())),
-                "n_cases": len(one.rows) + len(one.problems),
-                "n_missing": len(one.problems),
+                **summarise(list(one.counted.values())),
+                "n_missing": len(one.problems) - len(one.no_truth),
+                "n_without_truth": len(one.no_truth),
                 "problems": one.problems,
             }
             for one in scores
         },
         "comparisons": [
-            {"a": a.name, "b": b.name, "differences": compare_pair(a, b)}
+            {
+                **{"a": a.name, "b": b.name, "n_common": len(a.rows.keys() & b.rows.keys())},
+                "differences": compare_pair(a, b),
+            }
             for a, b in itertools.combinations(scores, 2)
         ],
     }

@@ -26,7 +26,7 @@ from lagseg_jax.inference.segmenter import Segmenter, load_segmenter
 from lagseg_jax.runs.workdir import has_checkpoints, read_config
 from lagseg_jax.runtime.console import Progress, still
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import without_nan, write_json
+from lagseg_jax.runtime.files import check_writable, without_nan, write_json
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 COMPONENTS = (1, 0)
@@ -52,6 +52,7 @@ def calibrate_run(
     config = read_config(workdir)
     if not has_checkpoints(workdir):
         raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
+    check_writable(workdir / "evaluation", "a workdir that can")
     config.data.root = data_root or config.data.root
     split = load_split(config, workdir)
     result = calibrate(load_segmenter(workdir, weights), split)

@@ -1,10 +1,10 @@
 """Says where the files of each predicted case go, and writes them."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lagseg_jax.imaging.volume import write_mask, write_voxels
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.records import FOLDER, is_recorded
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import check_writable
 
 # Folders beside the masks.
 BESIDES = ("previews", "probabilities", "meshes", "segmentations", "review")
@@ -81,8 +82,8 @@ class Outputs:
         title: str,
         plane: str = "",
         case_page: CasePage | None = None,
-    ) -> None:
-        """Writes what was asked for, the mask last.
+    ) -> dict[Path, OSError]:
+        """Writes the mask, then what else was asked for, which never costs a mask.
 
         Args:
             done: with a probability, where map or mesh was asked for.
@@ -91,31 +92,56 @@ class Outputs:
             plane: of the slices in both, as in `slices.to_slices`.
             case_page: writes the review page, where it was asked for.
 
+        Returns:
+            What could not be written besides the mask, and why.
+
         Raises:
-            OSError: no space, no permission.
+            OSError: no space or permission for the mask.
         """
         volume, mask, probability = done.volume, done.mask, done.probability
-        for path in self.paths():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if self.preview is not None:
+
+        def preview(path: Path) -> None:
             image, geometry = to_slices(volume.array, volume.affine, plane)
             drawn, _ = to_slices(mask, volume.affine, plane)
             affine = slices_affine(volume.affine, mask.shape, geometry)
-            write_overlay(self.preview, image, None, drawn, title, affine)
-        if self.review is not None:
+            write_overlay(path, image, None, drawn, title, affine)
+
+        def review(path: Path) -> None:
             assert case_page is not None
-            content = case_content(volume, mask, None, probability, plane)
-            case_page(self.review, title, content)
-        if self.mesh is not None:
-            assert probability is not None
-            write_stl(self.mesh, atrium_surface(mask, probability, threshold, volume.affine))
-        if self.probability is not None:
-            assert probability is not None
-            write_voxels(self.probability, probability, volume)
-        if self.segmentation is not None:
+            case_page(path, title, case_content(volume, mask, None, probability, plane))
+
+        def segmentation(path: Path) -> None:
             assert done.stack is not None and done.algorithm is not None
-            write_segmentation(self.segmentation, mask, done.stack, done.algorithm)
+            write_segmentation(path, mask, done.stack, done.algorithm)
+
+        def mesh(path: Path) -> None:
+            assert probability is not None
+            write_stl(path, atrium_surface(mask, probability, threshold, volume.affine))
+
+        def probabilities(path: Path) -> None:
+            assert probability is not None
+            write_voxels(path, probability, volume)
+
+        self.mask.parent.mkdir(parents=True, exist_ok=True)
         write_mask(self.mask, mask, volume)
+        failed = {}
+        others = (
+            (self.segmentation, segmentation),
+            (self.probability, probabilities),
+            (self.mesh, mesh),
+            (self.preview, preview),
+            (self.review, review),
+        )
+        for path, write in others:
+            if path is not None:
+                try:
+                    path.parent.mkdir(exist_ok=True)
+                    write(path)
+                except OSError as error:
+                    failed[path] = error
+                    with contextlib.suppress(OSError):
+                        path.unlink()  # of an earlier call: another mask's
+        return failed
 
 
 def plan_outputs(
@@ -142,7 +168,8 @@ def plan_outputs(
             )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the masks")
-    _check_writable(folder)
+    for name in ("", *BESIDES, FOLDER):
+        check_writable(folder / name, "an --output folder that can")
     given = {path.resolve() for one in inputs for path in (one.source, one.label) if path}
     if folder.resolve() in {one.label.resolve().parent for one in inputs if one.label}:
         raise InputError(f"{folder} has the dataset's labels, expected another --output folder")
@@ -167,19 +194,3 @@ def plan_outputs(
                     "it, expected another --output folder"
                 )
     return jobs
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises InputError unless a file can be written in each folder that is there or comes."""
-    below = [folder / name for name in ("", *BESIDES, FOLDER)]
-    for place in below:
-        while not os.path.lexists(place) and place != place.parent:
-            place = place.parent
-        try:
-            with TemporaryFile(dir=place):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"{place} cannot be written to ({error.strerror}), expected an --output folder "
-                "that can"
-            ) from None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_lin
 from lagseg_jax.inference.postprocess import PostProcessing
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity
 from lagseg_jax.runs.workdir import read_config
-from lagseg_jax.runtime.console import log, still
+from lagseg_jax.runtime.console import is_full, log, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.host import library_versions
 from lagseg_jax.runtime.processes import allgather, process, share
@@ -59,14 +59,21 @@ class Request:
     case_page: CasePage | None = None
 
 
+class Predicted(NamedTuple):
+    """`mask_statistics` of the cases with all outputs, and the cases for which a disk was full."""
+
+    rows: dict[Input, dict[str, Any]]
+    full: list[Input]
+
+
 def predict_files(
     jobs: Mapping[Input, Outputs],
     folder: Path,
     request: Request,
     statistics: bool = False,
     resume: bool = False,
-) -> int:
-    """Predicts this process' share of the cases, and says how many failed in all processes.
+) -> tuple[int, int]:
+    """Predicts this process' share of the cases.
 
     Args:
         jobs: where the files of each case go.
@@ -74,6 +81,9 @@ def predict_files(
         request: how they are predicted.
         statistics: whether these two are written.
         resume: leave out the cases whose files are all there.
+
+    Returns:
+        How many cases of all processes have failed, and how many of these for want of space.
 
     Raises:
         InputError: a workdir is not a run, or its model cannot be loaded.
@@ -84,12 +94,12 @@ def predict_files(
     if resume:
         todo = {one: out for one, out in mine.items() if not _is_done(one, out, about)}
         log.info("%d cases are there already, %d to do", len(mine) - len(todo), len(todo))
-    rows = {}
+    done = Predicted({}, [])
     if todo:
         segmenter = _load(request)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = predict_cases(segmenter, todo, request, about)
-    parts = allgather([len(todo) - len(rows)])
+        done = predict_cases(segmenter, todo, request, about)
+    parts = allgather([len(todo) - len(done.rows), len(done.full)])
     if statistics and process()[0] == 0:
         found = rows_on_record(folder)
         ordered = [one.name for one in jobs if one.name in found]
@@ -98,7 +108,8 @@ def predict_files(
         told |= {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
         if ordered:
             write_statistics(folder, [{"case": case, **found[case]} for case in ordered], told)
-    return sum(count for (count,) in parts)
+    failed, full = map(sum, zip(*parts))
+    return failed, full
 
 
 def _about(request: Request) -> dict[str, Any]:
@@ -130,34 +141,43 @@ def predict_cases(
     jobs: Mapping[Input, Outputs],
     request: Request,
     about: dict[str, Any] | None = None,
-) -> dict[Input, dict[str, Any]]:
+) -> Predicted:
     """Predicts, writes, records and reports all cases, in their order.
 
     A case that fails keeps no outputs of an earlier call. `about` is what the record says of the
-    models and options. Returns the row of `mask_statistics` of every case that could be used.
+    models and options.
     """
     post = _postprocessing(segmenter, request)
     note = " - random encoder" if segmenter.encoder.warning else ""
     workdirs = ", ".join(map(str, request.workdirs))
     models = {"workdirs": workdirs, "encoder_weights": _encoder_weights(request)}
-    rows: dict[Input, dict[str, Any]] = {}
+    predicted = Predicted({}, [])
 
     def finish(label: str, one: Input, done: Prediction) -> None:
         outputs, row = jobs[one], _row(done.volume, done.mask)
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
         record = Record.of(outputs.mask.parent, one.name)
+        failed: dict[Path, OSError] = {}
         made_from = {**(about or {}), "input": done.input_hash}
         try:
             record = record.begin(made_from, outputs.paths())
-            outputs.write(done, post.threshold, title, segmenter.plane, request.case_page)
-            record.finish(made_from, outputs.paths(), row | models)
+            failed = outputs.write(done, post.threshold, title, segmenter.plane, request.case_page)
+            written = [path for path in outputs.paths() if path not in failed]
+            record.finish(made_from, written, row | models)
         except (InputError, OSError) as error:
             what = f"{outputs.mask} cannot be written: " * isinstance(error, OSError)
             log.error("%s error: %s%s", label, what, error)
             _remove_older(one, outputs)
-        else:
-            rows[one] = row
-            log.info("%s %s: %s", label, outputs.mask, statistics_line(row))
+            if is_full(error):
+                predicted.full.append(one)
+            return
+        for path, problem in failed.items():
+            log.error("%s error: %s cannot be written: %s", label, path, problem.strerror)
+        if any(map(is_full, failed.values())):
+            predicted.full.append(one)
+        if not failed:
+            predicted.rows[one] = row
+        log.info("%s %s: %s", label, outputs.mask, statistics_line(row))
 
     with ThreadPoolExecutor(1) as writer:
         writing = writer.submit(lambda: None)
@@ -167,14 +187,15 @@ def predict_cases(
                 prediction = predict_case(segmenter, one, outputs, post, request)
             except InputError as error:
                 writing.result()  # the case before is reported before this one
-                log.error("%s error: %s", label, error)
+                named = "" if str(one.source) in str(error) else f"{one.source}: "
+                log.error("%s error: %s%s", label, named, error)
                 _remove_older(one, outputs)
                 continue
             writing.result()  # one case at a time waits for the disk: this bounds the memory
             writing = writer.submit(finish, label, one, prediction)
             del prediction  # it is the writer's now
         writing.result()
-    return rows
+    return predicted
 
 
 def _postprocessing(segmenter: "Segmenter", request: Request) -> PostProcessing:

@@ -64,8 +64,9 @@ class Record:
 
     def finish(self, made_from: dict, outputs: Sequence[Path], row: dict[str, Any]) -> None:
         """Says that they are complete, and what made them."""
-        files = {self._name(path): file_sha256(path) for path in outputs}
-        self._write(made_from, self.content["files"] | files, row)
+        written = {self._name(path): file_sha256(path) for path in outputs}
+        older = {name: sha256 for name, sha256 in self.content["files"].items() if sha256}
+        self._write(made_from, older | written, row)
 
     def remove(self) -> None:
         """Removes the outputs on record, and the record."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from lagseg_jax.imaging.slices import SliceGeometry, check_trained_plane, from_slices, to_slices
 from lagseg_jax.inference.given import Given, voxels_and_affine
-from lagseg_jax.inference.memory import check_memory
+from lagseg_jax.inference.memory import check_memory, refused_where_memory_ends
 from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
 from lagseg_jax.inference.slice_probability import (
     average_probability,
@@ -210,7 +210,8 @@ class Segmenter:
                 result[some] = np.asarray(output)[: len(some), :height, :width]
             return [bool(result[number].any()) for number in numbers]
 
-        search(look, count, stride, batch)
+        with refused_where_memory_ends(slices.shape):
+            search(look, count, stride, batch)
         return result
 
 

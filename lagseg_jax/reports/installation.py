@@ -11,6 +11,7 @@ from pathlib import Path
 from lagseg_jax.config.shipped import shipped_configs
 from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS
 from lagseg_jax.runtime.commands import COMMANDS, example_of
+from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, read_json
 from lagseg_jax.runtime.host import library_versions
 
@@ -64,8 +65,7 @@ def installation(weights: Sequence[Path]) -> dict:
         "layouts": [{"layout": one.name, "files": one.files} for one in (*LAYOUTS, *NAMINGS)],
         "weights": find_weights(weights),
         "cache": {
-            "folder": str(cache_home()),
-            **{f"{part}_gb": _gigabytes(cache_home() / part) for part in ("slices", "xla")},
+            **_cache(),
         },
         "commands": [
             {"what": command.about, "command": example_of(name)}
@@ -102,6 +102,15 @@ def installation_text(info: dict) -> str:
         "commands": [f"{one['what']}:\n    {one['command']}" for one in info["commands"]],
     }
     return "\n".join("\n  ".join([f"{title}:", *lines]) for title, lines in sections.items())
+
+
+def _cache() -> dict[str, object]:
+    parts = ("slices", "xla")
+    try:
+        folder = cache_home()
+    except InputError as error:
+        return {"folder": f"none ({error})", **{f"{part}_gb": 0.0 for part in parts}}
+    return {"folder": str(folder), **{f"{part}_gb": _gigabytes(folder / part) for part in parts}}
 
 
 def _gigabytes(folder: Path) -> float:

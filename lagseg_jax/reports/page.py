@@ -67,7 +67,8 @@ def _header(evaluation: Evaluation) -> Html:
         dice = evaluation.values["dice"][[one == name for one in evaluation.datasets]]
         facts.append(f"{name}: {count_of(len(dice), 'case')}, mean Dice {dice.mean():.3f}")
     if evaluation.manifest:
-        facts.append(evaluation.manifest["date"].replace("T", " ").replace("+00:00", " UTC"))
+        date = evaluation.manifest["date"].replace("T", " ").replace("+00:00", " UTC")
+        facts += [f"split {evaluation.split}", date]
     warnings = []
     if sentence := str(encoder.get("warning") or ""):
         warnings.append(banner("Random encoder.", f"{sentence[0].upper()}{sentence[1:]}."))

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.evaluation.metrics import METRICS
 from lagseg_jax.runs.metrics_log import read_rows
 from lagseg_jax.runtime.errors import InputError
@@ -66,6 +67,13 @@ class Evaluation:
     datasets: Sequence[str] = ()
     review: bool = False
 
+    @property
+    def split(self) -> str:
+        """How training and test cases were told apart, by patient or only by file."""
+        data = (self.manifest or {"config": {}})["config"].get("data")
+        rule = data.get("patient") if isinstance(data, dict) else ""
+        return describe_patients(str(rule or ""))
+
 
 def read_evaluation(folder: Path) -> Evaluation:
     """Reads what an evaluation wrote into this folder, and metrics.jsonl beside the folder.
@@ -73,7 +81,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         InputError: summary.json or per_case.csv is missing, or a file is damaged.
     """
-    summary = read_summary(folder)
+    summary = _read_json(folder / "summary.json", SUMMARY)
     path = folder / "manifest.json"
     manifest = _read_json(path, MANIFEST) if path.exists() else None
     names, datasets, values = read_cases(folder / "per_case.csv")
@@ -91,11 +99,6 @@ def read_evaluation(folder: Path) -> Evaluation:
         datasets=datasets,
         review=(folder / "review.html").is_file(),
     )
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The content of summary.json in this folder; raises InputError if it cannot be one."""
-    return _read_json(folder / "summary.json", SUMMARY)
 
 
 def _name(folder: Path, manifest: dict[str, Any] | None) -> str:
@@ -158,7 +161,9 @@ def _is_number(value: Any) -> bool:
     return is_one and abs(value) < LARGEST  # never true for NaN
 
 
-def read_cases(path: Path) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
+def read_cases(
+    path: Path, metrics: Sequence[str] = METRICS
+) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
     """Names, datasets and metrics of a per_case.csv: see `Evaluation`.
 
     Raises:
@@ -168,7 +173,7 @@ def read_cases(path: Path) -> tuple[list[str], list[str], dict[str, np.ndarray]]
         rows = list(csv.DictReader(io.StringIO(read_text(path))))
         names = [row["case"] for row in rows]
         datasets = [row.get("dataset") or "" for row in rows]
-        columns = {m: np.array([float(row[m] or math.nan) for row in rows]) for m in METRICS}
+        columns = {m: np.array([float(row[m] or math.nan) for row in rows]) for m in metrics}
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _damaged(path, f"{type(error).__name__} {error}") from None
     for metric, column in columns.items():

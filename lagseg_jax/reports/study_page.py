@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.evaluation.cross_test import CrossTest
 from lagseg_jax.evaluation.study import Job, Run
 from lagseg_jax.reports.cross_table import OWN, column, cross_lines, cross_rows, read_cross_results
@@ -28,6 +29,8 @@ def write_results(
         reasons: why runs or tests failed, by their names.
         tests: of the runs on other datasets, if the study has them.
     """
+    rules = sorted({describe_patients(run.config.data.patient) for run in runs})
+    study = study | {"split": "; ".join(rules)}
     arms = list(study["arms"])
     above: list[str] = []
     groups: dict[str, list[str]] = {"": arms}

@@ -19,7 +19,7 @@ from lagseg_jax.evaluation.statistics import (
     paired_wilcoxon,
 )
 from lagseg_jax.reports.markdown import decimal, plain, table_head, table_row
-from lagseg_jax.reports.read import read_cases, read_summary
+from lagseg_jax.reports.read import WRITTEN, read_cases
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import (
     read_json,
@@ -67,17 +67,16 @@ def read_result(
         InputError: it cannot be one.
     """
     folder, path = folder or workdir / "evaluation", workdir / "splits.json"
-    names, _, values = read_cases(folder / "per_case.csv")
+    names, _, values = read_cases(folder / "per_case.csv", (*METRICS, *VOLUMES))
     cases = {
         name: {metric: float(column[n]) for metric, column in values.items()}
         for n, name in enumerate(names)
     }
-    summary = read_summary(folder)
+    encoder = read_json(folder / "summary.json", WRITTEN).get("encoder")
     train = read_json(path, "the split of a run").get("train")
-    if not isinstance(train, list):
-        raise InputError(f"{path} has no list train, expected the split of a run")
-    warning = str(summary["encoder"].get("warning", ""))
-    return Result(arm, fold, seed, cases, len(train), warning)
+    if not isinstance(train, list) or not isinstance(encoder, dict):
+        raise InputError(f"{workdir}: no encoder or no train found, expected what a run writes")
+    return Result(arm, fold, seed, cases, len(train), str(encoder.get("warning", "")))
 
 
 def table_rows(results: Sequence[Result], arms: Sequence[str], reference: str | None) -> list[dict]:
@@ -218,6 +217,8 @@ def _markdown(
         "Mean ± SD over test cases (each averaged over the seeds first); in parentheses",
         "the SD of the seeds' means, where there are several. A dash: not defined, or missing.",
     ]
+    if study.get("split"):
+        notes.append(f"Split {plain(study['split'])}.")
     if reference is not None:
         header += [f"Dice - {plain(reference)} [95 % interval]", "p", "p (Holm)"]
         notes += [

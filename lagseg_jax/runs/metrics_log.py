@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lagseg_jax.runtime.console import log
+from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import read_text, without_nan, write_atomically
 
 
@@ -118,10 +119,19 @@ def _line(row: dict) -> str:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a `metrics.jsonl`, without lines that are not whole."""
+    """The rows of a `metrics.jsonl`, without lines that are not whole.
+
+    Raises:
+        InputError: a row is nested too deep to be one.
+    """
     rows = []
     for line in read_text(path).splitlines():
-        # The last line of a run that was killed while writing it, or what no run wrote.
-        with contextlib.suppress(ValueError, RecursionError):
+        try:
             rows.append(json.loads(line))
+        except ValueError:  # the last line of a run that was killed while writing it
+            continue
+        except RecursionError:
+            raise InputError(
+                f"{path} cannot be read (nested too deep), expected what training writes"
+            ) from None
     return [row for row in rows if isinstance(row, dict)]

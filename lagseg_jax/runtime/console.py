@@ -19,7 +19,7 @@ from lagseg_jax.runtime.signals import handled
 log = logging.getLogger("lagseg_jax")
 
 SILENT_SECONDS = 60.0  # nothing is silent for longer
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # no fault of what the user gave
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no fault of what the user gave
 # Control characters would move the cursor, or more; what is not UTF-8 cannot be printed.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
@@ -104,7 +104,12 @@ def exit_status(main: Callable[[], int | None], continues: bool = False) -> int:
         ]
         where = f"{' -> '.join(names)}: " if names else ""
         say_error(f"error: {where}{error.strerror or error}")
-        return 1 if error.errno in FULL else 2
+        return 1 if is_full(error) else 2
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error is that of a full or broken disk."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def _occupy_standard_streams() -> None:

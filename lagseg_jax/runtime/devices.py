@@ -1,6 +1,7 @@
 """Puts arrays on all devices of a process, maps functions over them, and keeps compiled code."""
 
 import hashlib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +13,10 @@ from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lagseg_jax.runtime.files import cache_home
+from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.files import cache_home, check_writable
+
+log = logging.getLogger(__name__)
 
 Tree = TypeVar("Tree")  # of arrays
 
@@ -60,12 +64,18 @@ def settled(tree: Tree) -> Tree:
 def use_compilation_cache() -> None:
     """Lets the second start of any command find what the first compiled.
 
-    JAX's own settings (JAX_COMPILATION_CACHE_DIR and the one below) have precedence.
+    JAX's own settings (JAX_COMPILATION_CACHE_DIR and the one below) have precedence. Without a
+    place that can be written to, nothing is kept.
     """
     # Of what runs in oneDNN (see `model.backend`), XLA can write nothing.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
+        try:
+            folder = cache_home() / "xla"
+            check_writable(folder, "XDG_CACHE_HOME to name a folder that can")
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+        except InputError as error:
+            log.warning("WARNING: compiled code is not kept: %s", error)
     # Encoder and decoder take less than JAX's bound of 1 s each, and are loaded in a tenth of it.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -14,6 +14,7 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from lagseg_jax.runtime.errors import InputError
@@ -26,8 +27,45 @@ _tidied: set[Path] = set()  # folders in which this process has looked for lefto
 
 
 def cache_home() -> Path:
-    """Where the project may keep what can be made again: $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lagseg_jax"
+    """Where the project may keep what can be made again: $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        InputError: no home folder is known, as in a container whose user is not in its passwd.
+    """
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lagseg_jax"
+
+
+def user_path(text: str) -> Path:
+    """The path in a field or variable, with `~` as the home folder; errors as in `cache_home`."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{text} is in no known place, as HOME is not set and user {os.getuid()} is not in the "
+            "system's passwd, expected HOME or XDG_CACHE_HOME to name a folder, or no `~`"
+        ) from None
+
+
+def check_writable(folder: Path, expected: str) -> None:
+    """Makes sure that files can be written in a folder that is there or will be made.
+
+    Args:
+        folder: nothing in it changes.
+        expected: the way out, for the message.
+
+    Raises:
+        InputError: they cannot.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    try:
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{place} cannot be written to ({error.strerror}), expected {expected}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runtime.console import Progress, still
 from lagseg_jax.runtime.devices import pmapped
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import cache_home
+from lagseg_jax.runtime.files import cache_home, user_path
 from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ FORMAT = 1  # raise when the content of an entry changes for the same key
 
 def feature_folder(configured: str) -> Path:
     """`features` in `config.data.cache_dir`, or in the user's cache folder when it is empty."""
-    return (Path(configured).expanduser() if configured else cache_home()) / "features"
+    return (user_path(configured) if configured else cache_home()) / "features"
 
 
 def cached_tokens(

@@ -297,7 +297,7 @@ def test_distances_in_sheared_volumes_follow_the_affine():
 
 
 def test_a_case_that_cannot_be_scored_has_a_row_and_counts(folders, tmp_path, capsys):
-    """A value that a tool did not find is Dice 0; a damaged or missing file is missing and said."""
+    """A class that a tool did not find, a missing and a damaged file are Dice 0, and said."""
     truth, a, _ = folders
     (a / "case_1.nii.gz").unlink()
     (a / "case_2.nii.gz").write_bytes(b"damaged")
@@ -307,11 +307,29 @@ def test_a_case_that_cannot_be_scored_has_a_row_and_counts(folders, tmp_path, ca
     with (tmp_path / "out" / "per_case.csv").open() as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert len(rows) == 7 and rows["case_3"]["dice"] == "0.0" and not rows["case_3"]["problem"]
-    assert rows["case_1"]["dice"] == "" and "no mask of case_1" in rows["case_1"]["problem"]
+    assert rows["case_1"]["dice"] == "0.0" and rows["case_1"]["hd95_mm"] == ""
+    assert "no mask of case_1" in rows["case_1"]["problem"]
     assert "damaged" in rows["case_2"]["problem"]
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())["predictions"]["a"]
-    assert (found["n_cases"], found["n_missing"], found["dice"]["n"]) == (7, 2, 5)
-    assert found["dice"]["mean"] == pytest.approx(4 / 5 * 5 / 6)
+    assert (found["n_cases"], found["n_missing"], found["dice"]["n"]) == (7, 2, 7)
+    assert found["dice"]["mean"] == pytest.approx(4 / 7 * 5 / 6)
+    assert np.mean([float(row["dice"]) for row in rows.values()]) == found["dice"]["mean"]
+
+
+def test_pairs_are_the_cases_of_both_and_a_case_without_truth_counts_for_nobody(
+    folders, tmp_path, capsys
+):
+    truth, a, b = folders
+    (a / "case_1.nii.gz").unlink()
+    (truth / "case_2.nii.gz").write_bytes(b"damaged")
+    assert call(truth, a, b, "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().out
+    assert "over the 5 of 7 cases of both" in said and "counts as Dice and IoU of 0" in said
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    counts = {n: [p[n] for p in found["predictions"].values()] for n in ("n_cases", "n_missing")}
+    assert counts == {"n_cases": [6, 6], "n_missing": [1, 0]}
+    assert found["comparisons"][0]["n_common"] == 5
+    assert found["comparisons"][0]["differences"]["dice"]["n"] == 5
 
 
 def test_truth_of_any_naming(tmp_path, caplog):

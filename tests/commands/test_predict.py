@@ -229,16 +229,16 @@ def test_the_mask_does_not_depend_on_the_other_outputs(everything, finished_run,
 def test_a_full_disk_or_a_bad_file_costs_one_case(
     finished_run, everything, tmp_path, caplog, monkeypatch
 ):
-    """What cannot be written is reported in its turn, leaves nothing, and the others go on."""
+    """What cannot be written is reported in its turn, and the others go on."""
     arguments, _ = everything
-    real = files.write_stl
+    real = files.write_mask
 
-    def full(path, triangles):
-        if path.name == "1.stl":
+    def full(path, voxels, like):
+        if path.name == "1.nii.gz":
             raise OSError(28, "No space left on device")
-        real(path, triangles)
+        real(path, voxels, like)
 
-    monkeypatch.setattr(files, "write_stl", full)
+    monkeypatch.setattr(files, "write_mask", full)
     (tmp_path / "in").mkdir()
     for name in ("1.nii.gz", "2.nii.gz"):
         shutil.copy(arguments[3] / name, tmp_path / "in")
@@ -253,6 +253,41 @@ def test_a_full_disk_or_a_bad_file_costs_one_case(
         *("2.nii.gz", "statistics.csv", "statistics.json")
     ]
     assert list(rows_of(out)) == ["2"]
+
+
+@pytest.mark.parametrize("what", ["write_overlay", "write_stl"])
+def test_what_cannot_be_written_beside_a_mask_never_costs_it(
+    finished_run, one_case, tmp_path, monkeypatch, caplog, what
+):
+    out, error = tmp_path / "out", OSError(28, "No space left on device")
+    arguments = ("--workdir", finished_run, "-i", one_case, "-o", out, *EXTRAS)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, what, lambda *_: (_ for _ in ()).throw(error))
+        assert call(*arguments) == 1
+    other = "previews/a.png" if what == "write_overlay" else "meshes/a.stl"
+    assert f"{out / other} cannot be written: No space left" in caplog.text
+    assert (out / "a.nii.gz").exists() and not (out / other).exists()
+    assert set(rows_of(out)) == {"a"}
+    assert call(*arguments, "--resume") == 0 and (out / other).exists()
+
+
+def test_an_input_too_large_for_memory_costs_one_case_and_resume_gets_past_it(
+    finished_run, inputs, tmp_path, monkeypatch, caplog
+):
+    (inputs / "bad.nii.gz").unlink()
+    wide = nibabel.Nifti1Image(np.arange(701 * 709 * 2, dtype=np.int32).reshape(701, 709, 2), None)
+    nibabel.save(nibabel.Nifti1Image(wide.dataobj, np.eye(4)), inputs / "a.nii.gz")
+    out = tmp_path / "out"
+    arguments = ("--workdir", finished_run, "-i", inputs, "-o", out)
+    for place, what in (("available_bytes", "memory"), ("device_bytes", "memory of the device")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"lagseg_jax.inference.memory.{place}", lambda: 10**7)
+            caplog.clear()
+            resume = ["--resume"] if place == "device_bytes" else []
+            assert call(*arguments, *resume) == 2
+        found = f"709 x 701 pixels, whose prediction needs 0.1 GB of {what} where 0.0 GB"
+        assert f"a.nii.gz: the volume has slices of {found}" in caplog.text
+        assert names_in(out) == ["Müller scan.1.nii.gz", "b.nii", "c.nrrd"]
 
 
 def test_min_mm3_drops_all_or_nothing(finished_run, inputs, tmp_path):

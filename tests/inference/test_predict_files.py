@@ -1,6 +1,7 @@
 """The loop over cases, with a model that is a function: writing overlaps computing, in order."""
 
 import logging
+import re
 import threading
 import weakref
 from pathlib import Path
@@ -58,10 +59,10 @@ def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
 
     def waiting(self, *arguments):
         assert started[int(self.mask.name[0]) + 1].wait(SECONDS), "the next case was not started"
-        write(self, *arguments)
+        return write(self, *arguments)
 
     monkeypatch.setattr(Outputs, "write", waiting)
-    rows = predict_cases(segmenter_of(predict_volume), jobs, Request([]))
+    rows = predict_cases(segmenter_of(predict_volume), jobs, Request([])).rows
     assert [row["voxels"] for row in rows.values()] == [1, 2, 3, 4]
     for number, outputs in enumerate(jobs.values(), 1):
         assert read_volume(outputs.mask).array.sum() == number
@@ -117,14 +118,14 @@ def test_what_fails_is_reported_in_its_turn(jobs, monkeypatch, caplog):
     def full(self, *arguments):
         if self.mask.name == "2.nii.gz":
             raise OSError(28, "No space left on device")
-        write(self, *arguments)
+        return write(self, *arguments)
 
     monkeypatch.setattr(Outputs, "write", full)
-    rows = predict_cases(segmenter_of(predict_volume), jobs, Request([]))
+    rows = predict_cases(segmenter_of(predict_volume), jobs, Request([])).rows
     assert [one.name for one in rows] == ["0", "3"]
     said = [record.getMessage() for record in caplog.records]
     assert [sentence.split()[0] for sentence in said] == ["1/4", "2/4", "3/4", "4/4"]
-    assert said[1] == "2/4 error: it is the second"
+    assert re.fullmatch(r"2/4 error: /.*/1\.nii\.gz: it is the second", said[1])
     assert said[2].startswith("3/4 error: ") and "No space left" in said[2]
     assert [path.exists() for path in (o.mask for o in jobs.values())] == [True, False, False, True]
 
@@ -133,6 +134,7 @@ def test_an_unexpected_error_of_the_writer_is_not_lost(jobs, monkeypatch):
     def broken(self, *arguments):
         if self.mask.name == "3.nii.gz":  # the last one: no other case comes after it
             raise ZeroDivisionError
+        return {}
 
     monkeypatch.setattr(Outputs, "write", broken)
     with pytest.raises(ZeroDivisionError):

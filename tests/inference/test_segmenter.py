@@ -1,6 +1,7 @@
 """predict_volume: geometry, batching, compilation, and the inputs it refuses."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import nibabel
@@ -12,6 +13,7 @@ import lagseg_jax
 from configs import default
 from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.imaging.volume import read_volume
+from lagseg_jax.inference import memory
 from lagseg_jax.inference import segmenter as segmenter_module
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.inference.segmenter import Segmenter
@@ -366,6 +368,27 @@ def test_the_mask_of_a_probability_is_that_of_the_volume(segmenter, volume, stri
         found = other.mask_of(probability, volume.affine, post)
         mask = other.predict_volume(array, affine=volume.affine, post=post)
         np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")]
+)
+def test_what_runs_out_of_memory_all_the_same_is_refused(segmenter, volume, monkeypatch, error):
+    def exhausted(*_):
+        raise error
+
+    monkeypatch.setattr("lagseg_jax.inference.segmenter.slice_probability", exhausted)
+    with pytest.raises(ValueError, match=r"slices of 4\d x 4\d pixels, .* more memory"):
+        segmenter.predict_volume(volume)
+
+
+def test_what_a_device_says_of_its_memory(monkeypatch):
+    stats = [{"bytes_limit": 9, "bytes_in_use": 2}, None, {"bytes_limit": 8}, {"num_allocs": 3}]
+    devices = [SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert memory.device_bytes() == 7
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[1:2])
+    assert memory.device_bytes() is None
 
 
 def test_a_volume_that_needs_more_memory_than_there_is_is_refused(segmenter, volume, monkeypatch):

@@ -119,6 +119,15 @@ MANIFEST = {
 }
 
 
+def test_the_page_says_whether_patients_were_known(tmp_path):
+    write_evaluation(tmp_path, 5)
+    path = tmp_path / "evaluation" / "manifest.json"
+    for rule, said in (("", "split by file: no patients known"), ("^(P.)", "split by patient")):
+        config = MANIFEST["config"] | {"data": {"patient": rule}}
+        path.write_text(json.dumps(MANIFEST | {"config": config}))
+        assert said in write_report(path.parent).read_text()
+
+
 def filled(content, text):
     """JSON with the text in place of every text, and as one more key and value of all objects."""
     if isinstance(content, dict):
@@ -230,16 +239,16 @@ def test_what_is_not_there_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("summary.json", None, "FileNotFoundError"),
-        ("summary.json", "{", "JSONDecodeError"),
+        ("summary.json", None, "No such file"),
+        ("summary.json", "{", "Expecting property name"),
         ("summary.json", '{"encoder": {}}', "no step"),
         ("per_case.csv", None, "FileNotFoundError"),
         ("per_case.csv", "case,dice\na,many\n", "many"),
         ("per_case.csv", "case,dice\na,0.5\n", "KeyError"),
         ("fusion_weights.csv", "scale,block_0\n", "ValueError"),
         ("fusion_weights.csv", "scale,block_0\n1/14,x\n", "x"),
-        ("manifest.json", "[]", "no object"),
-        ("manifest.json", '{"date": ' + 100_000 * "[", "RecursionError"),
+        ("manifest.json", "[]", "JSON list found"),
+        ("manifest.json", '{"date": ' + 100_000 * "[", "nested too deep"),
         ("summary.json", json.dumps(SUMMARY | {"encoder": 3}), "encoder is no object"),
         ("summary.json", json.dumps(SUMMARY | {"step": True}), "step is 'True'"),
         ("summary.json", json.dumps(SUMMARY | {"step": 10**400}), "step is '1000"),
@@ -247,7 +256,7 @@ def test_what_is_not_there_is_said(tmp_path):
         ("fusion_weights.csv", "scale,block_0\n1/14,0\n", "no shares"),
         ("fusion_weights.csv", "scale,block_0\n1/14,nan\n", "no shares"),
         ("fusion_weights.csv", '"' + "x" * 200_000, "Error"),
-        ("../metrics.jsonl", "[" * 100_000, "RecursionError"),
+        ("../metrics.jsonl", "[" * 100_000, "nested too deep"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, content, found):
