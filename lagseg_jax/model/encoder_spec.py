@@ -77,9 +77,12 @@ def conversion_command(variant: str, registers: int, folder: str | Path = "") ->
     Args:
         variant: a key of `VARIANTS`.
         registers: 0 or 4.
-        folder: to write to; "" for weights/VARIANT.
+        folder: to write to; "" for weights/VARIANT. The name of a published model, given where a
+            folder was expected, is what to convert.
     """
     variant = "base" if variant == "tiny" else variant
     name = f"facebook/dinov2-{'with-registers-' if registers else ''}{variant}"
-    output = shlex.quote(str(folder or f"weights/{variant}"))
+    if str(folder).startswith("facebook/dinov2-"):
+        name, folder = str(folder), ""
+    output = shlex.quote(str(folder or f"weights/{name.rpartition('-')[2]}"))
     return f"`python -m weight_conversion.convert --input={name} --output={output}`"

@@ -25,17 +25,18 @@ def imported(code, folder):
     return set(result.stdout.split())
 
 
-def test_neither_tensorflow_nor_torch_is_imported(tmp_path):
+def test_neither_tensorflow_nor_torch_nor_a_client_of_the_hub_is_imported(tmp_path):
     """Empty packages of these names make even an attempt visible where they are not installed."""
-    for name in ("tensorflow", "torch"):
+    never = {"tensorflow", "torch", "huggingface_hub"}
+    for name in never:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("")
-    control = imported("import tensorflow, torch", tmp_path)
-    assert control >= {"tensorflow", "torch"}
+    assert imported(f"import {', '.join(never)}", tmp_path) >= never
     code = "\n".join(f"import lagseg_jax.{module}" for module in MODULES)
+    code += "\nimport weight_conversion.convert"
     code += f"\nlagseg_jax.runs.metrics_log.MetricsWriter({str(tmp_path)!r}, {{}}, 0).close()"
     found = imported(code, tmp_path)
-    assert "jax" in found and not found & {"tensorflow", "torch"}
+    assert "jax" in found and not found & never
 
 
 def test_files_and_metrics_need_no_jax(tmp_path):

@@ -112,6 +112,8 @@ def test_the_line_that_fetches_the_published_weights():
     assert found == f"`{command}giant --output=weights/giant`"
     found = conversion_command("small", 4, "my weights")
     assert found == f"`{command}with-registers-small --output='my weights'`"
+    found = conversion_command("base", 0, "facebook/dinov2-giant")  # where a folder was expected
+    assert found == f"`{command}giant --output=weights/giant`"
     assert conversion_command("tiny", 0) == f"`{command}base --output=weights/base`"
 
 
@@ -159,7 +161,7 @@ def test_missing_extra_and_misshaped_are_listed(folder):
 )
 def test_bad_card(folder, text):
     (folder / "card.json").write_text(text)
-    with pytest.raises(InputError, match=r"card\.json is not a card"):
+    with pytest.raises(InputError, match=r"card\.json .*a card written by weight_conversion"):
         load_params(folder, "float32")
 
 
