@@ -150,8 +150,8 @@ def _named_folders(
             continue
         if not re.fullmatch(r"\w[\w.-]*", name) or not where:
             raise InputError(
-                f"{option}root is {root!r}, expected NAME=FOLDER with letters, digits, '_', '-' "
-                "or '.' in the name"
+                f"{root}: no such folder, expected one, or NAME=FOLDER with letters, digits, "
+                "'_', '-' or '.' in the name"
             )
         named.append((name, Path(where).expanduser()))
     if len(named) == 1:
@@ -163,7 +163,7 @@ def _named_folders(
         if other is not folder:
             raise InputError(
                 f"{other} and {folder} are both called {name}, expected a name for each of them "
-                f"that differs, given as NAME=FOLDER in {option}root"
+                "that differs, given as NAME=FOLDER"
             )
     return named
 

@@ -58,7 +58,8 @@ def find_truth(
 
 def _find_labels(root: str | Path | tuple[str, ...], images: str, labels: str) -> dict[str, Path]:
     if isinstance(root, tuple) or ("=" in str(root) and not Path(root).is_dir()):
-        datasets = find_datasets(root if isinstance(root, tuple) else str(root), images, labels)
+        several = root if isinstance(root, tuple) else str(root)
+        datasets = find_datasets(several, images, labels, option="--")
         return {case.name: case.label for case in labelled(datasets) if case.label}
     folder = Path(root)
     if labels and not images:

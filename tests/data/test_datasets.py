@@ -74,7 +74,7 @@ def test_cases_of_several_datasets_are_named_by_them(tmp_path):
     [
         (("a/x", "./a/x"), "are both called x|are both called .*_a_x"),
         (("z=a/x", "z=b/x"), "are both called z, expected a name for each"),
-        (("a/x", "a b=b/x"), "expected NAME=FOLDER with letters"),
+        (("a/x", "a b=b/x"), "or NAME=FOLDER with letters"),
         (("a/x", "x_P=b/x"), "are both named x_P_1"),
         (("a/x", "none"), "no such folder"),
     ],
