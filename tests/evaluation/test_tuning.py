@@ -1,12 +1,17 @@
 """Choosing a setting: every one of the grid against the plain way, and ties."""
 
+from types import SimpleNamespace
+
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from configs import default
 from lagseg_jax.config.flags import parse_flags
+from lagseg_jax.data.layouts import Case
 from lagseg_jax.evaluation.metrics import dice
-from lagseg_jax.evaluation.tuning import best_setting, dice_of_settings, grid
+from lagseg_jax.evaluation.tuning import best_setting, dice_of_settings, grid, score_test_cases
 from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.main import define_flags
@@ -47,6 +52,21 @@ def test_a_volume_without_any_atrium(case):
     assert set(found.values()) == {1.0} and list(found) == grid([3.0])
 
 
+def test_slices_are_those_of_the_coarsest_axis(tmp_path):
+    """The first one here; the last would give another Dice per slice."""
+    truth, mask = np.zeros((13, 11, 7), np.int16), np.zeros((13, 11, 7), np.float32)
+    truth[2:8, 3:8, 2:5], mask[3:9, 3:8, 2:5] = 420, 1
+    paths = [tmp_path / f"{name}.nii.gz" for name in ("image", "label")]
+    for path in paths:
+        nib.save(nib.Nifti1Image(truth, np.diag([3.0, 1.5, 1.5, 1.0])), path)
+    segmenter = SimpleNamespace(
+        config=default.get_config(), plane="", predict_probability=lambda *_, **__: mask
+    )
+    rows, _ = score_test_cases(segmenter, [Case("c", "p", *paths)], (DEFAULT, DEFAULT))
+    for setting in ("default", "chosen"):
+        assert rows[setting][0]["slice_dice"] == pytest.approx(5 / 7)
+
+
 def test_the_unit_of_smoothing_is_the_median_distance_of_slices():
     assert {setting.smooth_mm for setting in grid([1.0, 2.5, 4.0])} == {0, 1.25, 2.5, 5}
 
@@ -82,6 +102,4 @@ def test_fields_are_read_by_the_command_line():
 
 
 def test_the_default_is_the_configs():
-    from configs import default
-
     assert PostProcessing.of(default.get_config().predict) == DEFAULT

@@ -293,13 +293,19 @@ def test_the_best_checkpoint_is_loaded_not_the_newest(monkeypatch, segmenter, tm
     class Known:
         def __init__(self, *_, **__):
             best = bests.pop(0)
-            self.best, self.newest, self.close = lambda: best, lambda: 5, lambda: None
+            self.best, self.newest = lambda: best, lambda: 5
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
 
         def restore_params(self, step, like):
             steps.append(step)
             return segmenter.head_params
 
-    monkeypatch.setattr(segmenter_module, "Checkpoints", Known)
+    monkeypatch.setattr("lagseg_jax.runs.best_params.Checkpoints", Known)
     monkeypatch.setattr(segmenter_module, "read_planes", lambda _: ())
     restore = segmenter_module.restore_segmenter
     found = [restore(segmenter.config, tmp_path, segmenter.encoder).step for _ in range(2)]
