@@ -166,9 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
         failed, full = predict_files(jobs, folder, request, options.statistics, options.resume)
-        if options.review and folder.is_dir():
-            once(write_prediction_review, folder)
-            log.info("every slice of every case: %s", folder / "review.html")
+        once(write_prediction_review, folder, options.review)
+    if options.review:
+        log.info("every slice of every case: %s", folder / "review.html")
     if failed:
         log.error("%d of %d inputs could not be used", failed, len(jobs))
     if full:

@@ -35,15 +35,23 @@ class ReviewedCase:
     warnings: list[str] = field(default_factory=list)
 
 
-def write_prediction_review(folder: Path) -> Path:
-    """Writes the table of what `predict --review` left in its output folder."""
+def write_prediction_review(folder: Path, asked: bool = True) -> None:
+    """Writes the table of what `predict --review` left in its output folder.
+
+    Args:
+        folder: with the records of the cases.
+        asked: otherwise only a table that is there is written again: masks may have changed.
+    """
+    if not asked and not (folder / PAGE).is_file():
+        return
     rows = rows_on_record(folder)
     found = [name for name in rows if _page_of(folder, name).is_file()]
     cases = [
         ReviewedCase(name, {"Volume (mL)": rows[name]["volume_ml"]}, _said(rows[name]))
         for name in found
     ]
-    return _write(folder, f"Predictions in {folder.resolve().name}", cases)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, f"Predictions in {folder.resolve().name}", cases)
 
 
 def write_evaluation_review(folder: Path) -> Path:

@@ -96,6 +96,10 @@ def test_review_and_only_the_cases_with_a_verdict(finished_run, inputs, tmp_path
     assert set(again) == set(pages) and again["c"] == pages["c"]
     assert (output / "review.html").read_text().count('<a href="./review/') == 3
     assert call(*common, "--cases", verdicts, "--resume") == 0
+    # A mask that is made anew without a page leaves no older one, and no row in the table.
+    assert call(*common[:-1], "--cases", verdicts, "--verdict=accept", "--tta") == 0
+    assert not (output / "review" / "c.html").exists()
+    assert (output / "review.html").read_text().count('<a href="./review/') == 2
     capsys.readouterr()
     verdicts.write_text("case,verdict,note\nd,reject,\n")
     assert call(*common, "--cases", verdicts) == 2

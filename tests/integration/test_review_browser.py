@@ -257,6 +257,16 @@ def test_verdicts_are_given_kept_and_saved(page, review):
     assert "reject" not in page.run("csv()")
 
 
+def test_a_browser_that_keeps_nothing_says_so(page, review):
+    refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('no'); }})"
+    script = page.call("Page.addScriptToEvaluateOnNewDocument", source=refuse)["identifier"]
+    page.open(review)
+    page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+    assert "keeps nothing for this page: save the verdicts" in page.run("byId('kept').textContent")
+    page.run("look(rows()[1]); judge('accept')")
+    assert "train_1,accept," in page.run("csv()")
+
+
 def test_the_saved_file_is_the_table(page, review, tmp_path):
     page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.open(review)

@@ -358,9 +358,9 @@ def test_every_file_is_written_once(two_by_two):
     root, _, (first, second) = two_by_two
     counts = Counter([*first, *second])
     assert counts and set(counts.values()) == {1}, counts.most_common(3)
-    # The second process writes what it shares: decoded cases, and masks of test cases.
+    # The second process writes what it shares: decoded cases, masks and pages of test cases.
     kinds = {os.path.basename(os.path.dirname(path)) for path in second}
-    assert kinds == {"cache", "masks"}
+    assert kinds == {"cache", "masks", "review"}
     run = root / "run"
     for name in ("config.json", "splits.json", "metrics.jsonl", "evaluation/summary.json"):
         assert str(run / name) in first, name
