@@ -41,7 +41,10 @@ def hash_cases(cases: Sequence[Case], folder: Path | None = None) -> Contents:
     parts = allgather(
         (
             {
-                case.name: {"image": hashes[case.image], "label": hashes.get(case.label, "")}
+                case.name: {
+                    "image": hashes[case.image],
+                    "label": hashes[case.label] if case.label else "",
+                }
                 for case in mine
             },
             {states[path]: sha256 for path, sha256 in hashes.items() if _is_settled(path, states)},
