@@ -14,10 +14,11 @@ from lagseg_jax.reports.calibration_table import advice, calibration_lines
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console, say
+from lagseg_jax.runtime.errors import one_of
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line's options."""
+    """The command line's options; raises InputError for a name after --allow that is none."""
     parser = command_parser(
         "calibrate",
         "Chooses threshold, components and smoothing on the validation cases of a run, and reports "
@@ -28,7 +29,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     about = "folder of the dataset, if it was moved; several as ('A','NAME=B')"
     add("--data", metavar="DATASET", type=dataset_roots, help=about)
     add("--weights", help="folder of the encoder weights, if they were moved")
-    return parser.parse_args(arguments)
+    about = "changed_label: labels were corrected since the training"
+    add("--allow", default="", metavar="changed_label", help=about)
+    options = parser.parse_args(arguments)
+    one_of("--allow", options.allow, ("", "changed_label"))
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = read_config(options.workdir)  # refused before jax is loaded
     from lagseg_jax.evaluation.tuning import calibrate_run
 
-    result = calibrate_run(options.workdir, options.data, options.weights)
+    result = calibrate_run(options.workdir, options.data, options.weights, options.allow)
     say(*calibration_lines(result), f"\n{advice(result, options.workdir, config)}")
     if warning := result["encoder"].get("warning"):
         log.warning("WARNING: %s", warning)

@@ -1,37 +1,96 @@
 """Knows the files of a dataset by what is in them, so that a run notices when they are others."""
 
+import contextlib
+import os
+import re
+import time
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from lagseg_jax.data.cases import Case
+from lagseg_jax.data.disk_cache import key_of
 from lagseg_jax.data.patients import listed
 from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import file_sha256
+from lagseg_jax.runtime.files import file_sha256, read_json, write_json
 from lagseg_jax.runtime.processes import allgather, share
 
 Contents = dict[str, dict[str, str]]
+SETTLED_SECONDS = 2.0  # the coarsest clock of a file system
 
 
-def hash_cases(cases: Sequence[Case]) -> Contents:
+def hash_cases(cases: Sequence[Case], folder: Path | None = None) -> Contents:
     """{case: {"image": SHA-256, "label": SHA-256}}, "" for a file that cannot be read.
 
     Threads read the files (hashing leaves Python's lock), and the processes of a run share them.
+
+    Args:
+        cases: of a dataset.
+        folder: of the cache, where hashes are kept, so that a file is read again only when what
+            the system notes of every change (inode, size, both times) is different.
     """
+    images = sorted(os.fspath(case.image.absolute()) for case in cases)
+    kept = folder and folder / f"hashes-{key_of(images)}.json"
+    known = _read_known(kept)
     mine = share(cases)
-    hashes = in_parallel("reading files", _hash_case, mine)
-    parts = allgather({case.name: one for case, one in zip(mine, hashes)})
-    together = {name: one for part in parts for name, one in part.items()}
+    paths = {path for case in mine for path in (case.image, case.label) if path is not None}
+    states = {path: _state(path) for path in paths}
+    hashes = {path: known[state] for path, state in states.items() if state in known}
+    unread = sorted(paths - hashes.keys())
+    hashes |= zip(unread, in_parallel("reading files", _hash, unread))
+    parts = allgather(
+        (
+            {
+                case.name: {
+                    "image": hashes[case.image],
+                    "label": hashes[case.label] if case.label else "",
+                }
+                for case in mine
+            },
+            {states[path]: sha256 for path, sha256 in hashes.items() if _is_settled(path, states)},
+        )
+    )
+    together = {name: one for part, _ in parts for name, one in part.items()}
+    if unread and kept is not None:
+        with contextlib.suppress(OSError):  # a full disk, say: they are read again next time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, {state: sha for _, part in parts for state, sha in part.items()})
     return {case.name: together[case.name] for case in cases}
 
 
-def _hash_case(case: Case) -> dict[str, str]:
-    found = {}
-    for part, path in (("image", case.image), ("label", case.label)):
-        try:
-            found[part] = file_sha256(path) if path is not None else ""
-        except OSError:  # the check of the case says what is wrong with it
-            found[part] = ""
-    return found
+def _read_known(kept: Path | None) -> dict[str, str]:
+    """{state of a file: SHA-256} of an earlier start."""
+    try:
+        found = read_json(kept, "hashes") if kept is not None else {}
+    except InputError:  # none yet, or damaged
+        return {}
+    return {state: sha for state, sha in found.items() if re.fullmatch("[0-9a-f]{64}", str(sha))}
+
+
+def _state(path: Path) -> str:
+    """What changes whenever a file does; "" for one that is not there."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return ""
+    numbers = seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+    return f"{os.fspath(path.resolve())!a} {' '.join(map(str, numbers))}"
+
+
+def _is_settled(path: Path, states: Mapping[Path, str]) -> bool:
+    """Whether a later change must show: not while clocks may still say the same time."""
+    try:
+        age = time.time() - path.stat().st_ctime
+    except OSError:
+        return False
+    return age > SETTLED_SECONDS and states[path] == _state(path)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError:  # the check of the case says what is wrong with it
+        return ""
 
 
 def changed_cases(before: Mapping, now: Contents, names: Sequence[str], part: str) -> list[str]:
@@ -68,6 +127,6 @@ def check_contents(
     if labels and "changed_label" not in allow:
         raise InputError(
             f"{found}, expected the files that it was trained on; take another --workdir, or allow "
-            "corrected labels with config.data.allow=('changed_label',)"
+            "corrected labels with config.data.allow=('changed_label',) (calibrate: --allow)"
         )
     return f"{found}, which config.data.allow accepts" if labels else None

@@ -17,6 +17,7 @@ from lagseg_jax.data.patients import (
     group_duplicates,
     listed,
 )
+from lagseg_jax.data.prepare import cache_folder
 from lagseg_jax.data.split import (
     Split,
     fewer_training_patients,
@@ -61,7 +62,7 @@ def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, li
         log.info("data: %s (config.data.label_value)", merged)
     cases = assign_patients(labelled(datasets), data.patient, "config.data.patient")
     told = patients_of(datasets, data.patient, "config.data.patient")
-    contents = hash_cases(cases)
+    contents = hash_cases(cases, _cache(data))
     cases = group_duplicates(cases, contents)
     if has_checkpoints(workdir):
         split = _continued(data, workdir, cases, contents)
@@ -74,6 +75,13 @@ def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, li
     _say(told, path, split, cases)
     by_name = {case.name: case for case in cases}
     return {part: [by_name[name] for name in names] for part, names in split.items()}
+
+
+def _cache(data: ml_collections.ConfigDict) -> Path | None:
+    try:
+        return cache_folder(data.cache_dir)
+    except InputError:  # no home: whoever needs the cache says so
+        return None
 
 
 def _say(patients: str, path: Path, split: Split, cases: Sequence[Case]) -> None:

@@ -17,7 +17,7 @@ import ml_collections
 from lagseg_jax.config.shipped import find_config
 from lagseg_jax.config.validate import flat_fields
 from lagseg_jax.runs.workdir import has_checkpoints, read_config
-from lagseg_jax.runtime.console import log
+from lagseg_jax.runtime.console import log, printable
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.signals import PARENT, SIGNALS
 
@@ -174,7 +174,7 @@ def start_run(run: Job, stopped: list[int]) -> tuple[int, str]:
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            log.info("[%s] %s", run.name, line.rstrip("\n"))
+            print(printable(f"[{run.name}] {line}"), end="", file=sys.stderr, flush=True)
             if ERROR.match(line):
                 problem = line
         return process.wait(), (problem or line).strip()

@@ -34,7 +34,10 @@ SMOOTHING = (0.0, 0.5, 1.0, 2.0)  # in distances between slices
 
 
 def calibrate_run(
-    workdir: Path, data_root: str | tuple[str, ...] | None = None, weights: str | None = None
+    workdir: Path,
+    data_root: str | tuple[str, ...] | None = None,
+    weights: str | None = None,
+    allow: str = "",
 ) -> dict[str, Any]:
     """Calibrates a finished run, and writes `evaluation/calibration.json` into it.
 
@@ -42,6 +45,7 @@ def calibrate_run(
         workdir: of the run; nothing else in it changes.
         data_root: folder of the dataset, or of several, if it was moved.
         weights: folder of the encoder weights, if they were moved.
+        allow: "changed_label" accepts labels that were corrected since the training.
 
     Returns:
         The content of calibration.json.
@@ -54,6 +58,7 @@ def calibrate_run(
         raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
     check_writable(workdir / "evaluation", "a workdir that can")
     config.data.root = data_root or config.data.root
+    config.data.allow = (*config.data.allow, *filter(None, [allow]))
     split = load_split(config, workdir)
     result = calibrate(load_segmenter(workdir, weights), split)
     folder = workdir / "evaluation"

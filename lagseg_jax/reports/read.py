@@ -148,7 +148,9 @@ def _read_curve(path: Path) -> list[dict[str, float]]:
     """The numbers that the rows of metrics.jsonl have; rows without a step are left out."""
     try:
         rows = read_rows(path) if path.exists() else []
-    except (OSError, ValueError, RecursionError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise _damaged(path, type(error).__name__) from None
     numbers = [
         {name: row[name] for name in ("step", *CURVES) if _is_number(row.get(name))} for row in rows

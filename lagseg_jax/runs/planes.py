@@ -26,5 +26,5 @@ def read_planes(workdir: Path) -> tuple[str, ...]:
     expected = "the planes of the training slices"
     planes = read_json(path, expected).get("planes")
     if not isinstance(planes, list) or not all(isinstance(plane, str) for plane in planes):
-        raise InputError(f"{path} has no list planes, expected {expected}")
+        raise InputError(f"{path} cannot be read (no list planes), expected {expected}")
     return tuple(planes)

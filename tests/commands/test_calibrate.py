@@ -214,3 +214,14 @@ def test_a_split_without_validation_cases_is_refused(tmp_path, finished_run, pha
     assert str(path) in error and "non-empty list" in error and "validation" in error
     assert call(workdir, "--data", tmp_path / "nowhere") == 2
     assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_corrected_labels_can_be_allowed_by_name(finished_run, phantom, tmp_path, capsys):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    root = shutil.copytree(phantom, tmp_path / "data")
+    label = next(root.rglob("train_1/atriumSegImgMO.nii.gz"))
+    label.write_bytes(label.read_bytes()[:4] + b"\0\0\0\1" + label.read_bytes()[8:])  # gzip's date
+    assert call(workdir, "--data", root) == 2
+    assert "calibrate: --allow" in capsys.readouterr().err
+    assert call(workdir, "--data", root, "--allow=shear") == 2
+    assert call(workdir, "--data", root, "--allow=changed_label") == 0
