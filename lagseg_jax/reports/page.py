@@ -68,7 +68,9 @@ def _header(evaluation: Evaluation) -> Html:
         facts.append(f"{name}: {count_of(len(dice), 'case')}, mean Dice {dice.mean():.3f}")
     if evaluation.manifest:
         date = evaluation.manifest["date"].replace("T", " ").replace("+00:00", " UTC")
-        facts += [f"split {evaluation.split}", date]
+        facts.append(date)
+    if evaluation.split:
+        facts.append(f"split {evaluation.split}")
     warnings = []
     if sentence := str(encoder.get("warning") or ""):
         warnings.append(banner("Random encoder.", f"{sentence[0].upper()}{sentence[1:]}."))

@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.evaluation.metrics import METRICS
 from lagseg_jax.runs.metrics_log import read_rows
 from lagseg_jax.runtime.errors import InputError
@@ -53,6 +52,7 @@ class Evaluation:
         overlays: rank ("worst", ...) -> PNG file, worst first.
         datasets: of the cases, "" where there is only one.
         review: whether review.html lies beside the report.
+        split: how parts were told apart, "by patient (...)" or only by file; "": not known.
     """
 
     name: str
@@ -66,13 +66,7 @@ class Evaluation:
     overlays: dict[str, Path]
     datasets: Sequence[str] = ()
     review: bool = False
-
-    @property
-    def split(self) -> str:
-        """How training and test cases were told apart, by patient or only by file."""
-        data = (self.manifest or {"config": {}})["config"].get("data")
-        rule = data.get("patient") if isinstance(data, dict) else ""
-        return describe_patients(str(rule or ""))
+    split: str = ""
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -96,6 +90,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         scales=scales,
         fusion=fusion,
         overlays=_find_overlays(folder),
+        split=read_split_rule(folder.parent / "splits.json"),
         datasets=datasets,
         review=(folder / "review.html").is_file(),
     )
@@ -109,6 +104,14 @@ def _name(folder: Path, manifest: dict[str, Any] | None) -> str:
     if wrong := _unlike(external, EXTERNAL):
         raise _damaged(folder / "manifest.json", wrong)
     return f"{Path(external['run']).name} on {external['name']}"
+
+
+def read_split_rule(path: Path) -> str:
+    """What the splits.json of a run says of its patients; "" without it, or without a word."""
+    if not path.exists():
+        return ""
+    found = read_json(path, "the split of a run").get("patients")
+    return found if isinstance(found, str) else ""
 
 
 def _find_overlays(folder: Path) -> dict[str, Path]:

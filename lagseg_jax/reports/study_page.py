@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.evaluation.cross_test import CrossTest
 from lagseg_jax.evaluation.study import Job, Run
 from lagseg_jax.reports.cross_table import OWN, column, cross_lines, cross_rows, read_cross_results
@@ -29,8 +28,6 @@ def write_results(
         reasons: why runs or tests failed, by their names.
         tests: of the runs on other datasets, if the study has them.
     """
-    rules = sorted({describe_patients(run.config.data.patient) for run in runs})
-    study = study | {"split": "; ".join(rules)}
     arms = list(study["arms"])
     above: list[str] = []
     groups: dict[str, list[str]] = {"": arms}
@@ -42,6 +39,7 @@ def write_results(
     else:
         results = [read_result(r.workdir, r.arm, r.fold, r.seed) for r in runs if r.finished]
         rows = table_rows(results, arms, study["reference"])
+    study = study | {"split": "; ".join(sorted({r.split for r in results if r.split}))}
     jobs: list[Job] = [*runs, *tests]
     record = [_state(job, reasons) for job in jobs]
     text = write_table(workdir, study, rows, record, results, above)

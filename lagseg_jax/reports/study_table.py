@@ -19,7 +19,7 @@ from lagseg_jax.evaluation.statistics import (
     paired_wilcoxon,
 )
 from lagseg_jax.reports.markdown import decimal, plain, table_head, table_row
-from lagseg_jax.reports.read import WRITTEN, read_cases
+from lagseg_jax.reports.read import WRITTEN, read_cases, read_split_rule
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import (
     read_json,
@@ -48,6 +48,7 @@ class Result:
             defined.
         training_cases: how many it was trained on.
         warning: what readers must know about the encoder (random weights); empty otherwise.
+        split: how parts were told apart, by patient or by file; "": not known.
     """
 
     arm: str
@@ -56,6 +57,7 @@ class Result:
     cases: dict[str, dict[str, float]]
     training_cases: int
     warning: str
+    split: str = ""
 
 
 def read_result(
@@ -76,7 +78,8 @@ def read_result(
     train = read_json(path, "the split of a run").get("train")
     if not isinstance(train, list) or not isinstance(encoder, dict):
         raise InputError(f"{workdir}: no encoder or no train found, expected what a run writes")
-    return Result(arm, fold, seed, cases, len(train), str(encoder.get("warning", "")))
+    warning = str(encoder.get("warning", ""))
+    return Result(arm, fold, seed, cases, len(train), warning, read_split_rule(path))
 
 
 def table_rows(results: Sequence[Result], arms: Sequence[str], reference: str | None) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Prepares the process and describes its machine: memory, library versions, git commit."""
+"""Sets up the memory of the process, and says which libraries and which commit it runs."""
 
 import ctypes
 import importlib.metadata

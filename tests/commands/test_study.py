@@ -142,8 +142,9 @@ def test_a_field_that_an_arm_misspells(tmp_path):
 def leave_evaluation(run, dice):
     folder = run.workdir / "evaluation"
     folder.mkdir(parents=True)
-    rows = "".join(f"case_{i},{v},{v},nan,1.0\n" for i, v in enumerate(dice))
-    (folder / "per_case.csv").write_text("case,dice,iou,hd95_mm,assd_mm\n" + rows)
+    rows = "".join(f"case_{i},{v},{v},nan,1.0,80.0,81.0\n" for i, v in enumerate(dice))
+    header = "case,dice,iou,hd95_mm,assd_mm,truth_ml,prediction_ml\n"
+    (folder / "per_case.csv").write_text(header + rows)
     (folder / "summary.json").write_text('{"encoder": {}}')
     (run.workdir / "splits.json").write_text('{"train": ["x", "y"]}')
     (run.workdir / "config.json").write_text(json.dumps(run.config.to_dict()))

@@ -121,11 +121,9 @@ MANIFEST = {
 
 def test_the_page_says_whether_patients_were_known(tmp_path):
     write_evaluation(tmp_path, 5)
-    path = tmp_path / "evaluation" / "manifest.json"
-    for rule, said in (("", "split by file: no patients known"), ("^(P.)", "split by patient")):
-        config = MANIFEST["config"] | {"data": {"patient": rule}}
-        path.write_text(json.dumps(MANIFEST | {"config": config}))
-        assert said in write_report(path.parent).read_text()
+    for patients in ("by file: no patients known", "by patient (^(P.))"):
+        (tmp_path / "splits.json").write_text(json.dumps({"patients": patients}))
+        assert f"split {patients}" in write_report(tmp_path / "evaluation").read_text()
 
 
 def filled(content, text):
