@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 import shlex
 import shutil
@@ -19,10 +20,12 @@ from lagseg_jax import study
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.config.validate import flat_fields
 from lagseg_jax.evaluation import study as runs_of
+from lagseg_jax.evaluation.metrics import METRICS, summarise
 from lagseg_jax.reports.study_page import write_results
 from lagseg_jax.runs.lock import locked
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import exit_status
+from lagseg_jax.runtime.files import write_csv, write_json
 from run_files import saved_steps
 
 FOLDER = Path(ablations.__file__).parent
@@ -142,10 +145,11 @@ def test_a_field_that_an_arm_misspells(tmp_path):
 def leave_evaluation(run, dice):
     folder = run.workdir / "evaluation"
     folder.mkdir(parents=True)
-    rows = "".join(f"case_{i},{v},{v},nan,1.0,80.0,81.0\n" for i, v in enumerate(dice))
-    header = "case,dice,iou,hd95_mm,assd_mm,truth_ml,prediction_ml\n"
-    (folder / "per_case.csv").write_text(header + rows)
-    (folder / "summary.json").write_text('{"encoder": {}}')
+    rows = [dict.fromkeys(METRICS, 1.0) | {"dice": v, "iou": v, "hd95_mm": math.nan} for v in dice]
+    table = [{"case": f"case_{number}", **row} for number, row in enumerate(rows)]
+    write_csv(folder / "per_case.csv", ["case", *METRICS], table)
+    encoder = {"variant": "tiny", "weights": "random"}
+    write_json(folder / "summary.json", {"encoder": encoder, "step": 6, **summarise(rows)})
     (run.workdir / "splits.json").write_text('{"train": ["x", "y"]}')
     (run.workdir / "config.json").write_text(json.dumps(run.config.to_dict()))
 
