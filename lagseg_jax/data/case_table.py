@@ -119,8 +119,8 @@ def _inside(root: Path, table: Path, line: str, cell: str) -> Path:
         )
     if not is_volume_file(path) and not holds_dicom(path):
         raise InputError(
-            f"{table}: line {line} names {cell}, expected DICOM, or a file in "
-            f"{', '.join(SUFFIXES)}."
+            f"{table}: line {line} names {cell}, expected a file in {', '.join(SUFFIXES)} or a "
+            "DICOM series or segmentation."
         )
     return path
 

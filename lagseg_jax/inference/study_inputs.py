@@ -27,7 +27,7 @@ def study_inputs(path: Path, series: str, allow: Sequence[str]) -> list[Input]:
     check_dicom_support()
     found = find_studies(path, allow)
     log.info("input: %d DICOM studies at %s", len(found), path)
-    inputs: list[Input] = []
+    inputs: dict[str, Input] = {}  # by the UID of the study
     for stacks in found or [[]]:
         if path.is_file() and not is_zip(path) and stacks and len(stacks[0].frames) == 1:
             raise InputError(f"{path} is one DICOM image, expected the folder of its whole series")
@@ -37,28 +37,30 @@ def study_inputs(path: Path, series: str, allow: Sequence[str]) -> list[Input]:
             if len(found) < 2:
                 raise
             folder = Path(os.path.commonpath([stack.folder for stack in stacks]))
-            inputs.append(Input(folder, _mask_name(path, folder), problem=str(error)))
-            continue
-        inputs.append(Input(chosen.folder, _mask_name(path, chosen.folder), stack=chosen))
+            one = Input(folder, _mask_name(path, folder), problem=str(error))
+        else:
+            one = Input(chosen.folder, _mask_name(path, chosen.folder), stack=chosen)
+        inputs[stacks[0].key[0]] = one
     return _told_apart(inputs)
 
 
 def _mask_name(path: Path, folder: Path) -> str:
     """By the folders of the series below `path`, without the endings of archives."""
-    root = path.resolve()
-    parts = folder.resolve().relative_to(root).parts if folder.is_relative_to(path) else ()
-    names = [part.removesuffix(".zip") for part in parts] or [root.name.removesuffix(".zip")]
+    root = path.resolve().name
+    # Links are not followed here: they may lead out of `path`.
+    parts = folder.relative_to(path).parts if folder.is_relative_to(path) else ()
+    names = [part.removesuffix(".zip") for part in parts] or [root.removesuffix(".zip")]
     if is_zip(path) and parts:
-        names = [root.name.removesuffix(".zip"), *names]
+        names = [root.removesuffix(".zip"), *names]
     return f"{short_name('_'.join(names))}.nii.gz"
 
 
-def _told_apart(inputs: list[Input]) -> list[Input]:
+def _told_apart(inputs: dict[str, Input]) -> list[Input]:
     """Several studies in one folder get the end of their UID into their names."""
-    names = [one.mask_name for one in inputs]
+    names = [one.mask_name for one in inputs.values()]
     return [
-        replace(one, mask_name=f"{one.name}_{one.stack.key[0][-8:]}.nii.gz")
-        if one.stack and names.count(one.mask_name) > 1
+        replace(one, mask_name=f"{one.name}_{uid[-8:]}.nii.gz")
+        if names.count(one.mask_name) > 1
         else one
-        for one in inputs
+        for uid, one in inputs.items()
     ]

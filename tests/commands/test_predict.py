@@ -387,6 +387,23 @@ def test_one_bad_study_among_several_is_reported_and_the_others_go_on(
     assert "2/2 error: " in caplog.text and "7.000 mm between" in caplog.text
 
 
+def test_names_of_studies_that_are_linked_or_lie_in_one_folder(tmp_path):
+    pytest.importorskip("pydicom")
+    import dicom_series
+
+    pixels = np.random.default_rng(0).integers(0, 4096, (3, 5, 7)).astype(np.uint16)
+    for name in ("a", "b"):
+        place, files = tmp_path / "store" / name, name + "{:04d}"
+        dicom_series.write_series(place, pixels, names=files)
+        dicom_series.write_series(tmp_path / "flat", pixels, names=files)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "p1").symlink_to(tmp_path / "store" / "a")
+    assert [one.name for one in find_inputs(tmp_path / "set")] == ["p1"]
+    first, second = (one.name for one in find_inputs(tmp_path / "flat"))
+    assert first != second and first.startswith("flat_") and second.startswith("flat_")
+    assert [one.name for one in find_inputs(tmp_path / "store")] == ["a", "b"]
+
+
 def test_ensemble_and_mirroring_on_the_command_line(finished_run, inputs, tmp_path, caplog):
     caplog.set_level(logging.INFO, "lagseg_jax")
     options = ("-i", inputs / "b.nii", "-o", tmp_path, "--tta")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.prepare import Preparation, _key
 from lagseg_jax.data.quality import inspect_case
 from lagseg_jax.imaging.dicom import read_series, read_stack
 from lagseg_jax.imaging.dicom_choice import choose
@@ -20,6 +21,7 @@ highdicom = pytest.importorskip("highdicom")
 from dicom_series import OBLIQUE, write_series
 
 SHAPE = (13, 19, 17)  # slices, rows, columns
+PREPARATION = Preparation(14, (1.0, 99.0))
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,20 @@ def test_the_check_of_a_dataset_accepts_them(case, tmp_path):
     errors = [problem for problem in inspection.problems if problem.severity == "error"]
     assert not errors and image is not None
     np.testing.assert_array_equal(found.array, mask)
+
+
+def test_a_table_names_folders_and_segmentations(case, tmp_path):
+    folder, mask, stack = case
+    (tmp_path / "patient 1").symlink_to(folder)
+    segmentation(tmp_path / "seg.dcm", stack, mask)
+    (tmp_path / "cases.csv").write_text("image,label\npatient 1,seg.dcm\n")
+    (found,) = detect(tmp_path, "cases.csv").cases
+    np.testing.assert_array_equal(read_image_and_label(found.image, found.label)[1].array, mask)
+    before = _key(found, PREPARATION, "decoded")
+    assert _key(found, PREPARATION, "decoded") == before
+    (folder / "notes.txt").write_text("another file in the folder")
+    assert _key(found, PREPARATION, "decoded") != before
+    (folder / "notes.txt").unlink()
 
 
 def test_a_label_of_another_series_is_refused(case, tmp_path):
