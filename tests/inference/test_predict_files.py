@@ -1,5 +1,6 @@
 """The loop over cases, with a model that is a function: writing overlaps computing, in order."""
 
+import errno
 import logging
 import re
 import threading
@@ -81,7 +82,7 @@ def test_mask_and_surface_are_where_the_probability_is_the_threshold(tmp_path, c
     segmenter.predict_probability = lambda *_: probability
     segmenter.mask_of = lambda probability, affine, post: post.mask(probability, affine)
     jobs = plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out", probability=True, mesh=True)
-    (row,) = predict_cases(segmenter, jobs, Request([])).values()
+    (row,) = predict_cases(segmenter, jobs, Request([])).rows.values()
     ((_, outputs),) = jobs.items()
     np.testing.assert_array_equal(read_volume(outputs.mask).array, probability >= cut)
     assert row["voxels"] == (probability >= cut).sum()
@@ -90,6 +91,27 @@ def test_mask_and_surface_are_where_the_probability_is_the_threshold(tmp_path, c
     )
     radius = np.linalg.norm(stl["v"].reshape(-1, 3) * [-1, -1, 1] - (15, 14, 13), axis=1)
     np.testing.assert_allclose(radius, 12 - 10 * cut, atol=0.2)
+
+
+def test_a_review_page_shows_the_case_and_costs_no_mask(tmp_path, jobs):
+    plans = plan_outputs(list(jobs), tmp_path / "out", review=True)
+    seen = {}
+
+    def case_page(path, title, content):
+        seen[path.name] = title, content
+        if path.name == "1.html":
+            raise OSError(errno.EACCES, "not allowed")
+        path.write_text("page")
+
+    segmenter = segmenter_of(threshold)
+    done = predict_cases(segmenter, plans, Request([], case_page=case_page))
+    assert [one.name for one in done.rows] == ["0", "2", "3"] and list(seen) == [
+        f"{number}.html" for number in range(4)
+    ]
+    assert all(outputs.mask.is_file() for outputs in plans.values())
+    title, content = seen["2.html"]
+    assert title == "2: 0.0 mL" and content["shape"] == [3, 5, 7] and not content["truth"]
+    assert content["grey"][0] < 0  # the grey values were kept for it
 
 
 def test_one_case_at_a_time_waits_for_the_disk(jobs):
