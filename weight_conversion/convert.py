@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,13 +46,8 @@ def convert(
         InputError: the source is not exactly one published DINOv2 encoder, cannot be fetched, or
             the folder cannot be written; nothing is left behind.
     """
-    origin: dict = {}
-    if is_hub_name(name := str(source)):
-        source = fetch(name, revision)
-        origin = {"hub": {"model": name, "commit": source.name}}
-    elif revision is not None:
-        raise InputError(f"--revision is {revision}, expected none: {name} is no model of the hub.")
-    source, folder = Path(source), Path(folder)
+    name, folder = str(source), Path(folder)
+    source, origin = _fetched(name, revision)
     tensors = open_tensors(source)
     encoder = recognise(tensors.shapes, name)
     if source.is_dir():
@@ -79,6 +75,16 @@ def convert(
         return write_encoder(folder, encoder.spec, dtype, rows, card)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}.") from None
+
+
+def _fetched(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
+    """Where the model of this name is now, and what the card says about a hub."""
+    if is_hub_name(name):
+        folder = fetch(name, revision)
+        return folder, {"hub": {"model": name, "commit": folder.name}}
+    if revision is not None:
+        raise InputError(f"--revision is {revision}, expected none: {name} is no model of the hub.")
+    return Path(name), {}
 
 
 def _check_config(path: Path, spec: EncoderSpec) -> None:

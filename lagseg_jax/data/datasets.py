@@ -60,9 +60,16 @@ def find_datasets(
         _called(detect(folder, image, label, option), name)
         for (name, folder), image, label in zip(named, *patterns)
     ]
+    return _kept(found, as_tuple(cases), as_tuple(exclude), option)
+
+
+def _kept(
+    found: list[Dataset], cases: tuple[str, ...], exclude: tuple[str, ...], option: str
+) -> list[Dataset]:
+    """The datasets with the cases that are to be kept."""
     together = [case for dataset in found for case in dataset.cases + dataset.others]
     _check_names(together)
-    kept = {case.name for case in select(together, as_tuple(cases), as_tuple(exclude), option)}
+    kept = {case.name for case in select(together, cases, exclude, option)}
     found = [
         replace(
             dataset,
@@ -73,8 +80,8 @@ def find_datasets(
     ]
     if not any(dataset.cases for dataset in found):
         raise InputError(
-            f"{option}cases is {as_tuple(cases)} and {option}exclude is {as_tuple(exclude)}, which "
-            "leaves no case with a label, expected some."
+            f"{option}cases is {cases} and {option}exclude is {exclude}, which leaves no case with "
+            "a label, expected some."
         )
     return found
 

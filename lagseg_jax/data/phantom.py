@@ -61,6 +61,9 @@ RIGHT_CHAMBERS = {
 }
 
 
+SUB = 2  # sub-slices per slice; their mean gives a thick slice its partial volume
+
+
 def make_case(
     rng: np.random.Generator,
     shape: Sequence[int] | None = None,
@@ -82,12 +85,9 @@ def make_case(
     """
     grey = FAMILIES[family]
     shape, spacing = shape or grey.shape, spacing or grey.spacing
-    sub = 2  # sub-slices per slice; their mean gives a thick slice its partial volume
-    steps = np.array(spacing) / (1, 1, sub)
-    fine_shape = (shape[0], shape[1], shape[2] * sub)
-    axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(fine_shape, steps)]
-    scan = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
-    scan -= as_column(rng.uniform((-6, -1, -4), (6, 9, 2)))
+    fine_shape = (shape[0], shape[1], shape[2] * SUB)
+    steps = np.array(spacing) / (1, 1, SUB)
+    scan = _points(rng, fine_shape, steps)
     heart = warp(rng, pose(rng, scan))
     edge = float(steps.mean())  # mm over which the border of a structure fades
 
@@ -116,10 +116,17 @@ def make_case(
     _paint(image, atrium - 2.4, rng.uniform(*grey.scar), edge, opacity=scar)
     _paint(image, np.minimum(atrium, veins), blood * rng.uniform(0.94, 1.06), edge)
 
-    inside = np.clip(0.5 - atrium / edge, 0, 1).reshape(*shape, sub).mean(-1)
-    image = ndimage.gaussian_filter(image, (0.45, 0.45, 0.6)).reshape(*shape, sub).mean(-1)
+    inside = np.clip(0.5 - atrium / edge, 0, 1).reshape(*shape, SUB).mean(-1)
+    image = ndimage.gaussian_filter(image, (0.45, 0.45, 0.6)).reshape(*shape, SUB).mean(-1)
     scanner = ct_scanner if family == "ct" else mri_scanner
     return scanner(rng, image), (inside >= 0.5).astype(np.uint8)
+
+
+def _points(rng: np.random.Generator, shape: Sequence[int], steps: np.ndarray) -> np.ndarray:
+    """Where the voxels are, (3, X, Y, Z) float32 in mm, of a field of view beside the heart."""
+    axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, steps)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+    return points - as_column(rng.uniform((-6, -1, -4), (6, 9, 2)))
 
 
 def write_dataset(

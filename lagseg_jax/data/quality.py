@@ -110,21 +110,8 @@ def inspect_case(
     """
     found = _Findings(case.name)
     attempt, add = found.attempt, found.add
-    image = None
-    if case.label is not None and case.label.is_file() and not os.path.lexists(case.image):
-        add("missing_image", f"{case.label}: label without its image, expected {case.image}.")
-    else:
-        image = attempt("unreadable_image", parse_volume, case.image, max_bytes, orientation)
-    label = mask = None
-    if case.label is None or not case.label.is_file():
-        add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
-    else:
-        label = attempt("unreadable_label", parse_volume, case.label, max_bytes, orientation)
-    if image is not None and label is not None:
-        label = placed(label, image)
-    for volume in (image, label):
-        if volume is not None:
-            attempt("not_finite", check_finite, volume)
+    image, label = _read(case, found, max_bytes, orientation)
+    mask = None
     if label is not None:
         if image is not None and is_image(image, label):
             add(
@@ -148,6 +135,27 @@ def inspect_case(
         if rule.merged:
             facts["merged"] = [v for v in rule.values if (np.round(label.array) == v).any()]
     return Inspection(case, facts, found.problems), image, mask
+
+
+def _read(
+    case: Case, found: _Findings, max_bytes: int, orientation: str
+) -> tuple[Volume | None, Volume | None]:
+    """Image and label, as far as they are there and can be read."""
+    image = label = None
+    if case.label is not None and case.label.is_file() and not os.path.lexists(case.image):
+        found.add("missing_image", f"{case.label}: label without its image, expected {case.image}.")
+    else:
+        image = found.attempt("unreadable_image", parse_volume, case.image, max_bytes, orientation)
+    if case.label is None or not case.label.is_file():
+        found.add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
+    else:
+        label = found.attempt("unreadable_label", parse_volume, case.label, max_bytes, orientation)
+    if image is not None and label is not None:
+        label = placed(label, image)
+    for volume in (image, label):
+        if volume is not None:
+            found.attempt("not_finite", check_finite, volume)
+    return image, label
 
 
 def _facts(image: Volume | None, mask: Volume | None, plane: str) -> dict[str, Any]:

@@ -61,17 +61,8 @@ def write_overlay(
     shown = image[slices][:, rows, columns]
     low, high = np.percentile(shown, (1, 99.7))
     tall = view.spacing[1] / view.spacing[2]  # a pixel, in widths
-    height = PANEL * tall * shown.shape[1] / shown.shape[2]
-    size = (COLUMNS * PANEL, ROWS * height + HEADER)
-    dpi = min(130, math.sqrt(MOST_PIXELS / (size[0] * size[1])))
-    figure = Figure(figsize=size, dpi=dpi, facecolor=BACKGROUND)
-    canvas = FigureCanvasAgg(figure)
-    top = 1 - HEADER / figure.get_figheight()
-    panels = figure.subplots(ROWS, COLUMNS, squeeze=False)
-    figure.subplots_adjust(0.004, 0.006, 0.996, top, wspace=0.012, hspace=0.012)
-    for panel in panels.flat:
-        panel.set_axis_off()
-    for panel, number, picture in zip(panels.flat, slices, shown):
+    figure, panels, top = _figure(tall * shown.shape[1] / shown.shape[2])
+    for panel, number, picture in zip(panels, slices, shown):
         panel.imshow(
             picture, cmap="gray", vmin=low, vmax=high, interpolation="bilinear", aspect=tall
         )
@@ -82,8 +73,21 @@ def write_overlay(
         panel.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
     _draw_header(figure, (1 + top) / 2, title, {name: colour for name, _, colour, _ in drawn})
     content = io.BytesIO()
-    canvas.print_png(content)
+    FigureCanvasAgg(figure).print_png(content)
     write_atomically(Path(path), content.getvalue())
+
+
+def _figure(height: float) -> tuple[Figure, list[Axes], float]:
+    """An empty figure, its panels of this height in widths, and where its header begins."""
+    size = (COLUMNS * PANEL, ROWS * PANEL * height + HEADER)
+    dpi = min(130, math.sqrt(MOST_PIXELS / (size[0] * size[1])))
+    figure = Figure(figsize=size, dpi=dpi, facecolor=BACKGROUND)
+    top = 1 - HEADER / size[1]
+    panels = figure.subplots(ROWS, COLUMNS, squeeze=False)
+    figure.subplots_adjust(0.004, 0.006, 0.996, top, wspace=0.012, hspace=0.012)
+    for panel in panels.flat:
+        panel.set_axis_off()
+    return figure, list(panels.flat), top
 
 
 def _draw_contour(panel: Axes, mask: np.ndarray, colour: str, width: float) -> None:

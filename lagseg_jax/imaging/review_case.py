@@ -51,10 +51,10 @@ def case_content(
     for level, one in zip(levels, slices):  # one at a time: no second volume of floats
         level[:] = np.rint(normalise(one, grey) * 255)
     kind, images = grey_sprites(levels)
-    steps, heat = 0, None
+    heat: list[bytes] = []
+    steps = 0
     if probability is not None:
-        steps, files = probability_sprites(to_slices(probability, image.affine, plane)[0])
-        heat = _texts(files)
+        steps, heat = probability_sprites(to_slices(probability, image.affine, plane)[0])
     return {
         "shape": list(slices.shape),
         "affine": affine[:3].tolist(),
@@ -66,7 +66,7 @@ def case_content(
         "kind": kind,
         "images": _texts(images),
         "masks": _texts(mask_sprites(drawn[1] if truth is not None else None, drawn[0])),
-        "probability": heat,
+        "probability": _texts(heat) or None,
     }
 
 
