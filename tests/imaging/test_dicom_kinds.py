@@ -98,7 +98,7 @@ def test_a_slice_that_an_enhanced_file_lacks_is_missed(tmp_path, pixels):
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name.split(",")[0])
 @pytest.mark.parametrize("enhanced", [False, True], ids=["single", "enhanced"])
 def test_compressed_without_loss(tmp_path, pixels, syntax, enhanced):
-    pytest.importorskip("libjpeg", reason="the extra dicom brings the decoders")
+    pytest.importorskip("gdcm", reason="the extra dicom brings the decoders")
     if enhanced:
         paths = [write_enhanced(tmp_path / "x.dcm", pixels, OBLIQUE)]
     else:
@@ -110,14 +110,14 @@ def test_compressed_without_loss(tmp_path, pixels, syntax, enhanced):
 
 
 def test_a_decoder_that_is_not_installed_is_named(tmp_path, pixels, monkeypatch):
-    pytest.importorskip("libjpeg", reason="the extra dicom brings the decoders")
+    pytest.importorskip("gdcm", reason="the extra dicom brings the decoders")
     for path in write_series(tmp_path, pixels):
         compress(path, JPEGLosslessSV1)
     decoder = type(pydicom.pixels.get_decoder(JPEGLosslessSV1))
     monkeypatch.setattr(decoder, "is_available", property(lambda self: False))
-    needs = ["pylibjpeg - requires pylibjpeg>=2.0 and pylibjpeg-libjpeg>=2.1"]
+    needs = ["gdcm - requires gdcm>=3.0.10"]
     monkeypatch.setattr(decoder, "missing_dependencies", property(lambda self: needs))
-    with pytest.raises(InputError, match=r"pylibjpeg-libjpeg.*pip install '\.\[dicom\]'") as error:
+    with pytest.raises(InputError, match=r"gdcm.*pip install '\.\[dicom\]'") as error:
         read_series(tmp_path)
     assert "damaged" not in str(error.value) and "JPEG Lossless" in str(error.value)
 
@@ -136,7 +136,7 @@ def test_a_syntax_that_no_decoder_knows_is_named(tmp_path, pixels):
 @pytest.mark.parametrize("syntax", SYNTAXES[1:], ids=lambda syntax: syntax.name.split(",")[0])
 def test_streams_that_declare_another_size_are_not_decoded(tmp_path, pixels, syntax):
     """Decoders allocate what the stream declares."""
-    pytest.importorskip("libjpeg", reason="the extra dicom brings the decoders")
+    pytest.importorskip("gdcm", reason="the extra dicom brings the decoders")
     paths = write_series(tmp_path, pixels)
     for path in paths:
         compress(path, syntax)
@@ -192,7 +192,7 @@ def test_as_dcm2niix(tmp_path, turn, kind):
 
 
 def test_the_extra_has_all_decoders():
-    if importlib.util.find_spec("libjpeg") is None:
+    if importlib.util.find_spec("gdcm") is None:
         pytest.skip("the extra dicom is not installed whole")
     for syntax in (*SYNTAXES, JPEG2000):
         assert pydicom.pixels.get_decoder(syntax).is_available, syntax.name

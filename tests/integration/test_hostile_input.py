@@ -25,7 +25,7 @@ def test_mutated_headers_and_streams(tmp_path):
 
 def test_mutated_dicom(tmp_path):
     """As above, of folders, archives, enhanced files, compressed pixels and segmentations."""
-    for name in ("highdicom", "libjpeg", "openjpeg"):
+    for name in ("highdicom", "gdcm", "openjpeg"):
         pytest.importorskip(name, reason="the extra dicom is not installed whole")
     import fuzz_dicom
 
