@@ -62,6 +62,7 @@ def test_a_second_family_takes_fewer_steps_and_the_source_may_go(phantom, ct, tm
     assert str(source) in (tuned / "evaluation" / "report.html").read_text()
 
     shutil.rmtree(source)
+    caplog.clear()  # an earlier test may have left the level at which all is captured
     with caplog.at_level(logging.INFO, "lagseg_jax"):
         train(tuned, ct, 20, init_from=str(source))
     assert "continuing from step 15" in caplog.text
