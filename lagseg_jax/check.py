@@ -12,11 +12,15 @@ from pathlib import Path
 from lagseg_jax.config.choices import ALLOWED
 from lagseg_jax.data.dataset_checks import check_datasets
 from lagseg_jax.data.datasets import find_datasets
-from lagseg_jax.data.options import add_naming, add_selection, label_values
+from lagseg_jax.data.options import (
+    add_label_rule,
+    add_naming,
+    add_reading,
+    add_selection,
+)
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
-from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.reports.dataset_check import (
     check_record,
     dataset_summary,
@@ -46,20 +50,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_naming(add)
     add_selection(add)
-    about = "of the atrium, or several, which are merged: 1,2 (default: the only one)"
-    add("--label_value", type=label_values, default=0, help=about)
-    add("--label_threshold", type=float, default=0.0, help="the atrium is at least this")
+    add_label_rule(add)
     add("--patient", default="", help="expression with one group, or CSV case,patient")
-    add(
-        "--orientation", default="", help="of files that do not say it: such as LPS, sform or qform"
-    )
     add("--plane", default="", help="of the slices: axial, coronal or sagittal")
-    add(
-        "--max_gb",
-        type=float,
-        default=MAX_BYTES / 1e9,
-        help="largest decoded size of one file (default: %(default)g)",
-    )
+    add_reading(add)
     add = parser.add_argument_group("result").add_argument
     add("--json", metavar="FILE", help="write everything that was found there")
     add(

@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 
 from lagseg_jax.config.validate import as_tuple
-from lagseg_jax.data.options import add_naming, dataset_roots, label_values
+from lagseg_jax.data.options import (
+    add_label_rule,
+    add_naming,
+    add_reading,
+    dataset_roots,
+)
 from lagseg_jax.evaluation.compare import (
     Reading,
     comparison_lines,
@@ -19,7 +24,6 @@ from lagseg_jax.evaluation.compare import (
 from lagseg_jax.evaluation.mask_files import find_truth
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
-from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.reports.compare_page import write_comparison_page
 from lagseg_jax.reports.verdicts import add_list_options, listed
 from lagseg_jax.runtime.commands import command_parser
@@ -50,18 +54,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_list_options(add)
     add("--output", metavar="FOLDER", help="gets report.html, per_case.csv and comparison.json")
     for name, what in (("label", "truth"), ("prediction", "predictions")):
-        about = f"of the atrium in the {what}; several are merged: 1,2"
-        add(f"--{name}_value", type=label_values, default=0, help=about)
-        add(f"--{name}_threshold", type=float, default=0.0, help="the atrium is at least this")
-    add(
-        "--max_gb",
-        type=float,
-        default=MAX_BYTES / 1e9,
-        help="largest decoded size of one file (default: %(default)g)",
-    )
-    add(
-        "--orientation", default="", help="of files that do not say it: such as LPS, sform or qform"
-    )
+        add_label_rule(add, name, f" in the {what}")
+    add_reading(add)
     add("--allow", default="", metavar="geometry", help="masks lie on the truth by index")
     options = parser.parse_args(arguments)
     check_orientation("--orientation", options.orientation)

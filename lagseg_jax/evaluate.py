@@ -11,10 +11,15 @@ from pathlib import Path
 
 from lagseg_jax.config.choices import ALLOWED
 from lagseg_jax.config.validate import as_tuple
-from lagseg_jax.data.options import add_naming, add_selection, dataset_roots, label_values
+from lagseg_jax.data.options import (
+    add_label_rule,
+    add_naming,
+    add_reading,
+    add_selection,
+    dataset_roots,
+)
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
-from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
@@ -44,16 +49,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("cases and reading").add_argument
     add_naming(add)
     add_selection(add)
-    about = "of the atrium, or several, which are merged: 1,2 (default: the only one)"
-    add("--label_value", type=label_values, default=0, help=about)
-    add("--label_threshold", type=float, default=0.0, help="the atrium is at least this")
-    add("--orientation", default="", help="of files that do not say it: LPS, sform or qform")
-    add(
-        "--max_gb",
-        type=float,
-        default=MAX_BYTES / 1e9,
-        help="largest decoded size of one file (default: %(default)g)",
-    )
+    add_label_rule(add)
+    add_reading(add)
     add(
         "--allow",
         default="",
@@ -69,15 +66,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         one_of("--allow", code, ALLOWED)
     if not options.data and not options.images:
         raise InputError("--data is missing, expected a folder, or a table in --images")
-    places = as_tuple(options.data) or (Path(options.images).stem,)
-    folders = [place.rpartition("=")[2] for place in places]
-    options.name = options.name or "_".join(Path(folder).resolve().name for folder in folders)
+    options.name = options.name or _name_of_data(options)
     if not re.fullmatch(r"[^/\\.\0][^/\\\0]*", options.name):
         raise InputError(
             f"--name is {options.name!r}, expected the name of a folder: no slash, and no dot "
             "at its start"
         )
     return options
+
+
+def _name_of_data(options: argparse.Namespace) -> str:
+    """What a test set is called by its folders, or its table."""
+    places = as_tuple(options.data) or (Path(options.images).stem,)
+    folders = [place.rpartition("=")[2] for place in places]
+    return "_".join(Path(folder).resolve().name for folder in folders)
 
 
 def main(arguments: list[str] | None = None) -> int:

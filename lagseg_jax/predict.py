@@ -8,12 +8,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from lagseg_jax.data.options import add_reading
 from lagseg_jax.imaging.dicom_geometry import ALLOWED
 from lagseg_jax.imaging.dicom_segmentation import check_segmentation_support
 from lagseg_jax.imaging.mesh import check_mesh_support
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
-from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.predict_files import Request, predict_files
@@ -61,6 +61,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("-o", "--output", required=True, help="folder for the masks")
     add("--weights", nargs="+", help="folder of the encoder weights, if they were moved")
+    _add_masks(parser)
+    _add_besides(parser)
+    _add_reading(parser)
+    add = parser.add_argument_group("continuing, and several processes").add_argument
+    add(
+        "--resume", action="store_true", help="skip cases whose files this model made of this input"
+    )
+    add("--coordinator_address", metavar="HOST:PORT", help="of the first of several processes")
+    add("--num_processes", type=int, help="that share the cases, where it is not detected")
+    add("--process_id", type=int, help="of this one, from 0")
+    return _checked(parser.parse_args(arguments))
+
+
+def _add_masks(parser: argparse.ArgumentParser) -> None:
+    """The options for how masks are made of probabilities."""
     add = parser.add_argument_group("masks").add_argument
     add("--tta", action="store_true", help="average over in-plane mirrorings: 4 times the time")
     add(
@@ -70,6 +85,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="connected components kept, largest first; 0 keeps all (default: as trained, 1)",
     )
     add("--min_mm3", type=float, default=0.0, metavar="V", help="drop smaller components (mm3)")
+
+
+def _add_besides(parser: argparse.ArgumentParser) -> None:
+    """The options for what is written besides the masks."""
     add = parser.add_argument_group("besides the masks").add_argument
     add("--statistics", action="store_true", help="statistics.csv and .json over all cases")
     add("--preview", action="store_true", help="a picture of each case: previews/CASE.png")
@@ -89,15 +108,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="of DICOM series: a segmentation object for the PACS, segmentations/CASE.dcm",
     )
-    _add_reading(parser)
-    add = parser.add_argument_group("continuing, and several processes").add_argument
-    add(
-        "--resume", action="store_true", help="skip cases whose files this model made of this input"
-    )
-    add("--coordinator_address", metavar="HOST:PORT", help="of the first of several processes")
-    add("--num_processes", type=int, help="that share the cases, where it is not detected")
-    add("--process_id", type=int, help="of this one, from 0")
-    return _checked(parser.parse_args(arguments))
 
 
 def _checked(options: argparse.Namespace) -> argparse.Namespace:
@@ -115,17 +125,7 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     """The options that say how files are read."""
     add = parser.add_argument_group("reading").add_argument
-    add(
-        "--max_gb",
-        type=float,
-        default=MAX_BYTES / 1e9,
-        help="refuse inputs of more GB when decoded (default: %(default)g)",
-    )
-    add(
-        "--orientation",
-        default="",
-        help="of files that do not say it: sides the axes grow to, such as LPS; or sform, qform",
-    )
+    add_reading(add)
     about = "cut volumes into axial, coronal or sagittal slices"
     add("--plane", default="", help=about)
     add(

@@ -41,3 +41,12 @@ def test_no_room_has_a_cycle():
 def test_the_package_shows_its_rooms_and_commands_and_nothing_else():
     entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert {name for name in entries if not name.endswith(".py")} == {*ROOMS, "py.typed"}
+
+
+def test_a_file_and_a_function_fit_on_what_can_be_read_at_once():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and "configs" not in path.parts:
+                assert node.end_lineno - node.lineno < 50, f"{path}: {node.name}"

@@ -4,6 +4,7 @@ import argparse
 import ast
 from collections.abc import Callable
 
+from lagseg_jax.imaging.formats import MAX_BYTES
 from lagseg_jax.imaging.labels import parse_values
 
 
@@ -24,6 +25,28 @@ def add_selection(add: Callable) -> None:
     name = {"action": "append", "default": [], "metavar": "NAME"}
     add("--cases", help="only this one, or those of a pattern such as 'P01_*'; repeatable", **name)
     add("--exclude", help="without this one, or those of a pattern; repeatable", **name)
+
+
+def add_label_rule(add: Callable, name: str = "label", of: str = "") -> None:
+    """--NAME_value and --NAME_threshold, as `config.data.label_value` and its threshold."""
+    about = f"of the atrium{of}, or several, which are merged: 1,2 (default: the only one)"
+    add(f"--{name}_value", type=label_values, default=0, help=about)
+    add(f"--{name}_threshold", type=float, default=0.0, help="the atrium is at least this")
+
+
+def add_reading(add: Callable) -> None:
+    """--max_gb and --orientation, as `config.data.max_gb` and `config.data.orientation`."""
+    add(
+        "--max_gb",
+        type=float,
+        default=MAX_BYTES / 1e9,
+        help="largest decoded size of one file (default: %(default)g)",
+    )
+    add(
+        "--orientation",
+        default="",
+        help="of files that do not say it: sides the axes grow to, such as LPS; or sform, qform",
+    )
 
 
 def dataset_roots(text: str) -> str | tuple[str, ...]:

@@ -92,9 +92,7 @@ def make_case(
     edge = float(steps.mean())  # mm over which the border of a structure fades
 
     atrium, veins = _atrium(rng, heart)
-    cavity = ellipsoid(rng, heart, VENTRICLE)
-    myocardium = cavity - rng.uniform(8, 11)
-    ventricle = blend(cavity, tube(rng, heart, MITRAL_ORIFICE), 5)
+    ventricle, myocardium = _ventricle(rng, heart)
     right = [ellipsoid(rng, heart, part) for part in RIGHT_CHAMBERS.values()]
     right = np.minimum.reduce(right + [tube(rng, heart, part) for part in RIGHT_VESSELS.values()])
     aorta = np.minimum.reduce([tube(rng, heart, part) for part in AORTA.values()])
@@ -115,7 +113,18 @@ def make_case(
     scar = np.clip(2 * (patches - rng.uniform(0.4, 1.3)), 0, 1) * (1 - valve)
     _paint(image, atrium - 2.4, rng.uniform(*grey.scar), edge, opacity=scar)
     _paint(image, np.minimum(atrium, veins), blood * rng.uniform(0.94, 1.06), edge)
+    return _scanned(rng, image, atrium, family, shape, edge)
 
+
+def _scanned(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    atrium: np.ndarray,
+    family: str,
+    shape: Sequence[int],
+    edge: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is painted on sub-slices, and the distance to the atrium -> image and label."""
     inside = np.clip(0.5 - atrium / edge, 0, 1).reshape(*shape, SUB).mean(-1)
     image = ndimage.gaussian_filter(image, (0.45, 0.45, 0.6)).reshape(*shape, SUB).mean(-1)
     scanner = ct_scanner if family == "ct" else mri_scanner
@@ -204,6 +213,13 @@ def _atrium(rng: np.random.Generator, heart: np.ndarray) -> tuple[np.ndarray, np
     for vein in veins:
         atrium = blend(atrium, np.maximum(vein, body - STUMP_MM), 4)
     return atrium, np.minimum.reduce(veins)
+
+
+def _ventricle(rng: np.random.Generator, heart: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (3, X, Y, Z) -> distances to the left ventricle's blood and to its muscle."""
+    cavity = ellipsoid(rng, heart, VENTRICLE)
+    myocardium = cavity - rng.uniform(8, 11)
+    return blend(cavity, tube(rng, heart, MITRAL_ORIFICE), 5), myocardium
 
 
 def _chest(

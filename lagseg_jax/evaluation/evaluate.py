@@ -70,11 +70,25 @@ def evaluate(
     once(_remove_review, folder)
     if case_page is not None:
         (folder / "review").mkdir(exist_ok=True)
+    rows, said = _judge(segmenter, share(cases), folder, case_page)
+    for remark, count in said.items():
+        log.warning("WARNING: %d cases: %s", count, remark)
+    by_name = {row["case"]: row for part in allgather(rows) for row in part}
+    rows = [by_name[case.name] for case in cases]
+    summary = _summary(segmenter, cases, rows)
+    if process()[0] == 0:
+        _write(folder, segmenter, cases, rows, summary, external)
+    return summary
+
+
+def _judge(
+    segmenter: Segmenter, cases: Sequence[Case], folder: Path, case_page: CasePage | None
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Predicts and scores these cases; their rows, and how often each remark is to be made."""
     rows: list[dict[str, Any]] = []
     said: Counter[str] = Counter()
-    mine = share(cases)
-    progress = Progress("evaluating", len(mine))
-    for case in mine:
+    progress = Progress("evaluating", len(cases))
+    for case in cases:
         with still(f"evaluating {case.image}"):
             image, label = read_labelled(case, segmenter.config.data)
             said.update(remarks(image))
@@ -89,10 +103,13 @@ def evaluate(
         rows.append({"case": case.name, **told, **scores})
         progress.advance({"dice": f"{scores['dice']:.3f}"})
     progress.close()
-    for remark, count in said.items():
-        log.warning("WARNING: %d cases: %s", count, remark)
-    by_name = {row["case"]: row for part in allgather(rows) for row in part}
-    rows = [by_name[case.name] for case in cases]
+    return rows, said
+
+
+def _summary(
+    segmenter: Segmenter, cases: Sequence[Case], rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of summary.json."""
     encoder = segmenter.encoder.report()
     summary = {"encoder": encoder, "step": segmenter.step, **summarise(rows)}
     if merged := LabelRule(segmenter.config.data.label_value).merged:
@@ -100,8 +117,6 @@ def evaluate(
     if datasets := list(dict.fromkeys(case.dataset for case in cases if case.dataset)):
         of = {name: [row for row in rows if row.get("dataset") == name] for name in datasets}
         summary["datasets"] = {name: summarise(some) for name, some in of.items()}
-    if process()[0] == 0:
-        _write(folder, segmenter, cases, rows, summary, external)
     return summary
 
 

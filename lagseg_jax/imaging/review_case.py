@@ -44,15 +44,14 @@ def case_content(
     """
     slices, geometry = to_slices(image.array, image.affine, plane)
     affine = slices_affine(image.affine, image.array.shape, geometry)
-    drawn = [m for m in (prediction, truth) if m is not None]
-    drawn = [to_slices(mask, image.affine, plane)[0] for mask in drawn]
+    masks = (mask for mask in (prediction, truth) if mask is not None)
+    drawn = [to_slices(mask, image.affine, plane)[0] for mask in masks]
     grey = grey_range(slices, PERCENTILES, window)
     levels = np.empty(slices.shape, np.uint8)
     for level, one in zip(levels, slices):  # one at a time: no second volume of floats
         level[:] = np.rint(normalise(one, grey) * 255)
     kind, images = grey_sprites(levels)
-    heat: list[bytes] = []
-    steps = 0
+    steps, heat = 0, list[bytes]()
     if probability is not None:
         steps, heat = probability_sprites(to_slices(probability, image.affine, plane)[0])
     return {

@@ -98,6 +98,30 @@ class Outputs:
         Raises:
             OSError: no space or permission for the mask.
         """
+        self.mask.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(self.mask, done.mask, done.volume)
+        failed: dict[Path, OSError] = {}
+        besides = self._besides(done, threshold, title, plane, case_page)
+        for path, write in besides:
+            if path is not None:
+                try:
+                    path.parent.mkdir(exist_ok=True)
+                    write(path)
+                except OSError as error:
+                    failed[path] = error
+                    with contextlib.suppress(OSError):
+                        path.unlink()  # of an earlier call: another mask's
+        return failed
+
+    def _besides(
+        self,
+        done: Prediction,
+        threshold: float,
+        title: str,
+        plane: str,
+        case_page: CasePage | None,
+    ) -> list[tuple[Path | None, Callable[[Path], None]]]:
+        """What is written besides the mask, and how; arguments as in `write`."""
         volume, mask, probability = done.volume, done.mask, done.probability
 
         def preview(path: Path) -> None:
@@ -122,26 +146,13 @@ class Outputs:
             assert probability is not None
             write_voxels(path, probability, volume)
 
-        self.mask.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(self.mask, mask, volume)
-        failed = {}
-        others = (
+        return [
             (self.segmentation, segmentation),
             (self.probability, probabilities),
             (self.mesh, mesh),
             (self.preview, preview),
             (self.review, review),
-        )
-        for path, write in others:
-            if path is not None:
-                try:
-                    path.parent.mkdir(exist_ok=True)
-                    write(path)
-                except OSError as error:
-                    failed[path] = error
-                    with contextlib.suppress(OSError):
-                        path.unlink()  # of an earlier call: another mask's
-        return failed
+        ]
 
 
 def plan_outputs(

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,42 +142,34 @@ def predict_cases(
     request: Request,
     about: dict[str, Any] | None = None,
 ) -> Predicted:
-    """Predicts, writes, records and reports all cases, in their order.
+    """Predicts, writes, records and reports all cases, in their order; `about` is for the records.
 
-    A case that fails keeps no outputs of an earlier call. `about` is what the record says of the
-    models and options.
+    A case that fails keeps no outputs of an earlier call.
     """
     post = _postprocessing(segmenter, request)
     note = " - random encoder" if segmenter.encoder.warning else ""
-    workdirs = ", ".join(map(str, request.workdirs))
-    models = {"workdirs": workdirs, "encoder_weights": _encoder_weights(request)}
+    models = _models(request)
     predicted = Predicted({}, [])
 
     def finish(label: str, one: Input, done: Prediction) -> None:
         outputs, row = jobs[one], _row(done.volume, done.mask)
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
-        record = Record.of(outputs.mask.parent, one.name)
-        failed: dict[Path, OSError] = {}
         made_from = {**(about or {}), "input": done.input_hash}
-        try:
-            record = record.begin(made_from, outputs.paths())
+
+        def write() -> dict[Path, OSError]:
+            record = Record.of(outputs.mask.parent, one.name).begin(made_from, outputs.paths())
             failed = outputs.write(done, post.threshold, title, segmenter.plane, request.case_page)
             written = [path for path in outputs.paths() if path not in failed]
             record.finish(made_from, written, row | models)
-        except (InputError, OSError) as error:
-            what = f"{outputs.mask} cannot be written: " * isinstance(error, OSError)
-            log.error("%s error: %s%s", label, what, error)
-            _remove_older(one, outputs)
-            if is_full(error):
-                predicted.full.append(one)
-            return
-        for path, problem in failed.items():
-            log.error("%s error: %s cannot be written: %s", label, path, problem.strerror)
-        if any(map(is_full, failed.values())):
+            return failed
+
+        written, problems = _tried(label, one, outputs, write)
+        if any(map(is_full, problems)):
             predicted.full.append(one)
-        if not failed:
+        if not problems:
             predicted.rows[one] = row
-        log.info("%s %s: %s", label, outputs.mask, statistics_line(row))
+        if written:
+            log.info("%s %s: %s", label, outputs.mask, statistics_line(row))
 
     with ThreadPoolExecutor(1) as writer:
         writing = writer.submit(lambda: None)
@@ -187,15 +179,35 @@ def predict_cases(
                 prediction = predict_case(segmenter, one, outputs, post, request)
             except InputError as error:
                 writing.result()  # the case before is reported before this one
-                named = "" if str(one.source) in str(error) else f"{one.source}: "
-                log.error("%s error: %s%s", label, named, error)
-                _remove_older(one, outputs)
+                _refuse(label, one, outputs, error)
                 continue
             writing.result()  # one case at a time waits for the disk: this bounds the memory
             writing = writer.submit(finish, label, one, prediction)
             del prediction  # it is the writer's now
         writing.result()
     return predicted
+
+
+def _tried(
+    label: str, one: Input, outputs: Outputs, write: Callable[[], dict[Path, OSError]]
+) -> tuple[bool, list[Exception]]:
+    """Writes the files of a case; whether its mask is there, and what could not be written."""
+    try:
+        failed = write()
+    except (InputError, OSError) as error:
+        what = f"{outputs.mask} cannot be written: " * isinstance(error, OSError)
+        log.error("%s error: %s%s", label, what, error)
+        _remove_older(one, outputs)
+        return False, [error]
+    for path, problem in failed.items():
+        log.error("%s error: %s cannot be written: %s", label, path, problem.strerror)
+    return True, list(failed.values())
+
+
+def _models(request: Request) -> dict[str, str]:
+    """What statistics say of the models."""
+    workdirs = ", ".join(map(str, request.workdirs))
+    return {"workdirs": workdirs, "encoder_weights": _encoder_weights(request)}
 
 
 def _postprocessing(segmenter: "Segmenter", request: Request) -> PostProcessing:
@@ -239,6 +251,12 @@ def predict_case(
     return replace(
         done, stack=one.stack, algorithm=Algorithm(str(library_versions()["lagseg_jax"]), runs)
     )
+
+
+def _refuse(label: str, one: Input, outputs: Outputs, error: InputError) -> None:
+    named = "" if str(one.source) in str(error) else f"{one.source}: "
+    log.error("%s error: %s%s", label, named, error)
+    _remove_older(one, outputs)
 
 
 def _remove_older(one: Input, outputs: Outputs) -> None:
