@@ -28,6 +28,12 @@ NAMES = [f"train_{number}" for number in range(1, 7)]
 OWN = {"train": NAMES[3:], "validation": NAMES[2:3], "test": NAMES[:2]}
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """What a relative root such as "phantom" leaves beside it stays out of the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
 def names_of(split):
     return {part: [case.name for case in cases] for part, cases in split.items()}
 
