@@ -161,5 +161,5 @@ def test_without_scikit_image_one_sentence(monkeypatch):
     check_mesh_support()
     monkeypatch.setitem(sys.modules, "skimage", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"lagseg_jax\[mesh\]"):
+    with pytest.raises(InputError, match=r"\[mesh\]"):
         check_mesh_support()

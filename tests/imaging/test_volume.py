@@ -530,7 +530,7 @@ def test_a_mask_appears_complete_or_not_at_all(tmp_path, monkeypatch):
 
     def killed(source, destination):
         assert os.path.dirname(source) == os.path.dirname(destination)
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
         patch.setattr(os, "replace", killed)
