@@ -13,7 +13,7 @@ from lagseg_jax.data.patients import listed
 from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import file_sha256, read_json, write_json
-from lagseg_jax.runtime.processes import allgather, share
+from lagseg_jax.runtime.processes import allgather, once, share
 
 Contents = dict[str, dict[str, str]]
 SETTLED_SECONDS = 2.0  # the coarsest clock of a file system
@@ -48,14 +48,22 @@ def hash_cases(cases: Sequence[Case], folder: Path | None = None) -> Contents:
                 for case in mine
             },
             {states[path]: sha256 for path, sha256 in hashes.items() if _is_settled(path, states)},
+            bool(unread),
         )
     )
-    together = {name: one for part, _ in parts for name, one in part.items()}
-    if unread and kept is not None:
-        with contextlib.suppress(OSError):  # a full disk, say: they are read again next time
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_json(kept, {state: sha for _, part in parts for state, sha in part.items()})
+    together = {name: one for part, _, _ in parts for name, one in part.items()}
+    if kept is not None and any(read for _, _, read in parts):
+        settled = {state: sha256 for _, part, _ in parts for state, sha256 in part.items()}
+        once(_keep, kept, settled)
+        if not kept.exists():  # each process has a disk of its own
+            _keep(kept, settled)
     return {case.name: together[case.name] for case in cases}
+
+
+def _keep(kept: Path, hashes: dict[str, str]) -> None:
+    with contextlib.suppress(OSError):  # a full disk, say: they are read again next time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, hashes)
 
 
 def _read_known(kept: Path | None) -> dict[str, str]:

@@ -124,16 +124,13 @@ def _is_done(one: Input, outputs: Outputs, about: dict[str, Any]) -> bool:
     """Whether the files of a case are all there, made of this input by this model and options."""
     content = Record.of(outputs.mask.parent, one.name).content
     made_from = content.get("made_from") or {}
-    if not outputs.complete() or {k: made_from.get(k) for k in about} != _as_json(about):
+    same = json.loads(json.dumps(about))  # tuples as lists
+    if not outputs.complete() or {k: made_from.get(k) for k in about} != same:
         return False
     try:
         return made_from.get("input") == one.content_hash()
     except OSError:
         return False
-
-
-def _as_json(content: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(content))
 
 
 def predict_cases(
