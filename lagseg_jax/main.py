@@ -77,7 +77,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
         elif config.train.init_from:
             check_init_from(config, encoder)
         split = load_split(config, workdir)
-        once(write_config, workdir, config)
+        if not has_checkpoints(workdir):  # else `train` does, once it has accepted all files
+            once(write_config, workdir, config)
         unsaved = train(config, workdir, split, encoder)
         summary = judge(restore_segmenter(config, workdir, encoder), split["test"], workdir)
     if unsaved:

@@ -12,9 +12,10 @@ from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.data.cases import Case
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.runs.train_state import TrainState
+from lagseg_jax.runs.workdir import write_config
 from lagseg_jax.runtime.devices import settled
 from lagseg_jax.runtime.errors import Interrupted
-from lagseg_jax.runtime.processes import preempted
+from lagseg_jax.runtime.processes import once, preempted
 from lagseg_jax.runtime.signals import deferred
 from lagseg_jax.training.monitor import Watch
 from lagseg_jax.training.plan import stopped_early
@@ -31,8 +32,9 @@ def train(
 
     Args:
         config: checked by `validate.check_config`.
-        workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `profile/` if asked for.
-        split: from `data.split.load_split`.
+        workdir: gets `config.json` once all files are accepted, `checkpoints/`, `metrics.jsonl`,
+            `tensorboard/`, and `profile/` if asked for.
+        split: from `data.run_split.load_split`.
         encoder: the frozen encoder.
 
     Returns:
@@ -45,6 +47,7 @@ def train(
     """
     with contextlib.ExitStack() as at_end, deferred() as asked:
         training, state = set_up(config, workdir, split, encoder, at_end)
+        once(write_config, workdir, config)
         _loop(training, state, asked)
     return training.checkpoints.failed
 

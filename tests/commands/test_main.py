@@ -233,6 +233,7 @@ def contents(folder):
         ("train", {"encoder.seed": 1}, "trained on an encoder with SHA-256"),
         ("train", {"encoder.weights": "nowhere"}, "nowhere"),
         ("train", {"data.root": "nowhere"}, "nowhere"),
+        ("train", {"data.cache_gb": 1e-9, "train.learning_rate": 0.5}, "config.data.cache_gb"),
         ("evaluate", {"encoder.weights": "nowhere"}, "nowhere"),
         ("evaluate", {"data.root": "nowhere"}, "nowhere"),
         ("evaluate", {"data.image_size": 56}, "config.data.image_size is 56"),
