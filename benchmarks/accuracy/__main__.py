@@ -21,6 +21,7 @@ from benchmarks.accuracy.arms import arms_of, configure, core_slots, run_job
 from benchmarks.accuracy.record import Record
 from benchmarks.common.worker import WorkerError
 from lagseg_jax.data.run_split import load_split
+from lagseg_jax.runs.workdir import write_config
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     base = configure(options)
     arms, reference = arms_of(options, base)
     split = load_split(base, options.workdir)
+    write_config(options.workdir, base)  # so that the same command finds the split to be its own
     slots = core_slots(options.side_by_side)
     if options.clock == "cpu" and len(slots[0]) > 1:
         raise SystemExit("--clock=cpu is for arms on one core each: give --side_by_side=CORES")

@@ -85,18 +85,20 @@ class Decoder(nn.Module):
     def forward(self, fused: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """(S, B, D, h, w) and (B, 1, H, W) -> (B, H, W) float32."""
         height, width = image.shape[2:]
-        sizes = [fused.shape[-2:]] + [(-(-height // s), -(-width // s)) for s in self.scales]
+        strides = (14, *self.scales)
+        sizes = [(-(-height // s), -(-width // s)) for s in strides]
         if hasattr(self, "pyramid"):
             views = self.pyramid(image)
-            views.insert(0, resize(views[0], sizes[0]))
+            views.insert(0, resize(views[0], sizes[0], 14 / self.scales[0]))
         else:
-            views = [resize(image, size) for size in sizes]
+            views = [resize(image, size, s) for size, s in zip(sizes, strides)]
         views = [view.to(fused.dtype) for view in views]  # `cat` would widen all to float32
         state = None
         for s, size in enumerate(sizes):
-            parts = [resize(getattr(self, f"project_{s}")(fused[s]), size)]
+            step = strides[s] / 14
+            parts = [resize(getattr(self, f"project_{s}")(fused[s]), size, step)]
             if s == 1:
-                parts.append(resize(state, size))
+                parts.append(resize(state, size, step))
             elif s > 1:
                 doubled = F.interpolate(state, scale_factor=2, mode="bilinear")
                 parts.append(doubled[:, :, : size[0], : size[1]])
@@ -127,13 +129,29 @@ class Head(nn.Module):
         return self.decoder(self.fuse(tokens), 4 * images[:, None] - 2)
 
 
-def resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear; antialiased only where the map shrinks: slower, and not there in bfloat16."""
+def resize(x: torch.Tensor, size: tuple[int, int], step: float) -> torch.Tensor:
+    """Bilinear; antialiased only where the map shrinks: slower, and not there in bfloat16.
+
+    `step` old pixels for each new one: where a size was rounded up, not what the sizes say.
+    """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
+    if any(abs(new * step - old) > 1e-6 for new, old in zip(size, x.shape[-2:])):
+        return resize_rounded(x, size, step)
     if size[0] > x.shape[-2]:
         return F.interpolate(x, size=size, mode="bilinear")
     return F.interpolate(x.float(), size=size, mode="bilinear", antialias=True).to(x.dtype)
+
+
+def resize_rounded(x: torch.Tensor, size: tuple[int, int], step: float) -> torch.Tensor:
+    """Triangle kernels of a pixel or more around (i + 0.5) step, as matrix products."""
+    for axis, new in ((2, size[0]), (3, size[1])):
+        old = torch.arange(x.shape[axis], device=x.device) + 0.5
+        centres = (torch.arange(new, device=x.device) + 0.5) * step
+        kernel = (1 - (old - centres[:, None]).abs() / max(1, step)).clamp(min=0)
+        kernel = (kernel / kernel.sum(1, keepdim=True)).to(x.dtype)
+        x = torch.movedim(torch.tensordot(kernel, x, dims=([1], [axis])), 0, axis)
+    return x
 
 
 class FrozenEncoder(nn.Module):
