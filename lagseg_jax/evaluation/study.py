@@ -212,7 +212,7 @@ def run_study(
         log.info("run %d of %d: %s (%s)", number, len(runs), run.name, run.workdir)
         status, last = start(run, stopped)
         if stopped:
-            log.warning("interrupted: the same command continues")
+            log.info("interrupted: the same command continues")
             break
         if status:
             reasons[run.name] = f"exit status {status}: {last}"

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from lagseg_jax.runs.preservation import NewestAndBest
 from lagseg_jax.runs.train_state import TrainState, is_whole, make_record
+from lagseg_jax.runtime.console import errors_only
 from lagseg_jax.runtime.devices import shared_by_processes, tree_hash
 from lagseg_jax.runtime.errors import InputError, TrainingError
 from lagseg_jax.runtime.processes import barrier
@@ -84,7 +85,8 @@ class Checkpoints:
             options.multiprocessing_options = ocp.options.MultiprocessingOptions(
                 primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
             )
-        return ocp.CheckpointManager(self.folder, options=options)
+        with errors_only("absl"):  # Orbax warns about what follows from `read_only`
+            return ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: TrainState, data: dict, validation_dice: float | None) -> None:
         """Saves, and returns when all is on the disk; a checkpoint of the same step is replaced.
@@ -189,7 +191,7 @@ class Checkpoints:
         for step, reason in sorted(damaged.items()):
             folder, aside = self.folder / str(step), self.folder / f"{step}.damaged"
             log.warning(
-                "WARNING: checkpoint %s is damaged (%s) and renamed to %s; "
+                "checkpoint %s is damaged (%s) and renamed to %s; "
                 "the training continues from checkpoint %s",
                 *(folder, reason, aside.name, self.folder / str(used)),
             )

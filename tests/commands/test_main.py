@@ -253,14 +253,16 @@ def test_a_refused_command_writes_nothing(finished_run, phantom, tmp_path, mode,
     assert contents(workdir) == before
 
 
-def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, tmp_path):
+def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, tmp_path, caplog):
     """Given another seed, rate and loss, it says what was trained, and how it predicted."""
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
     trained = json.loads((workdir / "config.json").read_text())
     config = tiny_run.config(phantom, loss="dice", learning_rate=0.5)
     config.seed, config.encoder.seed, config.predict.threshold = 9, 9, 0.25
+    caplog.set_level("INFO", "lagseg_jax")
     main.run(config, workdir, "evaluate")
+    assert "predict.threshold 0.5 -> 0.25" in caplog.text
     expected = trained | {"predict": trained["predict"] | {"threshold": 0.25}}
     assert json.loads((workdir / "config.json").read_text()) == expected
     manifest = json.loads((workdir / "evaluation" / "manifest.json").read_text())
