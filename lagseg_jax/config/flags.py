@@ -1,5 +1,6 @@
 """Parses the command line of the commands that take a config, and prints their help."""
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lagseg_jax.config.choices import ONE_OR_SEVERAL
+from lagseg_jax.config.rules import RULES
 from lagseg_jax.config.shipped import find_config, make_configs_importable, shipped_configs
 from lagseg_jax.config.validate import check_overrides
 from lagseg_jax.runtime.commands import example_of
@@ -110,7 +112,19 @@ def _flags(
     flags.DEFINE_string("workdir", None, "Folder of the results; the same one resumes.", values)
     flags.DEFINE_boolean("help", False, "Print this.", values, short_name="h")
     define(values)
-    rest = values(arguments)[1:]
+    try:
+        rest = values(arguments)[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        raise InputError(f"--{name} is not a flag{_nearest_flag(name, values)}") from None
     if rest:
         raise InputError(f"{rest[0]!r} is not a flag, expected --config, --workdir and others")
     return values
+
+
+def _nearest_flag(name: str, values: flags.FlagValues) -> str:
+    """The flag that is meant, or the field of the config: `epochs` is `config.train.epochs`."""
+    meant = {field.rpartition(".")[2]: f"config.{field}" for field in reversed(RULES)}
+    meant |= {flag: flag for flag in values}
+    nearest = difflib.get_close_matches(name, meant, n=1, cutoff=0.7)
+    return f", did you mean --{meant[nearest[0]]}?" if nearest else ""
