@@ -162,7 +162,7 @@ def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule
     warnings = Counter(problem.code for problem in problems if problem.code not in allow)
     if warnings:
         counts = ", ".join(f"{code} {count}" for code, count in warnings.items())
-        log.warning("data: %s; python -m lagseg_jax.check DATASET lists them", counts)
+        log.warning("data: warnings (%s); python -m lagseg_jax.check DATASET lists them", counts)
 
 
 def _log_errors(problems: Sequence[Problem], allow: Sequence[str]) -> None:
