@@ -69,6 +69,7 @@ class Checkpoints:
                 if (self.folder / str(step)).is_dir():  # a training may just have removed it
                     self._damaged[step] = str(error)
 
+    @errors_only("absl")  # Orbax warns about what follows from `read_only`
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=NewestAndBest(self.best),
@@ -85,8 +86,7 @@ class Checkpoints:
             options.multiprocessing_options = ocp.options.MultiprocessingOptions(
                 primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
             )
-        with errors_only("absl"):  # Orbax warns about what follows from `read_only`
-            return ocp.CheckpointManager(self.folder, options=options)
+        return ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: TrainState, data: dict, validation_dice: float | None) -> None:
         """Saves, and returns when all is on the disk; a checkpoint of the same step is replaced.

@@ -194,6 +194,28 @@ def test_typos_are_one_sentence_with_the_nearest_name(run_main, argument, expect
     assert status == 2 and sentence.startswith("error: ") and expected in sentence
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("    config.tarin.epochs = 3", "AttributeError"),
+        ("    config.train.epochs = 'many'", "TypeError"),
+        ("    config.seed = int('many')", "ValueError: invalid literal"),
+        ("    config.seed = 1 // 0", "ZeroDivisionError"),
+        ("    config.seed = (", "SyntaxError"),
+        ("    import nothing_there", "ModuleNotFoundError: No module named 'nothing_there'"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_its_line(tmp_path, capsys, line, problem):
+    path = tmp_path / "mine.py"
+    text = ["from configs import default", "", "def get_config():"]
+    text += ["    config = default.get_config()", line, "    return config"]
+    path.write_text("\n".join(text))
+    assert exit_status(lambda: main.main([f"--config={path}", f"--workdir={tmp_path}"])) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path}, line 5: {problem}") and said.count("\n") == 1
+    assert "Traceback" not in said
+
+
 def test_missing_config_file(run_main):
     status, sentence = run_main(config="giantt")
     assert status == 2 and "giantt" in sentence
