@@ -16,7 +16,6 @@ from lagseg_jax.config.validate import check_overrides
 from lagseg_jax.runtime.commands import example_of
 from lagseg_jax.runtime.errors import InputError
 
-
 # What absl and ml_collections raise for what they cannot take.
 _OF_FLAGS = (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError)
 
