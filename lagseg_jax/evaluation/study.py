@@ -219,7 +219,6 @@ def run_study(
             log.error("run %s failed, the others go on", run.name)
         publish(reasons)
     text = publish(reasons)
-    log.info(
-        "%s\n%s", text, workdir / "report.html, table.md, table.csv, study.json, plot.svg, plot.png"
-    )
+    files = "report.html", "table.md", "table.csv", "study.json", "plot.svg", "plot.png"
+    log.info("%s\n%s", text, ", ".join(str(workdir / name) for name in files))
     return (status or 128 + stopped[0]) if stopped else int(bool(reasons))

@@ -288,6 +288,8 @@ def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, 
     caplog.set_level("INFO", "lagseg_jax")
     main.run(config, workdir, "evaluate")
     assert "predict.threshold 0.5 -> 0.25" in caplog.text
+    assert caplog.text.count("has random weights") == 1
+    assert f"{workdir}/evaluation/summary.json, {workdir}/evaluation/per_case.csv" in caplog.text
     expected = trained | {"predict": trained["predict"] | {"threshold": 0.25}}
     assert json.loads((workdir / "config.json").read_text()) == expected
     manifest = json.loads((workdir / "evaluation" / "manifest.json").read_text())
