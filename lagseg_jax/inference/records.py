@@ -113,17 +113,19 @@ def warn_of_replaced(records: Sequence[Record], runs: Sequence[dict]) -> None:
         runs: `run_identity` of the model that will make them.
     """
     others = Counter(
-        record.content["row"].get("workdirs", "another model")
+        str(record.content["row"].get("workdirs", "another model"))
         for record in records
-        if record.content and _hashes(record.content["made_from"].get("runs", ())) != _hashes(runs)
+        if isinstance(made_by := record.content.get("made_from", {}).get("runs"), list)
+        and _hashes(made_by) != _hashes(runs)
     )
     for name, count in others.items():
         masks = "mask" if count == 1 else "masks"
         log.warning("--output: replaces %d %s that %s made", count, masks, name)
 
 
-def _hashes(runs: Sequence[dict]) -> list[str]:
-    return [run["sha256"] for run in runs]
+def _hashes(runs: Any) -> list[Any]:
+    """Those of `run_identity`; a record that was edited may hold anything."""
+    return [run.get("sha256") for run in runs if isinstance(run, dict)]
 
 
 def rows_on_record(folder: Path) -> dict[str, dict[str, Any]]:

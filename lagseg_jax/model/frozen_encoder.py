@@ -79,7 +79,7 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
 def _way_out(spec: EncoderSpec) -> str:
     """How to train with published weights instead."""
     if spec.variant == "tiny":
-        return "the tiny encoder has no published ones, the smallest that has is configs/small.py"
+        return "the smallest encoder with published ones is that of --config=configs/small.py"
     command = conversion_command(spec.variant, spec.registers)
     return f"{command} fetches published ones for --config.encoder.weights=weights/{spec.variant}"
 

@@ -359,7 +359,7 @@ def test_a_whole_dicom_study(finished_run, phantom, tmp_path, caplog, capsys):
     np.testing.assert_array_equal(planes[:, ::-1].T, mask)
     assert mask.any() and run_identity(finished_run)["sha256"].encode() in seg.read_bytes()
     caplog.clear()
-    assert call(*options, "--dicom_seg", "--resume") == 0 and "1 cases are there" in caplog.text
+    assert call(*options, "--dicom_seg", "--resume") == 0 and "already there: 1" in caplog.text
     before = seg.stat().st_mtime_ns
     assert call(*options, "--dicom_seg") == 0 and seg.stat().st_mtime_ns > before
     options = ("--workdir", finished_run, "-o", tmp_path / "x")
