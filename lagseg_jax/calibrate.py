@@ -45,8 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     result = calibrate_run(options.workdir, options.data, options.weights, options.allow)
     say(*calibration_lines(result), f"\n{advice(result, options.workdir, config)}")
-    if warning := result["encoder"].get("warning"):
-        log.warning("WARNING: %s", warning)
     log.info("%s", options.workdir / "evaluation" / "calibration.json")
     return 0
 

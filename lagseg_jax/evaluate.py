@@ -107,9 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(_named_as_here(str(error))) from None
     write_evaluation_review(test.folder)
     report = write_report(test.folder)
-    log.info("%s: %s", test.name, summary_line(summary))
-    if segmenter.encoder.warning:
-        log.warning("WARNING: %s", segmenter.encoder.warning)
+    random = " (random encoder)" if segmenter.encoder.warning else ""
+    log.info("%s%s: %s", test.name, random, summary_line(summary))
     log.info("  report, tables, masks and pictures: %s", report)
     return 0
 

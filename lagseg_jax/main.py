@@ -102,13 +102,13 @@ def judge(segmenter: "Segmenter", cases: Sequence[Case], workdir: Path) -> dict:
         summary = evaluate(segmenter, cases, folder, case_page=write_case_page)
         once(write_evaluation_review, folder)
         once(write_report, folder)
-    log.info("test: %s", summary_line(summary))
-    if segmenter.encoder.warning:
-        log.warning("WARNING: %s", segmenter.encoder.warning)
+    random = " (random encoder)" if segmenter.encoder.warning else ""
+    log.info("test%s: %s", random, summary_line(summary))
+    metrics = "evaluation/summary.json", "evaluation/per_case.csv", "metrics.jsonl"
     for what, path in (
         ("report", "evaluation/report.html"),
         ("every slice", "evaluation/review.html"),
-        ("metrics", "evaluation/summary.json, evaluation/per_case.csv, metrics.jsonl"),
+        ("metrics", ", ".join(str(workdir / name) for name in metrics)),
         ("overlay pictures", "evaluation/overlays/"),
         ("predicted masks", "evaluation/masks/"),
         ("checkpoints", f"checkpoints/ (best: step {segmenter.step})"),

@@ -1,5 +1,7 @@
 """Parses the command line of the commands that take a config, and prints their help."""
 
+import difflib
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +10,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from lagseg_jax.config.choices import ONE_OR_SEVERAL
+from lagseg_jax.config.rules import RULES
 from lagseg_jax.config.shipped import find_config, make_configs_importable, shipped_configs
 from lagseg_jax.config.validate import check_overrides
 from lagseg_jax.runtime.commands import example_of
 from lagseg_jax.runtime.errors import InputError
+
+# What absl and ml_collections raise for what they cannot take.
+_OF_FLAGS = (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError)
 
 
 def parse_flags(
@@ -43,9 +49,29 @@ def parse_flags(
             values = _flags(arguments, define, None if values.config is not None else config)
     except InputError:
         raise
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-        raise InputError(str(error)) from None
+    except Exception as error:
+        if where := _place_in_config(error, arguments):
+            raise InputError(where) from None
+        if isinstance(error, _OF_FLAGS):
+            raise InputError(str(error)) from None
+        raise
     return values
+
+
+def _place_in_config(error: BaseException | None, arguments: list[str]) -> str:
+    """File, line and problem, where a config file itself raised the error; else ""."""
+    given = {Path(a.removeprefix("--config=").partition(":")[0]).absolute() for a in arguments}
+    while error is not None:
+        places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, SyntaxError):
+            places.append((error.filename or "", error.lineno))
+        for file, line in reversed(places):
+            if Path(file).absolute() in given:
+                return (
+                    f"{file}, line {line}: {type(error).__name__}: {getattr(error, 'msg', error)}"
+                )
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def flags_help(name: str, details: str, values: flags.FlagValues) -> str:
@@ -110,7 +136,19 @@ def _flags(
     flags.DEFINE_string("workdir", None, "Folder of the results; the same one resumes.", values)
     flags.DEFINE_boolean("help", False, "Print this.", values, short_name="h")
     define(values)
-    rest = values(arguments)[1:]
+    try:
+        rest = values(arguments)[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        raise InputError(f"--{name} is not a flag{_nearest_flag(name, values)}") from None
     if rest:
         raise InputError(f"{rest[0]!r} is not a flag, expected --config, --workdir and others")
     return values
+
+
+def _nearest_flag(name: str, values: flags.FlagValues) -> str:
+    """The flag that is meant, or the field of the config: `epochs` is `config.train.epochs`."""
+    meant = {field.rpartition(".")[2]: f"config.{field}" for field in reversed(RULES)}
+    meant |= {flag: flag for flag in values}
+    nearest = difflib.get_close_matches(name, meant, n=1, cutoff=0.7)
+    return f", did you mean --{meant[nearest[0]]}?" if nearest else ""

@@ -1,6 +1,7 @@
 """Finds the configs that come with the package, in a checkout and where it is installed."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -36,10 +37,14 @@ def find_config(option: str, value: str) -> str:
     name = path.removeprefix("configs/").removesuffix(".py")
     if (folder / f"{name}.py").is_file():
         return f"{folder / name}.py{colon}{rest}"
-    names = [f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("[a-z]*.py")]
+    studies = option == "--study"
+    files = sorted((folder / "ablations" if studies else folder).glob("[a-z]*.py"))
+    names = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    about = {n: file.read_text("utf-8").partition("\n")[0].lower() for n, file in zip(names, files)}
+    meant = [n for n in names if re.search(rf"\b{re.escape(name.lower())}\b", about[n])]
+    hint = f", did you mean {meant[0]}?" if len(meant) == 1 else nearest_name(name, names, 0.5)
     raise InputError(
-        f"{option} is {path!r}, which is no file and not one of {', '.join(sorted(names))}"
-        f"{nearest_name(name, names, 0.5)}"
+        f"{option} is {path!r}, which is no file and not one of {', '.join(names)}{hint}"
     )
 
 

@@ -30,8 +30,8 @@ def inverted(image: Volume, mask: Volume) -> str | None:
     if share <= HALF or mask.array.all() or _border_share(mask) < BORDER:
         return None
     return (
-        f"{mask.path}: {100 * share:.0f} % of the volume and its border marked found, expected the "
-        "atrium; the label seems to be inverted (unless 'inverted_label' is allowed)."
+        f"{mask.path}: a label that marks {100 * share:.0f} % of the volume and its border found, "
+        "expected one of the atrium; it seems to be inverted (unless 'inverted_label' is allowed)."
     )
 
 
@@ -41,8 +41,8 @@ def full(image: Volume, mask: Volume) -> str | None:
     if share <= HALF or inverted(image, mask):
         return None
     return (
-        f"{mask.path}: {100 * share:.0f} % of the volume marked found, expected an atrium that "
-        "fills less than half of it (unless 'full_label' is allowed)."
+        f"{mask.path}: a label that marks {100 * share:.0f} % of the volume found, expected an "
+        "atrium that fills less than half of it (unless 'full_label' is allowed)."
     )
 
 

@@ -154,11 +154,11 @@ def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule
     told = Counter(inspection.facts.get("orientation") for inspection in inspections)
     for note, count in told.items():
         if note:
-            log.warning("WARNING: data: orientation of %d cases: %s", count, note)
+            log.warning("data: orientation of %d cases: %s", count, note)
     allowed = Counter(p.code for p in problems if p.severity == "error")
     if allowed:
         counts = ", ".join(f"{code} {count}" for code, count in allowed.items())
-        log.warning("WARNING: data: allowed by config.data.allow (%s)", counts)
+        log.warning("data: allowed by config.data.allow (%s)", counts)
     warnings = Counter(problem.code for problem in problems if problem.code not in allow)
     if warnings:
         counts = ", ".join(f"{code} {count}" for code, count in warnings.items())

@@ -90,7 +90,7 @@ def _say(patients: str, path: Path, split: Split, cases: Sequence[Case]) -> None
     visits = find_visits(case.name_in_dataset for case in cases)
     if visits and not patients:
         log.warning(
-            "WARNING: data: %s look like several scans of one patient, but no patients are known, "
+            "data: %s look like several scans of one patient, but no patients are known, "
             "so that one may be in training and test; name them with config.data.patient",
             listed(next(iter(visits.values()))),
         )
@@ -116,10 +116,10 @@ def _continued(
     names = [name for part in split.values() for name in part]
     said = check_contents(path, before, contents, names, tuple(data.allow))
     if said:
-        log.warning("WARNING: data: %s", said)
+        log.warning("data: %s", said)
     new = [case.name for case in cases if case.name not in before]
     if new:
-        log.warning("WARNING: data: %s came after this run began and are not used", listed(new))
+        log.warning("data: %s came after this run began and are not used", listed(new))
     return split
 
 

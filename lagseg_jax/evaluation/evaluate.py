@@ -72,7 +72,7 @@ def evaluate(
         (folder / "review").mkdir(exist_ok=True)
     rows, said = _judge(segmenter, share(cases), folder, case_page)
     for remark, count in said.items():
-        log.warning("WARNING: %d cases: %s", count, remark)
+        log.warning("%d cases: %s", count, remark)
     by_name = {row["case"]: row for part in allgather(rows) for row in part}
     rows = [by_name[case.name] for case in cases]
     summary = _summary(segmenter, cases, rows)

@@ -73,7 +73,7 @@ def judge_external(
     seen = seen_images(test.workdir)
     names = check_unseen(seen, hash_cases(cases), test.workdir, config.data.allow, way)
     if names:
-        log.warning("WARNING: the run has learnt from %d of these cases", len(names))
+        log.warning("the run has learnt from %d of these cases", len(names))
     use_compilation_cache()
     encoder = load_frozen_encoder(config)
     segmenter = restore_segmenter(config, test.workdir, encoder)

@@ -212,14 +212,13 @@ def run_study(
         log.info("run %d of %d: %s (%s)", number, len(runs), run.name, run.workdir)
         status, last = start(run, stopped)
         if stopped:
-            log.warning("interrupted: the same command continues")
+            log.info("interrupted: the same command continues")
             break
         if status:
             reasons[run.name] = f"exit status {status}: {last}"
             log.error("run %s failed, the others go on", run.name)
         publish(reasons)
     text = publish(reasons)
-    log.info(
-        "%s\n%s", text, workdir / "report.html, table.md, table.csv, study.json, plot.svg, plot.png"
-    )
+    files = "report.html", "table.md", "table.csv", "study.json", "plot.svg", "plot.png"
+    log.info("%s\n%s", text, ", ".join(str(workdir / name) for name in files))
     return (status or 128 + stopped[0]) if stopped else int(bool(reasons))

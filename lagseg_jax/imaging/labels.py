@@ -86,7 +86,7 @@ def read_label(
 def mask_and_say(volume: Volume, rule: LabelRule = ONLY_VALUE) -> Volume:
     """`atrium_mask`; what was rounded is logged."""
     if not rule.threshold and (said := rounding(volume)):
-        log.warning("WARNING: %s", said)
+        log.warning("%s", said)
     return atrium_mask(volume, rule)
 
 

@@ -6,6 +6,7 @@ Letters name the sides of the patient, and a bar shows how long some millimetres
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def write_overlay(
     prediction: np.ndarray,
     title: str,
     affine: np.ndarray,
+    window: Sequence[float] = (),
 ) -> None:
     """Draws eight slices spread over the atrium, cropped to it plus a margin, as a PNG.
 
@@ -49,6 +51,7 @@ def write_overlay(
       prediction: (Z, H, W), non-zero inside.
       title: the case and its metrics, one line.
       affine: (4, 4) of `views.slices_affine`, index (slice, row, column) -> RAS mm.
+      window: grey values that become black and white; (): percentiles of what is shown.
     """
     view = view_of(affine)
     if view.upturned:
@@ -59,7 +62,7 @@ def write_overlay(
     drawn += [("prediction", prediction != 0, PREDICTION_COLOUR, 1.4)]
     slices, rows, columns = _region(np.logical_or.reduce([mask for _, mask, _, _ in drawn]))
     shown = image[slices][:, rows, columns]
-    low, high = np.percentile(shown, (1, 99.7))
+    low, high = window or np.percentile(shown, (1, 99.7))
     tall = view.spacing[1] / view.spacing[2]  # a pixel, in widths
     figure, panels, top = _figure(tall * shown.shape[1] / shown.shape[2])
     for panel, number, picture in zip(panels, slices, shown):

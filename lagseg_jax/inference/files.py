@@ -40,6 +40,7 @@ class Prediction:
         input_hash: `Input.content_hash` of what was read.
         stack: the DICOM images, where a segmentation of them is wanted.
         algorithm: what made the mask, for that.
+        window: of the grey values in pictures, as in `grey_range`.
     """
 
     volume: Volume
@@ -48,6 +49,7 @@ class Prediction:
     input_hash: str = ""
     stack: Stack | None = None
     algorithm: Algorithm | None = None
+    window: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,12 @@ class Outputs:
             image, geometry = to_slices(volume.array, volume.affine, plane)
             drawn, _ = to_slices(mask, volume.affine, plane)
             affine = slices_affine(volume.affine, mask.shape, geometry)
-            write_overlay(path, image, None, drawn, title, affine)
+            write_overlay(path, image, None, drawn, title, affine, done.window)
 
         def review(path: Path) -> None:
             assert case_page is not None
-            case_page(path, title, case_content(volume, mask, None, probability, plane))
+            content = case_content(volume, mask, None, probability, plane, done.window)
+            case_page(path, title, content)
 
         def segmentation(path: Path) -> None:
             assert done.stack is not None and done.algorithm is not None

@@ -23,7 +23,7 @@ UNITS = {
     "centroid_ras_mm": "scanner position of the centre of mass in mm, RAS",
     "components": "connected components, 26-neighbourhood",
     "touches_border": "whether the mask reaches the border of the volume, which may cut it off",
-    "remarks": "what was told, or is unusual, about the geometry of the image",
+    "remarks": "what was told, or is unusual, about the geometry of the image, and about the mask",
     "suspicious_volume": "whether the volume is outside {:g}-{:g} mL".format(*ATRIUM_ML),
 }
 VECTORS = ("box_first", "box_last", "box_mm", "centroid_ras_mm")
@@ -56,32 +56,38 @@ def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
             "centroid_ras_mm": [float(x) for x in affine[:3, :3] @ centre + affine[:3, 3]],
         }
     reaches = (part.start == 0 or part.stop == size for part, size in zip(box, mask.shape))
-    return row | {
+    row |= {
         "volume_ml": volume,
         "voxels": voxels,
-        "remarks": "",
         "components": len(label_components(inside)[1]),
         "touches_border": bool(voxels) and any(reaches),
         "suspicious_volume": not ATRIUM_ML[0] <= volume <= ATRIUM_ML[1],
     }
+    return row | {"remarks": "; ".join(mask_warnings(row))}
+
+
+def mask_warnings(row: dict[str, Any]) -> list[str]:
+    """What is suspicious about a mask, given its numbers."""
+    if not row["voxels"]:
+        return ["nothing was found"]
+    found = []
+    if row["suspicious_volume"]:
+        found.append("a volume outside {:g}-{:g} mL is suspicious".format(*ATRIUM_ML))
+    if row["touches_border"]:
+        found.append("the mask reaches the border of the volume")
+    return found
 
 
 def statistics_line(row: dict[str, Any]) -> str:
     """The numbers of a case in one line, with what is suspicious about them."""
     if not row["voxels"]:
-        return "0.0 mL WARNING: nothing was found"
+        return f"0.0 mL WARNING: {mask_warnings(row)[0]}"
     first, last = ("(" + ", ".join(map(str, row[key])) + ")" for key in ("box_first", "box_last"))
     centre = ", ".join(f"{x:.1f}" for x in row["centroid_ras_mm"])
-    text = (
+    return (
         f"{row['volume_ml']:.1f} mL, {row['voxels']} voxels from {first} to {last}, "
         f"centroid RAS ({centre}) mm, components: {row['components']}"
-    )
-    if row["suspicious_volume"]:
-        low, high = ATRIUM_ML
-        text += f" WARNING: a volume outside {low:g}-{high:g} mL is suspicious"
-    if row["touches_border"]:
-        text += " WARNING: the mask reaches the border of the volume"
-    return text
+    ) + "".join(f" WARNING: {warning}" for warning in mask_warnings(row))
 
 
 def write_statistics(folder: Path, rows: Sequence[dict[str, Any]], about: dict) -> None:

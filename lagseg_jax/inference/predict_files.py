@@ -19,7 +19,7 @@ from lagseg_jax.inference.files import CasePage, Outputs, Prediction
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line, write_statistics
 from lagseg_jax.inference.postprocess import PostProcessing
-from lagseg_jax.inference.records import Record, rows_on_record, run_identity
+from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import is_full, log, still
 from lagseg_jax.runtime.errors import InputError
@@ -93,9 +93,10 @@ def predict_files(
     mine = todo = {one: jobs[one] for one in share(list(jobs))}
     if resume:
         todo = {one: out for one, out in mine.items() if not _is_done(one, out, about)}
-        log.info("%d cases are there already, %d to do", len(mine) - len(todo), len(todo))
+        log.info("cases already there: %d, to do: %d", len(mine) - len(todo), len(todo))
     done = Predicted({}, [])
     if todo:
+        warn_of_replaced([Record.of(folder, one.name) for one in todo], about["runs"])
         segmenter = _load(request)
         folder.mkdir(parents=True, exist_ok=True)
         done = predict_cases(segmenter, todo, request, about)
@@ -229,7 +230,7 @@ def predict_case(
         volume = one.read(request.max_bytes, request.orientation)
         check_grey(volume)
         for remark in remarks(volume):
-            log.warning("WARNING: %s: %s", one.source, remark)
+            log.warning("%s: %s", one.source, remark)
         _, geometry = to_slices(volume.array, volume.affine, segmenter.plane)
         segmenter.check_plane(geometry, str(one.source))
         probability = None
@@ -241,7 +242,7 @@ def predict_case(
             mask = segmenter.predict_volume(*place, request.tta, post)
     if not outputs.drawn:  # the grey values, the largest array, go; the shape stays
         volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
-    done = Prediction(volume, mask, probability, input_hash)
+    done = Prediction(volume, mask, probability, input_hash, window=segmenter.config.data.window)
     if outputs.segmentation is None:
         return done
     runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in request.workdirs)
@@ -263,7 +264,8 @@ def _remove_older(one: Input, outputs: Outputs) -> None:
 
 def _row(image: Volume, mask: np.ndarray) -> dict[str, Any]:
     """The numbers of a mask (x, y, z), with what is to be said about the geometry of its image."""
-    return mask_statistics(mask, image.affine) | {"remarks": "; ".join(remarks(image))}
+    row = mask_statistics(mask, image.affine)
+    return row | {"remarks": "; ".join(filter(None, [*remarks(image), row["remarks"]]))}
 
 
 def _load(request: Request) -> "Segmenter":
@@ -273,7 +275,7 @@ def _load(request: Request) -> "Segmenter":
     segmenter = load_segmenter(request.workdirs, request.weights)
     if request.plane:
         segmenter = replace(segmenter, plane=request.plane)
-        log.warning("WARNING: --plane cuts all volumes into %s slices", request.plane)
+        log.warning("--plane cuts all volumes into %s slices", request.plane)
     models, mirrorings = len(request.workdirs), 4 if request.tta else 1
     if models * mirrorings > 1:
         log.info(
@@ -282,7 +284,7 @@ def _load(request: Request) -> "Segmenter":
         )
     if request.tta:
         log.warning(
-            "WARNING: --tta shows the model mirrored hearts, which training never does; it cost 9 "
+            "--tta shows the model mirrored hearts, which training never does; it cost 9 "
             "points of Dice with configs/cpu.py: compare both on labelled cases first"
         )
     return segmenter

@@ -6,6 +6,8 @@ output of its case, without the mask's hash: what a killed process leaves is kno
 
 import hashlib
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 from lagseg_jax.imaging.volume import case_name
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.files import file_sha256, read_json, write_json
+
+log = logging.getLogger(__name__)
 
 FOLDER = "records"
 
@@ -99,6 +103,29 @@ def is_recorded(path: Path) -> bool:
         if name in files and path.is_file() and not path.is_symlink():
             return files[name] is None or files[name] == file_sha256(path)
     return False
+
+
+def warn_of_replaced(records: Sequence[Record], runs: Sequence[dict]) -> None:
+    """Says how many masks of other models will be replaced, in a line for each of these.
+
+    Args:
+        records: of the cases to be predicted.
+        runs: `run_identity` of the model that will make them.
+    """
+    others = Counter(
+        str(record.content["row"].get("workdirs", "another model"))
+        for record in records
+        if isinstance(made_by := record.content.get("made_from", {}).get("runs"), list)
+        and _hashes(made_by) != _hashes(runs)
+    )
+    for name, count in others.items():
+        masks = "mask" if count == 1 else "masks"
+        log.warning("--output: replaces %d %s that %s made", count, masks, name)
+
+
+def _hashes(runs: Any) -> list[Any]:
+    """Those of `run_identity`; a record that was edited may hold anything."""
+    return [run.get("sha256") for run in runs if isinstance(run, dict)]
 
 
 def rows_on_record(folder: Path) -> dict[str, dict[str, Any]]:

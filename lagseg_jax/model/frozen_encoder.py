@@ -70,7 +70,7 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
         f"the DINOv2 encoder has random weights (seed {encoder.seed}): results say nothing about "
         f"the published method; {_way_out(spec)}"
     )
-    log.warning("WARNING: %s", warning)
+    log.warning("%s", warning)
     origin = f"random (seed {encoder.seed})"
     sha256, adapted = encoder_hash(params_hash(params), spec), _adapted(encoder, spec)
     return FrozenEncoder(spec, replicate(params), sha256, origin, warning, adapted)
@@ -79,7 +79,7 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
 def _way_out(spec: EncoderSpec) -> str:
     """How to train with published weights instead."""
     if spec.variant == "tiny":
-        return "the tiny encoder has no published weights, --config=configs/small.py has"
+        return "the smallest encoder with published ones is that of --config=configs/small.py"
     command = conversion_command(spec.variant, spec.registers)
     return f"{command} fetches published ones for --config.encoder.weights=weights/{spec.variant}"
 

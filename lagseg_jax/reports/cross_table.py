@@ -20,24 +20,16 @@ def column(tested: str, datasets: Sequence[str]) -> list[str]:
     return [cell(trained, tested) for trained in datasets]
 
 
-def read_cross_results(runs: Sequence[Run], tests: Sequence[CrossTest]) -> list[Result]:
-    """The results of the finished runs and tests, each an arm of its own."""
-    own = [
-        read_result(run.workdir, cell(run.arm, run.arm), run.fold, run.seed)
-        for run in runs
-        if run.finished
-    ]
-    return own + [
-        read_result(
-            test.run.workdir,
-            cell(test.run.arm, test.other.arm),
-            test.run.fold,
-            test.run.seed,
-            test.workdir,
-        )
-        for test in tests
-        if test.finished
-    ]
+def own_result(run: Run) -> Result:
+    """A run judged on the test cases of its own dataset; raises InputError as `read_result`."""
+    return read_result(run.workdir, cell(run.arm, run.arm), run.fold, run.seed)
+
+
+def cross_result(test: CrossTest) -> Result:
+    """A run judged on another dataset; raises InputError as `read_result`."""
+    run = test.run
+    arm = cell(run.arm, test.other.arm)
+    return read_result(run.workdir, arm, run.fold, run.seed, test.workdir)
 
 
 def cross_rows(results: Sequence[Result], datasets: Sequence[str]) -> list[dict]:

@@ -69,8 +69,7 @@ def _header(evaluation: Evaluation) -> Html:
     if evaluation.manifest:
         date = evaluation.manifest["date"].replace("T", " ").replace("+00:00", " UTC")
         facts.append(date)
-    if evaluation.split:
-        facts.append(f"split {evaluation.split}")
+    facts += [text for text in (evaluation.split_line, evaluation.allowed_line) if text]
     warnings = []
     if sentence := str(encoder.get("warning") or ""):
         warnings.append(banner("Random encoder.", f"{sentence[0].upper()}{sentence[1:]}."))

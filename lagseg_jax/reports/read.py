@@ -33,6 +33,7 @@ MANIFEST: dict[str, Any] = {
 }
 EXTERNAL = {"run": str, "name": str, "seen_cases": list}
 CURVES = ("loss", "dice", "validation_loss", "validation_dice")
+PARTS = {"train": "training", "validation": "validation", "test": "test"}  # in words
 LARGEST = 1e30  # a number beyond it is none that a run wrote, and cannot be drawn
 
 
@@ -53,6 +54,8 @@ class Evaluation:
         datasets: of the cases, "" where there is only one.
         review: whether review.html lies beside the report.
         split: how parts were told apart, "by patient (...)" or only by file; "": not known.
+        parts: {"train": number of cases, ...} of the run; empty: not known.
+        allowed: codes of the problems of the data that were accepted.
     """
 
     name: str
@@ -67,6 +70,21 @@ class Evaluation:
     datasets: Sequence[str] = ()
     review: bool = False
     split: str = ""
+    parts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    allowed: Sequence[str] = ()
+
+    @property
+    def split_line(self) -> str:
+        """The parts and how they were told apart, in words; "" where nothing is known."""
+        counts = [f"{count} {PARTS[part]}" for part, count in self.parts.items()]
+        told = [f"split {self.split}"] if self.split else []
+        return ": ".join(told + [f"{', '.join(counts)} cases"] * bool(counts))
+
+    @property
+    def allowed_line(self) -> str:
+        """The problems that were accepted, in words; "" without any."""
+        codes = ", ".join(self.allowed)
+        return f"accepted problems of the data: {codes}" if codes else ""
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -80,6 +98,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     manifest = _read_json(path, MANIFEST) if path.exists() else None
     names, datasets, values = read_cases(folder / "per_case.csv")
     scales, fusion = _read_fusion(folder / "fusion_weights.csv")
+    split = folder.parent / "splits.json"
     return Evaluation(
         name=_name(folder, manifest),
         names=names,
@@ -90,7 +109,9 @@ def read_evaluation(folder: Path) -> Evaluation:
         scales=scales,
         fusion=fusion,
         overlays=_find_overlays(folder),
-        split=read_split_rule(folder.parent / "splits.json"),
+        split=read_split_rule(split),
+        parts=_read_parts(split),
+        allowed=_allowed(manifest),
         datasets=datasets,
         review=(folder / "review.html").is_file(),
     )
@@ -112,6 +133,20 @@ def read_split_rule(path: Path) -> str:
         return ""
     found = read_json(path, "the split of a run").get("patients")
     return found if isinstance(found, str) else ""
+
+
+def _read_parts(path: Path) -> dict[str, int]:
+    """How many cases each part of a run's splits.json has."""
+    content = read_json(path, "the split of a run") if path.exists() else {}
+    parts = {name: content.get(name) for name in PARTS}
+    return {name: len(cases) for name, cases in parts.items() if isinstance(cases, list)}
+
+
+def _allowed(manifest: dict[str, Any] | None) -> list[str]:
+    """`config.data.allow` of a manifest; none, where that does not say it."""
+    data = (manifest or {}).get("config", {}).get("data")
+    found = data.get("allow") if isinstance(data, dict) else None
+    return [str(code) for code in found] if isinstance(found, list) else []
 
 
 def _find_overlays(folder: Path) -> dict[str, Path]:

@@ -272,7 +272,8 @@ def manifest(evaluation: Evaluation) -> Html:
         **_began_with(manifest.get("init_from")),
         "Evaluated data": f"{count_of(dataset['cases'], 'case')} of {dataset['root']}, names and "
         f"contents SHA-256 {dataset['sha256']}",
-        "Split": evaluation.split or "not known",
+        "Split": evaluation.split_line or "not known",
+        "Data": evaluation.allowed_line or "no problems were accepted",
         "Devices": f"{devices['count']} x {devices['kind']} ({devices['platform']}), "
         f"{count_of(devices['processes'], 'process')}",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions if version),

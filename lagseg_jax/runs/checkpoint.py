@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from lagseg_jax.runs.preservation import NewestAndBest
 from lagseg_jax.runs.train_state import TrainState, is_whole, make_record
+from lagseg_jax.runtime.console import errors_only
 from lagseg_jax.runtime.devices import shared_by_processes, tree_hash
 from lagseg_jax.runtime.errors import InputError, TrainingError
 from lagseg_jax.runtime.processes import barrier
@@ -68,6 +69,7 @@ class Checkpoints:
                 if (self.folder / str(step)).is_dir():  # a training may just have removed it
                     self._damaged[step] = str(error)
 
+    @errors_only("absl")  # Orbax warns about what follows from `read_only`
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=NewestAndBest(self.best),
@@ -189,7 +191,7 @@ class Checkpoints:
         for step, reason in sorted(damaged.items()):
             folder, aside = self.folder / str(step), self.folder / f"{step}.damaged"
             log.warning(
-                "WARNING: checkpoint %s is damaged (%s) and renamed to %s; "
+                "checkpoint %s is damaged (%s) and renamed to %s; "
                 "the training continues from checkpoint %s",
                 *(folder, reason, aside.name, self.folder / str(used)),
             )

@@ -61,8 +61,7 @@ def _take(descriptor: int, path: Path) -> None:
                 "for it, stop it, or name another folder"
             ) from None
         log.warning(
-            "WARNING: the file system of %s has no locks (%s): make sure that nothing else writes "
-            "there",
+            "the file system of %s has no locks (%s): make sure that nothing else writes there",
             *(path.parent, error.strerror),
         )
         return

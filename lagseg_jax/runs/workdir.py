@@ -143,8 +143,11 @@ def record_predict(workdir: Path, predict: ml_collections.ConfigDict) -> None:
     """Makes the settings of an evaluation those of the run; nothing else of its config changes."""
     config = read_config(workdir)
     if config.predict.to_dict() != predict.to_dict():
+        before, now = config.predict.to_dict(), predict.to_dict()
         config.predict = predict
         write_config(workdir, config)
+        changed = [f"predict.{n} {before[n]} -> {now[n]}" for n in now if before[n] != now[n]]
+        log.info("the run predicts with these from now on, too: %s", ", ".join(changed))
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:

@@ -1,9 +1,10 @@
 """Says what each command is for and how it is called, for the list of commands and every --help."""
 
 import argparse
+import sys
 from typing import NamedTuple, NoReturn
 
-from lagseg_jax.runtime.console import printable
+from lagseg_jax.runtime.errors import InputError, nearest_name
 
 
 class Command(NamedTuple):
@@ -67,10 +68,21 @@ def example_of(name: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what it cannot take so that a terminal can take it."""
+    """Says what it cannot take in one sentence, an unknown option with the nearest name."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        known = self._option_string_actions
+        for argument in sys.argv[1:] if args is None else args:
+            name = argument.partition("=")[0]
+            if name == "--":
+                break
+            # Before what is missing is named: it may be missing because of the typo.
+            if name.startswith("--") and not any(option.startswith(name) for option in known):
+                raise InputError(f"{name} is not an option{nearest_name(name, known, 0.5)}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        raise InputError(f"{message}; --help lists all options")
 
 
 def command_parser(name: str, more: str = "") -> argparse.ArgumentParser:

@@ -41,6 +41,18 @@ def say_error(sentence: str) -> None:
             print(printable(" ".join(sentence.split())), file=sys.stderr, flush=True)
 
 
+class _Lines(logging.Formatter):
+    """Plain lines; a warning is called one here, as handlers of other programs do it, too."""
+
+    def __init__(self, prefix: str):
+        super().__init__()
+        self._prefix = prefix
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        word = "WARNING: " if record.levelno == logging.WARNING else ""
+        return f"{self._prefix}{word}{record.message}"
+
+
 class _Console(logging.Handler):
     """Prints plain lines without tearing a progress bar apart."""
 
@@ -63,9 +75,21 @@ def log_to_console(process: int = 0) -> None:
     if not log.handlers:
         log.addHandler(_Console())
     prefix = f"[process {process}] " if process else ""
-    log.handlers[0].setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    log.handlers[0].setFormatter(_Lines(prefix))
     # Orbax warns about options that it sets itself; what goes wrong reaches us as exceptions.
     logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def errors_only(name: str) -> Iterator[None]:
+    """Holds back the warnings of a library's logger for as long as the block lasts."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def exit_status(main: Callable[[], int | None], continues: bool = False) -> int:

@@ -75,7 +75,7 @@ def use_compilation_cache() -> None:
             check_writable(folder, "XDG_CACHE_HOME to name a folder that can")
             jax.config.update("jax_compilation_cache_dir", str(folder))
         except InputError as error:
-            log.warning("WARNING: compiled code is not kept: %s", error)
+            log.warning("compiled code is not kept: %s", error)
     # Encoder and decoder take less than JAX's bound of 1 s each, and are loaded in a tenth of it.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

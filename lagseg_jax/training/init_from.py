@@ -71,7 +71,7 @@ def initial_params(
     test = {name: record["sha256"][name] for name in record["test"]}
     names = check_unseen(seen, test, source, config.data.allow, "config.data.allow=('seen_case',)")
     if names:
-        log.warning("WARNING: %d test cases are among those that %s has seen", len(names), source)
+        log.warning("%d test cases are among those that %s has seen", len(names), source)
     step, params = restore_best(source, encoder.sha256, model.init_params, config.data.image_size)
     about = {
         "path": str(source.absolute()),

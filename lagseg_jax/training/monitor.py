@@ -97,7 +97,7 @@ class Watch:
         self._bad = sorted({*self._bad, *names})
         self._in_a_row += 1
         log.warning(
-            "WARNING: step %d changed nothing, because its loss or gradient is not finite; "
+            "step %d changed nothing, because its loss or gradient is not finite; "
             "its slices are of %s",
             *(step, ", ".join(names)),
         )

@@ -51,6 +51,14 @@ def test_help_has_groups_and_an_example(name, capsys):
     assert len(re.findall(r"^[a-z].*:$", out, re.MULTILINE)) > (alone is not None)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option_is_one_sentence_with_the_nearest_one(name, capsys):
+    module = importlib.import_module(module_of(name))
+    assert exit_status(lambda: module.main(["--hepl=x"])) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: --hepl is not an? (flag|option), did you mean --help\?\n", said)
+
+
 def test_the_example_of_each_command_parses():
     for name in ("main", "study"):
         module = importlib.import_module(module_of(name))

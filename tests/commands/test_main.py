@@ -181,7 +181,10 @@ def test_image_size_that_is_not_a_multiple_of_14(run_main, tmp_path):
         ("--config.train=3", "did you mean config.train."),
         ("--config.train.epochs=many", "many"),
         ("--mode=test", "evaluate"),
-        ("--confg=3", "config"),
+        ("--confg=3", "did you mean --config?"),
+        ("--epochs=3", "did you mean --config.train.epochs?"),
+        ("--config=laptop", "did you mean cpu?"),
+        ("--config=bass", "did you mean base?"),
         ("--num_processes=2", "--coordinator_address and --process_id"),
         ("--process_id=one", "one"),
     ],
@@ -189,6 +192,28 @@ def test_image_size_that_is_not_a_multiple_of_14(run_main, tmp_path):
 def test_typos_are_one_sentence_with_the_nearest_name(run_main, argument, expected):
     status, sentence = run_main(argument)
     assert status == 2 and sentence.startswith("error: ") and expected in sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("    config.tarin.epochs = 3", "AttributeError"),
+        ("    config.train.epochs = 'many'", "TypeError"),
+        ("    config.seed = int('many')", "ValueError: invalid literal"),
+        ("    config.seed = 1 // 0", "ZeroDivisionError"),
+        ("    config.seed = (", "SyntaxError"),
+        ("    import nothing_there", "ModuleNotFoundError: No module named 'nothing_there'"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_its_line(tmp_path, capsys, line, problem):
+    path = tmp_path / "mine.py"
+    text = ["from configs import default", "", "def get_config():"]
+    text += ["    config = default.get_config()", line, "    return config"]
+    path.write_text("\n".join(text))
+    assert exit_status(lambda: main.main([f"--config={path}", f"--workdir={tmp_path}"])) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path}, line 5: {problem}") and said.count("\n") == 1
+    assert "Traceback" not in said
 
 
 def test_missing_config_file(run_main):
@@ -253,14 +278,18 @@ def test_a_refused_command_writes_nothing(finished_run, phantom, tmp_path, mode,
     assert contents(workdir) == before
 
 
-def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, tmp_path):
+def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, tmp_path, caplog):
     """Given another seed, rate and loss, it says what was trained, and how it predicted."""
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
     trained = json.loads((workdir / "config.json").read_text())
     config = tiny_run.config(phantom, loss="dice", learning_rate=0.5)
     config.seed, config.encoder.seed, config.predict.threshold = 9, 9, 0.25
+    caplog.set_level("INFO", "lagseg_jax")
     main.run(config, workdir, "evaluate")
+    assert "predict.threshold 0.5 -> 0.25" in caplog.text
+    assert caplog.text.count("has random weights") == 1
+    assert f"{workdir}/evaluation/summary.json, {workdir}/evaluation/per_case.csv" in caplog.text
     expected = trained | {"predict": trained["predict"] | {"threshold": 0.25}}
     assert json.loads((workdir / "config.json").read_text()) == expected
     manifest = json.loads((workdir / "evaluation" / "manifest.json").read_text())

@@ -195,6 +195,21 @@ def test_one_failing_run_leaves_the_others_alone_and_is_tried_again(tmp_path):
     assert "not finished" not in (tmp_path / "table.md").read_text()
 
 
+def test_a_damaged_finished_run_is_named_and_the_others_make_the_table(tmp_path):
+    content, runs = plan(*command("injection", tmp_path))
+    assert run_all(tmp_path, content, runs, starter()) == 0
+    damaged = runs[1].workdir / "evaluation" / "per_case.csv"
+    damaged.write_text("case,dice\na,much\n")
+    start = starter()
+    assert run_all(tmp_path, content, runs, start) == 1 and not start.started
+    text = (tmp_path / "table.md").read_text()
+    assert f"- {runs[1].name}: failed {damaged} cannot be read" in text
+    record = json.loads((tmp_path / "study.json").read_text())
+    assert [r["state"] for r in record["runs"]] == ["finished", "failed", "finished"]
+    means = {row["arm"]: row["mean"] for row in record["rows"] if row["metric"] == "dice"}
+    assert [means[run.arm] is None for run in runs] == [False, True, False]
+
+
 def test_an_interrupted_study_keeps_what_it_has(tmp_path):
     content, runs = plan(*command("injection", tmp_path))
     start = starter(interrupted_at="resized seed0")

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 from configs import default
-from lagseg_jax.config.choices import SEVERITY
+from lagseg_jax.config.choices import ALLOWED, SEVERITY
 from pages import DOCS, FOLDERS, NOTES, PAGES, ROOT, blocks, name_of, spans
 
 NAMED = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*[\w/])(?:::(\w+))?")
@@ -143,6 +143,12 @@ def test_every_check_has_its_line_in_the_docs():
     rows = (ROOT / "docs" / "own-data.md").read_text().splitlines()
     for code, severity in SEVERITY.items():
         assert any(f"`{code}`" in row and f"| {severity} |" in row for row in rows), code
+
+
+def test_what_can_be_accepted_is_what_the_docs_say():
+    text = (ROOT / "docs" / "own-data.md").read_text()
+    (listed,) = re.findall(r"these can be accepted: (.+?):\n", text, re.DOTALL)
+    assert re.findall(r"`(\w+)`", listed) == list(ALLOWED)
 
 
 def test_citation_and_changelog_are_of_this_version():

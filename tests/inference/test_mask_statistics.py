@@ -43,6 +43,7 @@ def test_touching_a_border(mask, axis, side):
     np.moveaxis(mask, axis, 0)[side, 7, 7] = 1
     row = mask_statistics(mask, AFFINE)
     assert row["touches_border"] is True and "border" in statistics_line(row)
+    assert "the mask reaches the border" in row["remarks"]
 
 
 def test_empty_mask():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.volume import read_volume
+from lagseg_jax.inference import files
 from lagseg_jax.inference.files import Outputs, plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.postprocess import PostProcessing
@@ -35,10 +36,11 @@ def jobs(tmp_path):
     return plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out")
 
 
-def segmenter_of(predict_volume):
+def segmenter_of(predict_volume, window=()):
     return SimpleNamespace(
         postprocessing=PostProcessing(0.25, 2, 1.5),
         encoder=SimpleNamespace(warning=""),
+        config=SimpleNamespace(data=SimpleNamespace(window=window)),
         plane="",
         check_plane=lambda geometry, what: None,
         predict_volume=predict_volume,
@@ -112,6 +114,15 @@ def test_a_review_page_shows_the_case_and_costs_no_mask(tmp_path, jobs):
     title, content = seen["2.html"]
     assert title == "2: 0.0 mL" and content["shape"] == [3, 5, 7] and not content["truth"]
     assert content["grey"][0] < 0  # the grey values were kept for it
+
+
+def test_pictures_show_the_window_of_the_model(tmp_path, jobs, monkeypatch):
+    plans = plan_outputs(list(jobs)[:1], tmp_path / "out", preview=True, review=True)
+    seen = []
+    monkeypatch.setattr(files, "write_overlay", lambda path, *rest: seen.append(rest[-1]))
+    request = Request([], case_page=lambda path, title, content: seen.append(content["grey"]))
+    predict_cases(segmenter_of(threshold, (-3.0, 2.0)), plans, request)
+    assert [tuple(one) for one in seen] == [(-3, 2), (-3, 2)]
 
 
 def test_one_case_at_a_time_waits_for_the_disk(jobs):

@@ -52,10 +52,7 @@ def call(capsys):
     """Calls a command; returns its exit status, after a look at what it said."""
 
     def run(name, *arguments):
-        try:
-            status = exit_status(lambda: COMMANDS[name].main([str(a) for a in arguments]))
-        except SystemExit as error:  # of argparse
-            status = error.code
+        status = exit_status(lambda: COMMANDS[name].main([str(a) for a in arguments]))
         said = "".join(capsys.readouterr())
         assert not CONTROL.search(said.replace("\r", "")) and "Traceback" not in said
         return status

@@ -126,6 +126,18 @@ def test_the_page_says_whether_patients_were_known(tmp_path):
         assert f"split {patients}" in write_report(tmp_path / "evaluation").read_text()
 
 
+def test_the_page_says_the_parts_and_what_was_accepted(tmp_path):
+    write_evaluation(tmp_path, 5)
+    parts = {"train": ["a"] * 7, "validation": ["b"] * 2, "test": ["c"] * 5}
+    (tmp_path / "splits.json").write_text(json.dumps({"patients": "by file", **parts}))
+    assert "accepted problems" not in write_report(tmp_path / "evaluation").read_text()
+    content = MANIFEST | {"config": {"fusion": {}, "data": {"allow": ["slab", "shear"]}}}
+    (tmp_path / "evaluation" / "manifest.json").write_text(json.dumps(content))
+    page = write_report(tmp_path / "evaluation").read_text()
+    assert page.count("split by file: 7 training, 2 validation, 5 test cases") == 2
+    assert page.count("accepted problems of the data: slab, shear") == 2
+
+
 def filled(content, text):
     """JSON with the text in place of every text, and as one more key and value of all objects."""
     if isinstance(content, dict):

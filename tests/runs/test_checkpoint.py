@@ -50,6 +50,14 @@ def test_two_newest_and_the_best_are_kept(tmp_path, dices, best, kept):
         assert checkpoints.best() == best
 
 
+def test_a_reader_is_told_nothing_by_the_library_below(tmp_path, caplog):
+    save_all(tmp_path, {3: 0.5})
+    caplog.set_level(logging.WARNING, "absl")
+    with Checkpoints(tmp_path, "abc", read_only=True):
+        assert not caplog.records
+    assert logging.getLogger("absl").isEnabledFor(logging.WARNING)  # for the program's own
+
+
 def test_restores_what_was_saved_onto_all_devices(tmp_path):
     save_all(tmp_path, {3: 0.5})
     with Checkpoints(tmp_path, "abc") as checkpoints:

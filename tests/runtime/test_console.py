@@ -3,10 +3,12 @@
 import errno
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +122,23 @@ def test_what_is_told_in_time_is_no_silence(lines, monkeypatch):
     time.sleep(0.6)
     watchdog.close()
     assert lines and lines[0].startswith("still at step 8 after")
+
+
+@pytest.mark.parametrize(("process", "prefix"), [(0, ""), (3, "[process 3] ")])
+def test_a_warning_is_called_so_once(capsys, process, prefix):
+    console.log_to_console(process)
+    logging.getLogger("lagseg_jax.some.room").warning("%d cases", 3)
+    logging.getLogger("lagseg_jax.some.room").error("bad")
+    logging.getLogger("lagseg_jax.some.room").info("plain")
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"{prefix}WARNING: 3 cases", f"{prefix}bad", *["plain"] * (not process)]
+
+
+def test_no_message_calls_itself_a_warning():
+    """The handler does: another program's handler would say it twice."""
+    package = Path(console.__file__).parent.parent
+    calls = re.compile(r'\.warning\(\s*f?"WARNING', re.MULTILINE)
+    assert not [path for path in package.rglob("*.py") if calls.search(path.read_text())]
 
 
 def test_a_full_disk_is_one_sentence(capsys):
