@@ -79,6 +79,16 @@ def folders(folder: Path) -> list[Path]:
     return [entry for entry in visible(folder) if entry.is_dir()]
 
 
+def with_folders_below(root: Path, levels: int = 4) -> list[Path]:
+    """The folder and those below it, down to so many levels (links may form a loop)."""
+    found = [root]
+    level = found
+    for _ in range(levels):
+        level = [below for folder in level for below in folders(folder)]
+        found = found + level
+    return found
+
+
 def volumes(folder: Path, ending: str | None = None) -> list[Path]:
     """Volume files in numeric order; raises InputError for the same case in two formats."""
     paths = [path for path in visible(folder) if is_volume_file(path)]

@@ -44,7 +44,10 @@ def detect(
         found += [(layout, folder, labelled)] if labelled else []
     if len(found) > 1:
         several = ", ".join(str(folder) for _, folder, _ in found)
-        raise InputError(f"{root}: several datasets found, expected the name of one: {several}.")
+        raise InputError(
+            f"{root}: several datasets found, expected the name of one, or of several as A B after "
+            f"check and \"('A','B')\" elsewhere: {several}."
+        )
     if not found:
         if others:
             raise InputError(
