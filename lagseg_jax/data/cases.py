@@ -47,6 +47,7 @@ class Dataset:
         others: without.
         name: "" for the only one.
         patients: the table that names its patients; "" for none.
+        passed: folders beside it with volume files that are not part of it.
     """
 
     layout: str
@@ -55,6 +56,7 @@ class Dataset:
     others: list[Case] = field(default_factory=list)
     name: str = ""
     patients: str = ""
+    passed: tuple[Path, ...] = ()
 
     @property
     def unlabelled(self) -> int:

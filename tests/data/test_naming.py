@@ -146,7 +146,7 @@ def test_what_lacks_its_partner_is_a_case_that_says_so(tmp_path, named):
         ),
         ("", "*_mask.nii.gz", ["config.data.images is empty, expected both"]),
         ("*_image.nii.gz", "", ["config.data.labels is empty, expected both"]),
-        ("none.csv", "", ["config.data.images is 'none.csv'", "image,label,patient,part"]),
+        ("none.csv", "", ["config.data.images is 'none.csv'", "image,label,case,patient,part"]),
     ],
 )
 def test_patterns_that_cannot_be(tmp_path, images, labels, expected):
