@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lagseg_jax.data.options import dataset_roots
+from lagseg_jax.data.options import one_or_several
 from lagseg_jax.reports.calibration_table import advice, calibration_lines
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("the run, and what was moved since").add_argument
     add("workdir", type=Path, help="folder of a finished training run")
     about = "folder of the dataset, if it was moved; several as ('A','NAME=B')"
-    add("--data", metavar="DATASET", type=dataset_roots, help=about)
+    add("--data", metavar="DATASET", type=one_or_several, help=about)
     add("--weights", help="folder of the encoder weights, if they were moved")
     about = "changed_label: labels were corrected since the training"
     add("--allow", default="", metavar="changed_label", help=about)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from lagseg_jax.config.choices import ALLOWED
+from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.data.dataset_checks import check_datasets
 from lagseg_jax.data.datasets import find_datasets
 from lagseg_jax.data.options import (
@@ -17,6 +18,7 @@ from lagseg_jax.data.options import (
     add_naming,
     add_reading,
     add_selection,
+    one_or_several,
 )
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
@@ -46,6 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "dataset",
         nargs="+",
+        type=one_or_several,
         help="folder of a dataset, or NAME=FOLDER; several are compared for images in both",
     )
     add_naming(add)
@@ -64,6 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--strict", action="store_true", help="warnings count, too")
     options = parser.parse_args(arguments)
+    options.dataset = [root for given in options.dataset for root in as_tuple(given)]
     options.allow = tuple(code for code in options.allow.split(",") if code)
     for code in options.allow:
         one_of("--allow", code, ALLOWED)

@@ -13,7 +13,7 @@ from lagseg_jax.data.options import (
     add_label_rule,
     add_naming,
     add_reading,
-    dataset_roots,
+    one_or_several,
 )
 from lagseg_jax.evaluation.compare import (
     Reading,
@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("masks").add_argument
     add(
         "truth",
-        type=dataset_roots,
+        type=one_or_several,
         help="folder of label files, or of a dataset; several datasets as ('A','NAME=B')",
     )
     add(

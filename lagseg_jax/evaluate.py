@@ -16,7 +16,7 @@ from lagseg_jax.data.options import (
     add_naming,
     add_reading,
     add_selection,
-    dataset_roots,
+    one_or_several,
 )
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--data",
         default="",
-        type=dataset_roots,
+        type=one_or_several,
         help="folder of a labelled dataset, another than the run's; several as ('A','NAME=B')",
     )
     add("--split", default="", metavar="FILE", help="splits.json of that dataset: its test cases")
@@ -77,7 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _name_of_data(options: argparse.Namespace) -> str:
     """What a test set is called by its folders, or its table."""
-    places = as_tuple(options.data) or (Path(options.images).stem,)
+    places = as_tuple(options.data) or (Path(as_tuple(options.images)[0]).stem,)
     folders = [place.rpartition("=")[2] for place in places]
     return "_".join(Path(folder).resolve().name for folder in folders)
 

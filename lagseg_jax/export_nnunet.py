@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lagseg_jax.data.options import dataset_roots
+from lagseg_jax.data.options import one_or_several
 from lagseg_jax.runs.workdir import CONFIG, has_checkpoints, read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
@@ -22,7 +22,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--workdir", required=True, type=Path, help="folder of a training run")
     add("--output", required=True, type=Path, help="new folder nnUNet_raw/DatasetNNN_NAME")
     about = "folder of the run's dataset, if it was moved; several as ('A','NAME=B')"
-    add("--data", default="", type=dataset_roots, help=about)
+    add("--data", default="", type=one_or_several, help=about)
     add("--channel", default="MRI", help="name of the images; CT: nnU-Net's normalisation of CT")
     return parser.parse_args(arguments)
 

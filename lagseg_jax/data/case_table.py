@@ -10,7 +10,7 @@ from lagseg_jax.imaging.dicom_files import holds_dicom
 from lagseg_jax.imaging.volume import SUFFIXES, case_name, is_volume_file
 from lagseg_jax.runtime.errors import InputError, nearest_name
 
-COLUMNS = ("image", "label", "patient", "part")
+COLUMNS = ("image", "label", "case", "patient", "part")
 PARTS = ("train", "validation", "test")
 
 
@@ -35,9 +35,10 @@ def table_path(root: Path, table: str, option: str) -> Path:
 
 
 def table_cases(root: Path, path: Path) -> list[Case]:
-    """The cases of a CSV `image,label[,patient][,part]`, paths relative to it.
+    """The cases of a CSV `image,label[,case][,patient][,part]`, paths relative to it.
 
-    A case is named by the file of its image, or, where these are the same, by its folders, too.
+    A case without a name in the column `case` is named by the file of its image, or, where these
+    are the same, by its folders, too.
 
     Args:
         root: that no path may leave.
@@ -52,6 +53,7 @@ def table_cases(root: Path, path: Path) -> list[Case]:
     short = [case_name(image) for image in images]
     distinct = len(set(short)) == len(short)
     names = short if distinct else ["_".join((*i.parts[:-1], case_name(i))) for i in images]
+    names = [row["case"] or name for row, name in zip(rows, names)]
     told = any(row["part"] for row in rows)
     cases: dict[str, Case] = {}
     used: dict[Path, str] = {}
@@ -87,7 +89,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}), expected a CSV.") from None
     head = lines[0][1] if lines else []
-    expected = "image,label, and patient or part if known"
+    expected = "image,label, and case, patient or part if known"
     for column in head:
         if column not in COLUMNS or head.count(column) > 1:
             raise InputError(

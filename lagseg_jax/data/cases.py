@@ -47,6 +47,7 @@ class Dataset:
         others: without.
         name: "" for the only one.
         patients: the table that names its patients; "" for none.
+        passed: folders beside it with volume files that are not part of it.
     """
 
     layout: str
@@ -55,6 +56,7 @@ class Dataset:
     others: list[Case] = field(default_factory=list)
     name: str = ""
     patients: str = ""
+    passed: tuple[Path, ...] = ()
 
     @property
     def unlabelled(self) -> int:
@@ -77,6 +79,16 @@ def visible(folder: Path) -> list[Path]:
 def folders(folder: Path) -> list[Path]:
     """The folders in it, in the same order."""
     return [entry for entry in visible(folder) if entry.is_dir()]
+
+
+def with_folders_below(root: Path, levels: int = 4) -> list[Path]:
+    """The folder and those below it, down to so many levels (links may form a loop)."""
+    found = [root]
+    level = found
+    for _ in range(levels):
+        level = [below for folder in level for below in folders(folder)]
+        found = found + level
+    return found
 
 
 def volumes(folder: Path, ending: str | None = None) -> list[Path]:

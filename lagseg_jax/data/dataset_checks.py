@@ -8,7 +8,7 @@ from lagseg_jax.config.choices import SEVERITY
 from lagseg_jax.data.cases import Case, Dataset
 from lagseg_jax.data.datasets import labelled
 from lagseg_jax.data.label_checks import unlike_values
-from lagseg_jax.data.patients import assign_patients, find_visits, listed
+from lagseg_jax.data.patients import assign_patients, find_visits, listed, visits_rule
 from lagseg_jax.data.quality import Inspection, Problem, inspect_case
 from lagseg_jax.imaging.labels import ONLY_VALUE, LabelRule
 from lagseg_jax.imaging.volume import MAX_BYTES
@@ -95,11 +95,14 @@ def find_unused_values(inspections: Sequence[Inspection], rule: LabelRule) -> li
 def visit_problems(inspections: Sequence[Inspection]) -> list[Problem]:
     """Cases whose names look like several scans of one patient, where no patients are known."""
     image_of = {i.case.name_in_dataset: i.case.image for i in inspections}
+    rule = visits_rule(list(image_of))
+    such = f", such as '{rule}'" * bool(rule)
     return [
         Problem(
             *(SEVERITY["visits"], "visits", names[0]),
             f"{image_of[names[0]]}: {listed(names)} look like scans of one patient, who may then "
-            "be in training and test, expected patients named by --patient (config.data.patient).",
+            "be in training and test, expected patients named by --patient (config.data.patient)"
+            f"{such}.",
         )
         for names in find_visits(image_of).values()
     ]

@@ -109,6 +109,15 @@ def say_datasets(datasets: Sequence[Dataset]) -> None:
             *(f"{dataset.name}: " * bool(dataset.name), dataset.layout, dataset.root),
             *(len(dataset.cases), dataset.unlabelled),
         )
+        for line in passed_over(dataset):
+            log.info("data: not read: %s", line)
+
+
+def passed_over(dataset: Dataset) -> list[str]:
+    """In a line, or none, the folders beside a dataset whose volume files are not read."""
+    passed = dataset.passed
+    names = ", ".join(map(str, passed[:3])) + f" and {len(passed) - 3} more" * bool(passed[3:])
+    return [f"{names} (other volume files, not of this dataset)"] if passed else []
 
 
 def patients_of(datasets: Sequence[Dataset], rule: str, option: str) -> str:

@@ -2,15 +2,24 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
 from lagseg_jax.data.cases import Recognised, visible
-from lagseg_jax.data.pairs import folder_per_patient, images_beside_labels, pairs_in_a_folder
+from lagseg_jax.data.pairs import (
+    IMAGE_WORDS,
+    folder_per_patient,
+    images_beside_labels,
+    is_label,
+    pairs_in_a_folder,
+    pairs_in_folders,
+)
 from lagseg_jax.data.published import challenge_2018, decathlon, lascarqs, nnunet
+from lagseg_jax.imaging.volume import case_name, is_volume_file
 from lagseg_jax.runtime.errors import InputError
 
 
@@ -64,6 +73,11 @@ NAMINGS = [
         *("CASE_image.nii.gz", "CASE_mask.nii.gz", pairs_in_a_folder),
         ("*_image.nii.gz", "*_mask.nii.gz"),
     ),
+    Layout(
+        "pairs of files in several folders",
+        *("2018/CASE_image.nii.gz", "2018/CASE_mask.nii.gz", pairs_in_folders),
+        ("*_image.nii.gz", "*_mask.nii.gz"),
+    ),
 ]
 
 
@@ -76,13 +90,37 @@ def unknown_layout(root: Path, option: str) -> InputError:
     files = list(islice(_files(root), 300))
     ranked = sorted(LAYOUTS + NAMINGS, key=lambda layout: -_likeness(layout, files))
     nearest = (f"{layout.name} ({_lack(layout, files)})" for layout in ranked[:2])
-    images, labels = next(layout.line for layout in ranked if layout in NAMINGS)
+    images, labels = _own_line(files) or next(one.line for one in ranked if one in NAMINGS)
     option = option.lstrip("-")
     return InputError(
         f"{root}: an unknown layout ({', '.join(names[:5])}{', ...' * bool(names[5:])}) found, "
         f"nearest to {' and to '.join(nearest)}, expected one of those in docs/own-data.md or the "
-        f"names of the files, such as --{option}images='{images}' --{option}labels='{labels}'."
+        f"names of the files, such as --{option}images='{images}' --{option}labels='{labels}', "
+        f"or a table (--{option}images=cases.csv)."
     )
+
+
+def _own_line(files: Sequence[str]) -> tuple[str, str] | None:
+    """The patterns that name the most of these files, for images and for labels; None for none."""
+    volumes = [file for file in files if is_volume_file(Path(file))]
+    folder_each = Counter(f"*/{file.split('/')[1]}" for file in volumes if file.count("/") == 1)
+    stems = [(file, case_name(Path(file))) for file in volumes]
+    endings = Counter(
+        f"*{found[0]}{Path(file).name[len(stem) :]}"
+        for file, stem in stems
+        if (found := re.search(r"(?<=.)[\-_. ][^\W\d_]\w*?$", stem))
+    )
+    counts = max(folder_each, endings, key=lambda one: max(one.values(), default=0))
+    most = [pattern for pattern, _ in counts.most_common(2)]
+    if len(most) < 2 or max(counts.values()) < 2:
+        return None
+    images, labels = sorted(most, key=_label_last)
+    return images, labels
+
+
+def _label_last(pattern: str) -> int:
+    stem = pattern.split(".")[0]
+    return is_label(stem) - bool(IMAGE_WORDS & set(re.findall("[a-z]+", stem.lower())))
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -108,7 +146,7 @@ def _lack(layout: Layout, files: list[str]) -> str:
 
 
 def _there(example: str, files: list[str]) -> bool:
-    pattern = re.sub("train_1|la_003|CASE|ID", "*", example)
+    pattern = re.sub("train_1|la_003|CASE|ID|2018", "*", example)
     return any(fnmatchcase(file, pattern) or fnmatchcase(file, f"*/{pattern}") for file in files)
 
 

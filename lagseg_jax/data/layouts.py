@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lagseg_jax.data.case_table import is_table, table_cases, table_path
-from lagseg_jax.data.cases import Case, Dataset, folders
+from lagseg_jax.data.cases import Case, Dataset, folders, visible, with_folders_below
 from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS, Layout, unknown_layout
 from lagseg_jax.data.naming import Pattern, only_images, paired_cases
+from lagseg_jax.imaging.volume import is_volume_file
 from lagseg_jax.runtime.errors import InputError
 
 Found = tuple[str, Path, list[Case]]  # layout in words, folder, cases with label or without
@@ -29,8 +30,7 @@ def detect(
             (both LAScarQS tasks, say), names that do not fit, or no label at all.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder, expected that of a dataset.")
+    _check_folder(root, option)
     table = table_path(root, images, f"{option}images") if is_table(images) else None
     if images and not labels and table is None:
         raise InputError(
@@ -44,7 +44,10 @@ def detect(
         found += [(layout, folder, labelled)] if labelled else []
     if len(found) > 1:
         several = ", ".join(str(folder) for _, folder, _ in found)
-        raise InputError(f"{root}: several datasets found, expected the name of one: {several}.")
+        raise InputError(
+            f"{root}: several datasets found, expected the name of one, or of several as A B after "
+            f"check and \"('A','B')\" elsewhere: {several}."
+        )
     if not found:
         if others:
             raise InputError(
@@ -54,7 +57,29 @@ def detect(
         raise unknown_layout(root, option)
     layout, folder, cases = found[0]
     patients = str(table) if any(case.patient != case.name for case in cases) else ""
-    return Dataset(layout, folder, cases, others, patients=patients)
+    passed = () if given else _passed_over(root, cases + others)
+    return Dataset(layout, folder, cases, others, patients=patients, passed=passed)
+
+
+def _check_folder(root: Path, option: str) -> None:
+    if is_table(root.name) and root.is_file():
+        raise InputError(
+            f"{root}: a file, expected the folder of a dataset; a table of cases is named by "
+            f"{option}images={root}, after that folder."
+        )
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder, expected that of a dataset.")
+
+
+def _passed_over(root: Path, cases: Sequence[Case]) -> tuple[Path, ...]:
+    """The folders at `root` and down to four levels below that hold only volumes of no case."""
+    files = [file for case in cases for file in (case.image, case.label) if file is not None]
+    read = {file.parent for file in files} | set(files)  # a DICOM series is a folder
+    return tuple(
+        folder
+        for folder in with_folders_below(root)
+        if folder not in read and any(map(is_volume_file, visible(folder)))
+    )
 
 
 def find_named(root: Path, images: str, labels: str, option: str) -> Found | None:

@@ -1,10 +1,10 @@
 """Finds the cases of a dataset by two patterns, one for the images and one for the labels."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lagseg_jax.data.cases import Case, numeric, visible
+from lagseg_jax.data.cases import Case, numeric, visible, with_folders_below
 from lagseg_jax.imaging.volume import SUFFIXES, case_name, is_volume_file
 from lagseg_jax.runtime.errors import InputError
 
@@ -15,6 +15,7 @@ class Pattern:
 
     Attributes:
         text: its wildcard stands for the name of a case; everything else is meant literally.
+            Without a slash it names files in the folders below, too.
         option: that gave it, for messages.
     """
 
@@ -23,10 +24,12 @@ class Pattern:
 
     def __post_init__(self) -> None:
         if self.text.count("*") != 1:
-            found = self.text.count("*") or "no"
+            found, file = self.text.count("*") or "no", self.text.split("/")[-1]
+            like = f"{file!r}, which" if file.count("*") == 1 else "'*_image.nii.gz', which"
             raise InputError(
                 f"{self.option} is {self.text!r} with {found} wildcards, expected exactly one, the "
-                "name of the case, such as '*_image.nii.gz' or 'images/*'"
+                f"name of the case, such as 'images/*' or {like} finds files in all folders below, "
+                f"too, or a table ({self.option}=cases.csv)"
             )
         if self.text.startswith("/") or ".." in self.text.split("/"):
             raise InputError(
@@ -34,12 +37,33 @@ class Pattern:
                 "pattern below it"
             )
 
-    def path(self, root: Path, name: str, suffix: str) -> Path:
-        """Where the file of a case ought to be; a `*` at the end stands for its type, too."""
-        return root / (self.text.replace("*", name) + suffix * self.text.endswith("*"))
+    def path(self, root: Path, key: str, suffix: str) -> Path:
+        """Where the file of a key ought to be; a `*` at the end stands for its type, too."""
+        folder, _, name = key.rpartition("/")
+        return root / folder / (self.text.replace("*", name) + suffix * self.text.endswith("*"))
 
-    def matches(self, root: Path) -> dict[str, Path]:
-        """{case: volume file} in numeric order; raises InputError for a case twice."""
+    def matches(self, root: Path, below: bool = True) -> dict[str, Path]:
+        """{key: volume file} in numeric order.
+
+        A key is what the wildcard stands for, after the folders below `root`: `2018/P1`.
+
+        Args:
+            root: the folder.
+            below: whether a pattern without a slash names files in the folders below, too.
+
+        Raises:
+            InputError: a key twice.
+        """
+        if "/" in self.text or not below:
+            return self._in(root)
+        found: dict[str, Path] = {}
+        for folder in with_folders_below(root):
+            where = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+            found |= {where + name: path for name, path in self._in(folder).items()}
+        return found
+
+    def _in(self, root: Path) -> dict[str, Path]:
+        """{case: volume file} in one folder; raises InputError for a case twice."""
         parts = [part for part in self.text.split("/") if part not in ("", ".")]
         at = next(number for number, part in enumerate(parts) if "*" in part)
         before, after = parts[at].split("*")
@@ -64,7 +88,7 @@ class Pattern:
 
 
 def paired_cases(root: Path, images: Pattern, labels: Pattern) -> list[Case]:
-    """Images and labels whose wildcards match the same name.
+    """Images and labels whose wildcards match the same name in the same folder.
 
     An image without its label, or a label without its image, is a case with the path where that
     ought to be, so that the check of all cases names every one of them. Where a file fits both
@@ -74,7 +98,8 @@ def paired_cases(root: Path, images: Pattern, labels: Pattern) -> list[Case]:
         InputError: a pattern that matches nothing, patterns that match the same files or no two of
             the same name, or a name twice.
     """
-    found, truth = images.matches(root), labels.matches(root)
+    below = "/" not in images.text + labels.text
+    found, truth = images.matches(root, below), labels.matches(root, below)
     both = set(found.values()) & set(truth.values())
     if both and len(images.text) == len(labels.text):
         raise InputError(
@@ -92,7 +117,9 @@ def paired_cases(root: Path, images: Pattern, labels: Pattern) -> list[Case]:
         one, other = (", ".join(list(files)[:3]) for files in (found, truth))
         raise InputError(
             f"{root}: images named {one} and labels named {other} found by {images.option}="
-            f"{images.text} and {labels.option}={labels.text}, expected the same names."
+            f"{images.text} and {labels.option}={labels.text}, expected the same names"
+            + " in the same folders."
+            * below
         )
     return pair(root, images, labels, found, truth)
 
@@ -104,15 +131,23 @@ def pair(
     found: Mapping[str, Path],
     truth: Mapping[str, Path],
 ) -> list[Case]:
-    """The cases of {case: image} and {case: label}; see `paired_cases`."""
+    """The cases of {key: image} and {key: label}; see `paired_cases`."""
     cases = []
-    for name in sorted(found.keys() | truth.keys(), key=numeric):
-        known = found.get(name) or truth[name]
+    for key, name in called(found.keys() | truth.keys()).items():
+        known = found.get(key) or truth[key]
         suffix = known.name[len(case_name(known)) :]
-        image = found.get(name) or images.path(root, name, suffix)
-        label = truth.get(name) or labels.path(root, name, suffix)
+        image = found.get(key) or images.path(root, key, suffix)
+        label = truth.get(key) or labels.path(root, key, suffix)
         cases.append(Case(name, name, image, label))
     return cases
+
+
+def called(keys: Collection[str]) -> dict[str, str]:
+    """{key: name of the case} in numeric order, with the folders where names are not unique."""
+    short = {key: key.rpartition("/")[2] for key in sorted(keys, key=numeric)}
+    if len(set(short.values())) == len(short):
+        return short
+    return {key: key.replace("/", "_") for key in short}
 
 
 def only_images(root: Path, images: Pattern) -> list[Case]:
@@ -120,7 +155,7 @@ def only_images(root: Path, images: Pattern) -> list[Case]:
     found = images.matches(root)
     if not found:
         raise _no_match(root, images)
-    return [Case(name, name, path, None) for name, path in found.items()]
+    return [Case(name, name, found[key], None) for key, name in called(found).items()]
 
 
 def _no_match(root: Path, pattern: Pattern) -> InputError:
@@ -130,6 +165,9 @@ def _no_match(root: Path, pattern: Pattern) -> InputError:
             break
         folder = folder / part
     names = [entry.name for entry in visible(folder)]
+    if "/" not in pattern.text and not any(map(is_volume_file, names)):
+        places = with_folders_below(folder)
+        names = [str(p.relative_to(folder)) for f in places for p in visible(f) if not p.is_dir()]
     there = ", ".join(names[:3]) + ", ..." * bool(names[3:]) or "no file"
     there = f"{there} in {folder}" if folder.is_dir() else f"no folder {folder}"
     return InputError(

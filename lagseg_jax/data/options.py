@@ -14,17 +14,24 @@ def add_naming(add: Callable) -> None:
         "--images",
         default="",
         metavar="PATTERN",
-        help="names of the images, such as '*_image.nii.gz', or a CSV image,label[,patient][,part] "
-        "(default: recognised)",
+        type=one_or_several,
+        help="names of the images, such as '*_image.nii.gz', or a CSV "
+        "image,label[,case][,patient][,part] (default: recognised); ('A','B') for two datasets",
     )
-    add("--labels", default="", metavar="PATTERN", help="of their labels, such as '*_mask.nii.gz'")
+    add(
+        "--labels",
+        default="",
+        metavar="PATTERN",
+        type=one_or_several,
+        help="of their labels, such as '*_mask.nii.gz'",
+    )
 
 
 def add_selection(add: Callable) -> None:
     """--cases and --exclude, as `config.data.cases` and `config.data.exclude`."""
     name = {"action": "append", "default": [], "metavar": "NAME"}
-    add("--cases", help="only this one, or those of a pattern such as 'P01_*'; repeatable", **name)
-    add("--exclude", help="without this one, or those of a pattern; repeatable", **name)
+    add("--cases", help="only these, or those of patterns: P7,'P01_*'; repeatable", **name)
+    add("--exclude", help="without these, or those of patterns; repeatable", **name)
 
 
 def add_label_rule(add: Callable, name: str = "label", of: str = "") -> None:
@@ -49,15 +56,18 @@ def add_reading(add: Callable) -> None:
     )
 
 
-def dataset_roots(text: str) -> str | tuple[str, ...]:
-    """The type of an option for datasets: FOLDER, NAME=FOLDER, or several as ('A','B=FOLDER')."""
+def one_or_several(text: str) -> str | tuple[str, ...]:
+    """The type of an option for datasets: FOLDER, NAME=FOLDER, or several as ('A','B=FOLDER').
+
+    Patterns, one for each dataset, are written in the same way.
+    """
     if not text.startswith("("):
         return text
     try:
-        roots = ast.literal_eval(text)
+        several = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text  # a folder may be called so
-    return tuple(map(str, roots)) if isinstance(roots, tuple) else text
+    return tuple(map(str, several)) if isinstance(several, tuple) else text
 
 
 def label_values(text: str) -> int | tuple[int, ...]:

@@ -8,10 +8,19 @@ images share, and those that all labels share, are taken away.
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lagseg_jax.data.cases import Case, Recognised, folders, numeric, visible, volumes
-from lagseg_jax.data.naming import Pattern, pair
+from lagseg_jax.data.cases import (
+    Case,
+    Recognised,
+    folders,
+    numeric,
+    visible,
+    volumes,
+    with_folders_below,
+)
+from lagseg_jax.data.naming import Pattern, called, pair
 from lagseg_jax.imaging.volume import SUFFIXES, case_name, is_volume_file
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "scans", "volumes")
@@ -20,7 +29,9 @@ LABEL_FOLDERS = (
     *("gt", "groundtruth", "ground_truth", "annotations"),
 )
 LABEL_WORDS = {"mask", "masks", "seg", "segmentation", "label", "labels", "gt", "truth", "manual"}
-LABEL_WORDS |= {"groundtruth", "annotation", "dseg"}
+LABEL_WORDS |= {"groundtruth", "annotation", "dseg", "lab", "laseg", "lamask", "lalabel", "msk"}
+# Parts of a split, which are not to be put together.
+PART_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 # Structures: the label of a file pair such as lge and la, but also names of whole data sets.
 STRUCTURES = {"la", "lac", "laendo", "endo", "atrium", "cavity"}
 IMAGE_WORDS = {"image", "img", "scan", "volume", "lge", "lgemri", "mri", "mr", "ct", "cta"}
@@ -73,6 +84,30 @@ def folder_per_patient(folder: Path) -> Recognised | None:
                 for entry in held
             ]
     return None
+
+
+def pairs_in_folders(folder: Path) -> Recognised | None:
+    """Pairs of files in folders below, named alike in all of them: a folder per year or centre.
+
+    Folders such as train and test are not put together, nor any beside other volume files.
+    """
+    held = {below: _volume_files(below) for below in with_folders_below(folder, 2)}
+    held = {below: files for below, files in held.items() if files}
+    parts = {part.lower() for below in held for part in below.relative_to(folder).parts}
+    if len(held) < 2 or folder in held or parts & PART_FOLDERS:
+        return None
+    read = {below: pairs_in_a_folder(below, files) for below, files in held.items()}
+    naming = next(iter(read.values()))
+    cases: dict[str, Case] = {}
+    for below, one in read.items():
+        if one is None or naming is None or one[0] != naming[0]:
+            return None
+        where = below.relative_to(folder).as_posix()
+        cases |= {f"{where}/{case.name}": case for case in one[1]}
+    names = called(cases)
+    return naming[0] if naming else "", [
+        replace(cases[key], name=name, patient=name) for key, name in names.items()
+    ]
 
 
 def is_label(stem: str) -> bool:

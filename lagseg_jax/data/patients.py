@@ -13,11 +13,15 @@ from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import read_text, user_path
 
 UNKNOWN = "by file: no patients known"
-_VISITS = re.compile(
+# Words that tell visits apart, whatever is before them.
+_VISIT = re.compile(
     r"(pre|post|base|baseline|bl|before|after|fu|followup|follow|up|visit|ses|session|scan|rescan|"
     r"repeat|run|tp|time|day|week|month|year|acute|late|v|t|m|d|w|y|[a-z])[0-9]*(mo|m|d|w|y)?",
     re.IGNORECASE,
 )
+# Numbers, dates and months do so only after what holds the number of a patient.
+_NUMBER = re.compile(r"[0-9]+(mo|months?|m|d|w|y)?", re.IGNORECASE)
+_YEAR = re.compile(r"(?<![0-9])(19|20)[0-9]{2}(?![0-9])")
 
 
 def describe_patients(rule: str) -> str:
@@ -109,9 +113,9 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 def find_visits(names: Iterable[str]) -> dict[str, list[str]]:
     """{stem: names} where names look like several scans of a patient: P01_pre and P01_post.
 
-    A stem ends with the first part of a name that holds a digit (P01_1, sub-01_ses-1, P01a), or
-    goes before a word such as pre or post. Numbered files (la_003) have no such stem, and what all
-    names begin with is the name of the dataset.
+    What follows the stem looks like a visit: a word such as pre, v1 or ses-2, a letter, or, after a
+    stem with a number that is no year, a number or date. A running number (la_003, scan_2018_003)
+    that many cases share is none.
     """
     names = list(names)
     groups: dict[str, list[str]] = defaultdict(list)
@@ -119,11 +123,30 @@ def find_visits(names: Iterable[str]) -> dict[str, list[str]]:
         stem = _stem(name)
         if stem:
             groups[stem.lower()].append(name)
+    many = max(5, len(names) // 4)  # more scans than this has no patient
     return {
         stem: group
         for stem, group in groups.items()
-        if len(group) > 1 and (len(group) < len(names) or not _numbered(stem, group))
+        if len(group) > 1
+        and not (_running(stem, group) and (len(group) > many or 2 < len(group) == len(names)))
     }
+
+
+def visits_rule(names: Sequence[str]) -> str:
+    """A regular expression for `config.data.patient` that fits these names; "" for none found.
+
+    It takes just the cases of `find_visits` together and leaves all others alone.
+    """
+    stems = {name: stem for stem, group in find_visits(names).items() for name in group}
+    expected = [stems.get(name, f"/{name}") for name in names]
+    rests = {re.escape(name[len(stem) :]).replace(r"\-", "-") for name, stem in stems.items()}
+    for ends in ({re.sub("[0-9]+", "[0-9]+", rest) for rest in rests}, rests):
+        rule = f"^(.+?)(?:{'|'.join(sorted(ends))})?$"
+        found = [match[1] if (match := re.search(rule, name)) else "" for name in names]
+        same = len(set(zip(found, expected))) == len(set(found)) == len(set(expected))
+        if same and all(found) and len(rule) <= 200:
+            return rule
+    return ""
 
 
 def _stem(name: str) -> str | None:
@@ -131,20 +154,24 @@ def _stem(name: str) -> str | None:
     found = re.match(r"(sub-[A-Za-z0-9]+)[_\-. ]", name)  # BIDS
     if found:
         return found[1]
-    found = re.match(r"(.*?[0-9][^_\-. ]*)[_\-. ]+.", name)
-    if found:
-        return found[1]
+    for separator in re.finditer(r"(?<=[^_\-. ])[_\-. ]+", name):
+        stem, rest = name[: separator.start()], name[separator.end() :]
+        part = re.split(r"[_\-. ]", rest)[0]
+        numbered = re.search("[0-9]", _YEAR.sub("", stem))
+        if numbered and (_VISIT.fullmatch(part) or _NUMBER.fullmatch(part)):
+            return stem
+        if part == rest and _VISIT.fullmatch(part):
+            return stem
     found = re.fullmatch(r"(.*[0-9])[A-Za-z]", name)
-    if found:
-        return found[1]
-    parts = re.fullmatch(r"(.*?)([_\-. ]?)([^_\-. ]*)", name, re.DOTALL)
-    stem, separator, rest = parts.groups() if parts else ("", "", "")
-    return stem if stem and separator and _VISITS.fullmatch(rest) else None
+    return found[1] if found else None
 
 
-def _numbered(stem: str, names: Sequence[str]) -> bool:
-    """Whether only numbers follow the stem."""
-    return all(re.fullmatch(r"[_\-. ]*[0-9]+", name[len(stem) :]) for name in names)
+def _running(stem: str, names: Sequence[str]) -> bool:
+    """Whether what follows the stem differs in its number only."""
+    rests = [name[len(stem) :] for name in names]
+    return all(map(re.compile("[0-9]").search, rests)) and (
+        len({re.sub("[0-9]+", "", rest) for rest in rests}) == 1
+    )
 
 
 def group_duplicates(

@@ -14,7 +14,7 @@ def select(
 
     Args:
         cases: with label or without.
-        keep: names or glob patterns such as `P01_*`; () for all cases.
+        keep: names or glob patterns such as `P01_*`, or several with commas; () for all cases.
         exclude: the same.
         option: how the names of the options begin, for messages.
 
@@ -34,7 +34,7 @@ def select(
 
 def _fitting(names: Sequence[str], patterns: Sequence[str], option: str) -> set[str]:
     found: set[str] = set()
-    for pattern in patterns:
+    for pattern in _without_commas(names, patterns):
         # A name may hold brackets, which mean something else in a pattern.
         fits = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
         if not fits:
@@ -44,3 +44,12 @@ def _fitting(names: Sequence[str], patterns: Sequence[str], option: str) -> set[
             )
         found |= fits
     return found
+
+
+def _without_commas(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Each pattern of `a,b` by itself, unless a case is called so."""
+    return [
+        one
+        for pattern in patterns
+        for one in ([pattern] if pattern in names else filter(None, pattern.split(",")))
+    ]

@@ -35,8 +35,8 @@ def find_masks(folder: Path) -> dict[str, Path]:
 def find_truth(
     folder: str | Path | tuple[str, ...],
     split: str | Path | None = None,
-    images: str = "",
-    labels: str = "",
+    images: str | tuple[str, ...] = "",
+    labels: str | tuple[str, ...] = "",
 ) -> dict[str, Path]:
     """{case: label} of a folder of labels or of a dataset.
 
@@ -56,8 +56,11 @@ def find_truth(
     return {name: found[name] for name in read_split(split, cases)["test"]}
 
 
-def _find_labels(root: str | Path | tuple[str, ...], images: str, labels: str) -> dict[str, Path]:
-    if isinstance(root, tuple) or ("=" in str(root) and not Path(root).is_dir()):
+def _find_labels(
+    root: str | Path | tuple[str, ...], images: str | tuple[str, ...], labels: str | tuple[str, ...]
+) -> dict[str, Path]:
+    named = "=" in str(root) and not isinstance(root, tuple) and not Path(root).is_dir()
+    if isinstance(root, tuple) or isinstance(images, tuple) or isinstance(labels, tuple) or named:
         several = root if isinstance(root, tuple) else str(root)
         datasets = find_datasets(several, images, labels, option="--")
         return {case.name: case.label for case in labelled(datasets) if case.label}

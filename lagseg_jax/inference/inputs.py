@@ -19,7 +19,8 @@ from lagseg_jax.runtime.files import short_name
 log = logging.getLogger(__name__)
 
 MASK_NAME = re.compile(
-    r"(.+?)[-_. ](?:seg|mask|label|segmentation|labels)", re.IGNORECASE | re.DOTALL
+    r"(.+?)[-_. ](?:seg|mask|label|segmentation|labels|laseg|la[-_. ]seg|lab)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -31,8 +32,8 @@ def find_inputs(
     A file; the files of a pattern; the volume files in a folder, masks under their names; else the
     cases of the datasets (`data.layouts`, with labels or without) in it, masks named by case; else
     one series of each DICOM study in it and in folders below, or in a zip archive, masks named by
-    folder, as .nii.gz. What `predict` made itself, and `CASE_seg`, `CASE_mask` or `CASE_label`
-    beside CASE, is skipped with a line.
+    folder, as .nii.gz. What `predict` made itself, and `CASE_seg`, `CASE_laseg`,
+    `CASE_mask` or `CASE_label` beside CASE, is skipped with a line.
 
     Args:
         path: of a file or folder.

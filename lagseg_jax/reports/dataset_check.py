@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lagseg_jax.data.cases import Dataset
-from lagseg_jax.data.datasets import patients_of
+from lagseg_jax.data.datasets import passed_over, patients_of
 from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.data.quality import Inspection, Problem
 
@@ -22,6 +22,7 @@ def dataset_summary(
         + f", {len(d.cases)} cases" * bool(d.name)
         for d in datasets
     ]
+    lines += [f"{'not read':10}{line}" for dataset in datasets for line in passed_over(dataset)]
     unlabelled = sum(dataset.unlabelled for dataset in datasets)
     lines.append(f"{'cases':10}{len(inspections)} with label, {unlabelled} images without")
     patient = patients_of(datasets, patient, "--patient")
@@ -49,12 +50,15 @@ def dataset_summary(
 
 
 def problem_lines(problems: Sequence[Problem], allow: Sequence[str]) -> list[str]:
-    """One line per problem; of many of one kind the first few."""
+    """One line per problem; of many of one kind the first few, of an allowed kind their number."""
     lines = []
     for code in dict.fromkeys(problem.code for problem in problems):
         alike = [problem for problem in problems if problem.code == code]
         head = f"{'allowed' if code in allow else alike[0].severity:8}{code:17}"
-        lines += [f"{head}{problem.case:12}{problem.sentence}" for problem in alike[:LISTED]]
+        if code in allow:
+            lines.append(f"{head}{len(alike)} cases, such as {alike[0].case}")
+            continue
+        lines += [f"{head}{problem.case:11} {problem.sentence}" for problem in alike[:LISTED]]
         if alike[LISTED:]:
             lines.append(f"{head}... and {len(alike) - LISTED} more (--json=FILE writes them all)")
     return lines

@@ -314,3 +314,47 @@ def test_several_label_values_are_merged(phantom, tmp_path, capsys):
     assert "has the value 22" in capsys.readouterr().out
     with pytest.raises(InputError, match="expected a whole number, or several"):
         check.parse_arguments([str(two), "--label_value=1,a"])
+
+
+def pairs(dataset, folder, image="lge", label="laseg", numbers=(1, 2)):
+    """Some of the phantoms as pairs of files; returns their folder."""
+    folder.mkdir(parents=True)
+    for n in numbers:
+        case = dataset[1] / f"train_{n}"
+        shutil.copy(case / "enhanced.nii.gz", folder / f"P{n}_{image}.nii.gz")
+        shutil.copy(case / "atriumSegImgMO.nii.gz", folder / f"P{n}_{label}.nii.gz")
+    return folder
+
+
+def test_patterns_and_folders_in_parentheses(dataset, tmp_path, capsys):
+    a = pairs(dataset, tmp_path / "a", "x", "y")
+    b = pairs(dataset, tmp_path / "b", numbers=(3, 4))
+    named = ("--images", "('*_x.nii.gz','')", "--labels", "('*_y.nii.gz','')")
+    assert call(a, b, *named) == call(f"('{a}','{b}')", *named) == 0
+    assert capsys.readouterr().out.count("4 with label") == 2
+
+
+def test_cases_with_commas_and_allowed_problems_in_one_line(dataset, capsys):
+    assert call(dataset[0], "--exclude=train_1,train_2", "--allow=slab") == 0
+    out = capsys.readouterr().out
+    assert "4 with label" in out
+    assert [line for line in out.splitlines() if "slab" in line] == [
+        f"allowed {'slab':17}4 cases, such as train_3"
+    ]
+    assert call(dataset[0], "--cases=train_1,train_7") == 2
+    assert "'train_7'" in capsys.readouterr().err
+
+
+def test_what_is_passed_over_is_said(dataset, tmp_path, capsys):
+    other = pairs(dataset, dataset[0] / "more")
+    assert call(dataset[0]) == 0
+    assert f"not read  {other} (" in capsys.readouterr().out
+
+
+def test_a_table_in_place_of_a_folder_names_the_option(dataset, tmp_path, capsys):
+    folder = pairs(dataset, tmp_path / "a")
+    (folder / "cases.csv").write_text("image,label,case\nP1_lge.nii.gz,P1_laseg.nii.gz,anna\n")
+    assert call(folder / "cases.csv") == 2
+    assert f"--images={folder / 'cases.csv'}" in capsys.readouterr().err
+    assert call(folder, "--images=cases.csv") == 0
+    assert "anna        /" in capsys.readouterr().out  # slab

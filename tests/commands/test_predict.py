@@ -636,10 +636,12 @@ def test_masks_are_no_images(finished_run, phantom, one_case, tmp_path, caplog):
     mask = np.zeros((47, 43, 11), np.uint8)
     mask[20:30, 20:30, 3:9] = 1
     scan(phantom, folder / "a_seg.nii.gz", voxels=mask)
+    scan(phantom, folder / "a_laseg.nii.gz", voxels=mask)
     scan(phantom, folder / "b.nii.gz", voxels=mask)
     scan(phantom, folder / "c_mask.nii.gz")  # no c beside it: an image of that name
     assert call("--workdir", finished_run, "-i", folder, "-o", out) == 2
-    assert "a_seg.nii.gz: skipped" in caplog.text and "looks like a mask" in caplog.text
+    assert all(f"{name}.nii.gz: skipped" in caplog.text for name in ("a_seg", "a_laseg"))
+    assert "looks like a mask" in caplog.text
     assert names_in(out) == ["a.nii.gz", "c_mask.nii.gz"]
     with pytest.raises(InputError, match="no volume files"):
         find_inputs(out)

@@ -108,7 +108,7 @@ def test_doubtful_names_are_not_guessed(tmp_path, files):
 def test_unknown_layout_names_the_two_nearest_and_a_line_to_copy(tmp_path):
     make(tmp_path, "train_1/Enhanced.nii.gz", "train_1/atrium_by_hand.nii.gz")
     make(tmp_path, "train_2/Enhanced.nii.gz", "train_2/wall.nii.gz")
-    line = "--config.data.images='*/lge.nii.gz' --config.data.labels='*/la.nii.gz'"
+    line = "--config.data.images='*/Enhanced.nii.gz' --config.data.labels='*/atrium_by_hand.nii.gz'"
     refused(tmp_path, expected=["nearest to LAScarQS 2022 (no train_1/enhanced.nii.gz", line])
 
 
@@ -146,7 +146,7 @@ def test_what_lacks_its_partner_is_a_case_that_says_so(tmp_path, named):
         ),
         ("", "*_mask.nii.gz", ["config.data.images is empty, expected both"]),
         ("*_image.nii.gz", "", ["config.data.labels is empty, expected both"]),
-        ("none.csv", "", ["config.data.images is 'none.csv'", "image,label,patient,part"]),
+        ("none.csv", "", ["config.data.images is 'none.csv'", "image,label,case,patient,part"]),
     ],
 )
 def test_patterns_that_cannot_be(tmp_path, images, labels, expected):
@@ -231,3 +231,54 @@ def test_lines_to_copy_stand_in_the_docs():
     for layout in NAMINGS:
         images, labels = layout.line
         assert f"--config.data.images='{images}' --config.data.labels='{labels}'" in docs
+
+
+PER_YEAR = [
+    f"{y}/s_{y}_{n}_{w}.nii.gz" for y in (2018, 2019) for n in (2, 10) for w in ("lge", "laseg")
+]
+
+
+def test_a_folder_per_year_is_recognised_and_named_by_patterns_without_slash(tmp_path):
+    make(tmp_path, *PER_YEAR)
+    named = ("*_lge.nii.gz", "*_laseg.nii.gz")
+    expected = {
+        f"s_{y}_{n}": (f"{y}/s_{y}_{n}_lge.nii.gz", f"{y}/s_{y}_{n}_laseg.nii.gz")
+        for y in (2018, 2019)
+        for n in (2, 10)
+    }
+    assert found(tmp_path) == found(tmp_path, *named) == expected
+    assert list(found(tmp_path)) == list(expected)
+    for pattern in ("*/*_lge.nii.gz", "**/*_lge.nii.gz"):
+        refused(tmp_path, pattern, named[1], expected=["'*_lge.nii.gz', which finds", "cases.csv"])
+    refused(tmp_path, "./*_lge.nii.gz", "./*_laseg.nii.gz", expected=["matches nothing"])
+
+
+def test_names_that_several_folders_have_begin_with_the_folder(tmp_path):
+    make(tmp_path, *(f"{c}/P1_{w}.nii.gz" for c in "ab" for w in ("img", "lab")), "a/P2_img.nii.gz")
+    for named in ((), ("*_img.nii.gz", "*_lab.nii.gz")):
+        assert found(tmp_path, *named) == {
+            "a_P1": ("a/P1_img.nii.gz", "a/P1_lab.nii.gz"),
+            "a_P2": ("a/P2_img.nii.gz", "a/P2_lab.nii.gz"),  # the check says that it is missing
+            "b_P1": ("b/P1_img.nii.gz", "b/P1_lab.nii.gz"),
+        }
+
+
+def test_parts_of_a_split_are_not_put_together(tmp_path):
+    make(
+        tmp_path, *(f"{p}/P{len(p)}_{w}.nii.gz" for p in ("train", "test") for w in ("lge", "seg"))
+    )
+    refused(tmp_path, expected=["several datasets found", "('A','B')", tmp_path / "test"])
+
+
+@pytest.mark.parametrize("label", ["laseg", "la_seg", "lab", "label", "mask"])
+@pytest.mark.parametrize("image", ["lge", "img", "image"])
+def test_pairs_of_these_words_are_recognised(tmp_path, image, label):
+    make(tmp_path, *(f"P{n}_{word}.nii.gz" for n in (1, 2) for word in (image, label)))
+    assert list(found(tmp_path)) == ["P1", "P2"]
+
+
+def test_the_line_to_copy_names_the_own_files(tmp_path):
+    make(tmp_path, *(f"{n}/{n}_{word}.nii.gz" for n in "abc" for word in ("mri", "byhand")))
+    line = "--config.data.images='*_mri.nii.gz' --config.data.labels='*_byhand.nii.gz'"
+    refused(tmp_path, expected=[line])
+    assert list(found(tmp_path, "*_mri.nii.gz", "*_byhand.nii.gz")) == ["a", "b", "c"]

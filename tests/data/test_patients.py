@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from lagseg_jax.data.cases import Case
-from lagseg_jax.data.patients import assign_patients, describe_patients, find_visits, listed
+from lagseg_jax.data.patients import (
+    assign_patients,
+    describe_patients,
+    find_visits,
+    listed,
+    visits_rule,
+)
 from lagseg_jax.data.split import nnunet_folds, split_by_patient
 from lagseg_jax.runtime.errors import InputError
 
@@ -88,11 +94,32 @@ def test_tables_that_do_not_fit(tmp_path, change, expected):
         ([f"case2018_{n:03}" for n in range(9)], []),
         (["0RZDK210BSMWAA6467LU", "4498HYEE0GFSY01GBB2C", "A1B2"], []),
         ([f"P{n:02}_pre" for n in range(9)], []),
+        ([f"scan_2018_{n:03}" for n in range(4)] + [f"scan_2019_{n:03}" for n in range(4)], []),
+        (
+            [f"scan_2018_{n:03}" for n in range(7)] + ["scan_2018_003_v1", "scan_2018_003_v2"],
+            ["scan_2018_003"],
+        ),
+        (["P1_20180312", "P1_20190412", "P2_20180312"], ["p1"]),
+        (["P1_3m", "P1_12m", "P2_3m"], ["p1"]),
+        (["P1_pre_LGE", "P1_post_LGE", "P2_pre_LGE"], ["p1"]),
+        ([f"heart_scan{n}" for n in range(9)], []),
+        ([f"scan_{c}_{n}" for c in "ab" for n in range(9)], []),
         (["anna", "bert", "", "_", "心房_1", "心房_2"], []),
     ],
 )
 def test_names_that_look_like_visits(names, stems):
     assert list(find_visits(names)) == stems
+    rule = visits_rule(names) if stems else ""
+    if rule:  # what is proposed takes these together and no others
+        patients = patients_of(rule, names)
+        groups = [[n for n, p in zip(names, patients) if p == one] for one in set(patients)]
+        assert sorted(g for g in groups if len(g) > 1) == sorted(find_visits(names).values())
+
+
+def test_a_rule_is_proposed_for_visits():
+    assert visits_rule(NAMES) == "^(.+?)(?:_post|_pre)?$"
+    names = ["scan_2018_002", "scan_2018_003_v1", "scan_2018_003_v2"]
+    assert visits_rule(names) == "^(.+?)(?:_v[0-9]+)?$"
 
 
 def test_splits_are_over_patients():
