@@ -56,7 +56,7 @@ def problem_lines(problems: Sequence[Problem], allow: Sequence[str]) -> list[str
         alike = [problem for problem in problems if problem.code == code]
         head = f"{'allowed' if code in allow else alike[0].severity:8}{code:17}"
         if code in allow:
-            lines.append(f"{head}{len(alike)} cases, such as {alike[0].case}")
+            lines.append(f"{head}{len(alike)} found, such as {alike[0].case}")
             continue
         lines += [f"{head}{problem.case:11} {problem.sentence}" for problem in alike[:LISTED]]
         if alike[LISTED:]:

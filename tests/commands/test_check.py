@@ -339,7 +339,7 @@ def test_cases_with_commas_and_allowed_problems_in_one_line(dataset, capsys):
     out = capsys.readouterr().out
     assert "4 with label" in out
     assert [line for line in out.splitlines() if "slab" in line] == [
-        f"allowed {'slab':17}4 cases, such as train_3"
+        f"allowed {'slab':17}4 found, such as train_3"
     ]
     assert call(dataset[0], "--cases=train_1,train_7") == 2
     assert "'train_7'" in capsys.readouterr().err
