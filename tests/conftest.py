@@ -25,6 +25,7 @@ def console():
     log = logging.getLogger("lagseg_jax")
     log.handlers.clear()
     log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
