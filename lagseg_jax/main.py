@@ -47,7 +47,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     # Imported late: a mistake in the config is answered before jax is loaded.
     import jax
 
-    from lagseg_jax.data.prepare import cache_folder
     from lagseg_jax.data.run_split import load_split
     from lagseg_jax.inference.segmenter import restore_segmenter
     from lagseg_jax.model.frozen_encoder import load_frozen_encoder
@@ -57,10 +56,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     from lagseg_jax.training.loop import train
 
     check_processes(config, process()[1])
-    check_writable(workdir, "a --workdir that can")
-    if mode == "train":
-        folder = cache_folder(config.data.cache_dir)
-        check_writable(folder, "a folder for the cache that can: config.data.cache_dir")
+    _check_places(config, workdir, mode)
     use_compilation_cache()
     if mode == "evaluate":
         encoder = load_frozen_encoder(config)
@@ -87,6 +83,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
             f"above); the newest one in {workdir / 'checkpoints'} is whole"
         )
     return summary
+
+
+def _check_places(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> None:
+    """Raises InputError for a workdir or cache that cannot be written to, before the work."""
+    from lagseg_jax.data.prepare import cache_folder
+
+    check_writable(workdir, "a --workdir that can")
+    if mode == "train":
+        folder = cache_folder(config.data.cache_dir)
+        check_writable(folder, "a folder for the cache that can: config.data.cache_dir")
 
 
 def judge(segmenter: "Segmenter", cases: Sequence[Case], workdir: Path) -> dict:
