@@ -91,7 +91,7 @@ def set_up(
     at_end.callback(training.run_log.close)
     at_end.callback(training.profiler.close)
     log.info(
-        "training: %d steps of %d slices on %d devices (%s), %d steps per epoch",
+        "training: %d steps of %d slices, devices: %d (%s), steps per epoch: %d",
         *(plan.steps, options.batch_size, jax.device_count()),
         *(jax.devices()[0].device_kind, plan.per_epoch),
     )
