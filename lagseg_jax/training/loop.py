@@ -12,7 +12,7 @@ from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.data.cases import Case
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.runs.train_state import TrainState
-from lagseg_jax.runs.workdir import write_config
+from lagseg_jax.runs.workdir import has_checkpoints, write_config
 from lagseg_jax.runtime.devices import settled
 from lagseg_jax.runtime.errors import Interrupted
 from lagseg_jax.runtime.processes import once, preempted
@@ -32,8 +32,8 @@ def train(
 
     Args:
         config: checked by `validate.check_config`.
-        workdir: gets `config.json` once all files are accepted, `checkpoints/`, `metrics.jsonl`,
-            `tensorboard/`, and `profile/` if asked for.
+        workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, and `profile/` if asked for;
+            of a run that continues, `config.json` once all files are accepted.
         split: from `data.run_split.load_split`.
         encoder: the frozen encoder.
 
@@ -47,7 +47,8 @@ def train(
     """
     with contextlib.ExitStack() as at_end, deferred() as asked:
         training, state = set_up(config, workdir, split, encoder, at_end)
-        once(write_config, workdir, config)
+        if has_checkpoints(workdir):  # else `main` has written it
+            once(write_config, workdir, config)
         _loop(training, state, asked)
     return training.checkpoints.failed
 

@@ -188,8 +188,8 @@ def test_two_processes_meet_in_a_slurm_step():
     both = [start(index) for index in range(2)]
     said = [process.communicate(timeout=100)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert "\nof 2 processes, 0 has [0, 2, 4, 6] and made [0]\n" in said[0]
-    assert said[1] == "[process 1] of 2 processes, 1 has [1, 3, 5] and made []\n"
+    assert "\nWARNING: of 2 processes, 0 has [0, 2, 4, 6] and made [0]\n" in said[0]
+    assert said[1] == "[process 1] WARNING: of 2 processes, 1 has [1, 3, 5] and made []\n"
     assert "info of 0\n" in said[0]  # information comes from the first process only
 
 
