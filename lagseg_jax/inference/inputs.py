@@ -135,7 +135,7 @@ def _images(files: Iterable[Path]) -> list[Path]:
         if is_recorded(file):
             log.info("%s: skipped, it was made by predict", file)
         elif named and (file.parent, named[1]) in names:
-            log.info("%s: skipped, a mask beside the image %s", file, named[1])
+            log.info("%s: skipped, it is a mask beside the image %s", file, named[1])
         else:
             images.append(file)
     return images
