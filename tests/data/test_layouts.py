@@ -13,17 +13,9 @@ from lagseg_jax.data.patients import group_duplicates
 from lagseg_jax.imaging.labels import read_label
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
+from small_files import make
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "la2018"
-
-
-def make(root, *names):
-    """One small file per name, each with its own content."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    return root
 
 
 def lascarqs(root, numbers=(1, 2, 10), scar=False):

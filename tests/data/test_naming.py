@@ -8,15 +8,7 @@ import pytest
 from lagseg_jax.data.known_layouts import NAMINGS
 from lagseg_jax.data.layouts import detect
 from lagseg_jax.runtime.errors import InputError
-
-
-def make(root, *names):
-    """One small file per name, each with its own content."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    return root
+from small_files import make
 
 
 def found(root, *named):
