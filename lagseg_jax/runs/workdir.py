@@ -59,8 +59,9 @@ PLACES: tuple[str, ...] = (
     "data.cache_dir",
     "data.cache_gb",
     "data.read_threads",
+    "data.allow",
+    "encoder.weights",
 )
-PLACES += ("encoder.weights", "data.allow")
 CONFIG = "config.json"
 OWN_SPLIT = "WORKDIR/splits.json"  # `config.data.split` where that file was there before the run
 
