@@ -150,12 +150,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dicom_seg:
         check_segmentation_support()
     folder = Path(options.output)
-    which = options.preview, options.save_probabilities, options.mesh
-    which += options.dicom_seg, options.rtstruct
+    drawn = options.preview, options.save_probabilities, options.mesh
+    dicom = options.dicom_seg, options.rtstruct
     how = options.pattern, options.images, options.series, options.allow
     inputs = find_inputs(Path(options.input), *how)
     chosen = listed(options, {one.name: one for one in inputs})
-    jobs = plan_outputs(list(chosen.values()), folder, *which, options.review)
+    jobs = plan_outputs(list(chosen.values()), folder, *drawn, *dicom, options.review)
     for workdir in options.workdir:
         read_config(Path(workdir))  # refused before jax is loaded
     request = Request(

@@ -76,7 +76,7 @@ def derived_uid(what: str, mask: np.ndarray, stack: Stack, algorithm: Algorithm)
     images = [frame.header.get("SOPInstanceUID", "") for frame in stack.frames]
     content = json.dumps([what, stack.key, images, algorithm.version, algorithm.run, mask.shape])
     digest = hashlib.sha256(content.encode())
-    digest.update(np.packbits(mask.astype(bool)))
+    digest.update(np.packbits(mask.astype(bool)).tobytes())
     return f"2.25.{uuid.UUID(bytes=digest.digest()[:16], version=5).int}"
 
 

@@ -51,12 +51,12 @@ def contours_of(mask: np.ndarray, stack: Stack) -> list[tuple[Frame, np.ndarray]
 
 def _structure_set(mask: np.ndarray, stack: Stack, algorithm: Algorithm) -> Any:
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ImplicitVRLittleEndian
+    from pydicom.uid import UID, ImplicitVRLittleEndian
 
     image = header_of(stack.frames[0].file)
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = _KIND
-    meta.MediaStorageSOPInstanceUID = derived_uid("RTSTRUCT", mask, stack, algorithm)
+    meta.MediaStorageSOPClassUID = UID(_KIND)
+    meta.MediaStorageSOPInstanceUID = UID(derived_uid("RTSTRUCT", mask, stack, algorithm))
     # With explicit types a contour would end at 65534 bytes.
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
     made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
