@@ -108,6 +108,11 @@ def _add_besides(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of DICOM series: a segmentation object for the PACS, segmentations/CASE.dcm",
     )
+    add(
+        "--rtstruct",
+        action="store_true",
+        help="of DICOM series: contours as an RT Structure Set, structures/CASE.dcm",
+    )
 
 
 def _checked(options: argparse.Namespace) -> argparse.Namespace:
@@ -145,11 +150,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dicom_seg:
         check_segmentation_support()
     folder = Path(options.output)
-    which = options.preview, options.save_probabilities, options.mesh, options.dicom_seg
+    drawn = options.preview, options.save_probabilities, options.mesh
+    dicom = options.dicom_seg, options.rtstruct
     how = options.pattern, options.images, options.series, options.allow
     inputs = find_inputs(Path(options.input), *how)
     chosen = listed(options, {one.name: one for one in inputs})
-    jobs = plan_outputs(list(chosen.values()), folder, *which, options.review)
+    jobs = plan_outputs(list(chosen.values()), folder, *drawn, *dicom, options.review)
     for workdir in options.workdir:
         read_config(Path(workdir))  # refused before jax is loaded
     request = Request(

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lagseg_jax.imaging.dicom_segmentation import Algorithm, write_segmentation
+from lagseg_jax.imaging.dicom_derived import Algorithm
+from lagseg_jax.imaging.dicom_segmentation import write_segmentation
+from lagseg_jax.imaging.dicom_structures import write_structures
 from lagseg_jax.imaging.dicom_study import Stack
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.mesh import atrium_surface, write_stl
@@ -24,7 +26,7 @@ from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import check_writable
 
 # Folders beside the masks.
-BESIDES = ("previews", "probabilities", "meshes", "segmentations", "review")
+BESIDES = ("previews", "probabilities", "meshes", "segmentations", "structures", "review")
 # Writes a review page: its path, its title, what `case_content` gave.
 CasePage = Callable[[Path, str, dict[str, Any]], None]
 
@@ -38,7 +40,7 @@ class Prediction:
         mask: (x, y, z) uint8.
         probability: (x, y, z) float32, where it is wanted.
         input_hash: `Input.content_hash` of what was read.
-        stack: the DICOM images, where a segmentation of them is wanted.
+        stack: the DICOM images, where an object that refers to them is wanted.
         algorithm: what made the mask, for that.
         window: of the grey values in pictures, as in `grey_range`.
     """
@@ -61,12 +63,19 @@ class Outputs:
     probability: Path | None = None
     mesh: Path | None = None
     segmentation: Path | None = None
+    structures: Path | None = None
     review: Path | None = None
 
     def paths(self) -> list[Path]:
         """Those that were asked for."""
-        besides = self.preview, self.probability, self.mesh, self.segmentation, self.review
-        return [self.mask, *(path for path in besides if path is not None)]
+        besides = self.preview, self.probability, self.mesh, self.review
+        dicom = self.segmentation, self.structures
+        return [self.mask, *(path for path in (*besides, *dicom) if path is not None)]
+
+    @property
+    def dicom(self) -> bool:
+        """Whether one of them is an object that refers to the images of its series."""
+        return self.segmentation is not None or self.structures is not None
 
     @property
     def drawn(self) -> bool:
@@ -141,6 +150,10 @@ class Outputs:
             assert done.stack is not None and done.algorithm is not None
             write_segmentation(path, mask, done.stack, done.algorithm)
 
+        def structures(path: Path) -> None:
+            assert done.stack is not None and done.algorithm is not None
+            write_structures(path, mask, done.stack, done.algorithm)
+
         def mesh(path: Path) -> None:
             assert probability is not None
             write_stl(path, atrium_surface(mask, probability, threshold, volume.affine))
@@ -151,6 +164,7 @@ class Outputs:
 
         return [
             (self.segmentation, segmentation),
+            (self.structures, structures),
             (self.probability, probabilities),
             (self.mesh, mesh),
             (self.preview, preview),
@@ -165,21 +179,18 @@ def plan_outputs(
     probability: bool = False,
     mesh: bool = False,
     segmentation: bool = False,
+    structures: bool = False,
     review: bool = False,
 ) -> dict[Input, Outputs]:
     """The mask of each in `folder`; the rest in folders in it, named by what they are.
 
     Raises:
         InputError: the folder cannot be written to, or an output would replace an input, a label
-            of a dataset, or another file that `predict` did not make; a segmentation of images
-            that are not DICOM.
+            of a dataset, or another file that `predict` did not make; a segmentation or structures
+            of images that are not DICOM.
     """
-    for one in inputs:
-        if segmentation and one.stack is None and not one.problem:
-            raise InputError(
-                f"--dicom_seg is given, but {one.source} is no DICOM series, expected one: a "
-                "segmentation object refers to the images of its series"
-            )
+    if segmentation or structures:
+        _check_dicom(inputs, "--dicom_seg" if segmentation else "--rtstruct")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the masks")
     for name in ("", *BESIDES, FOLDER):
@@ -195,6 +206,7 @@ def plan_outputs(
             folder / "probabilities" / f"{one.name}.nii.gz" if probability else None,
             folder / "meshes" / f"{one.name}.stl" if mesh else None,
             folder / "segmentations" / f"{one.name}.dcm" if segmentation else None,
+            folder / "structures" / f"{one.name}.dcm" if structures else None,
             folder / "review" / f"{one.name}.html" if review else None,
         )
         for path in jobs[one].paths():
@@ -208,3 +220,12 @@ def plan_outputs(
                     "it, expected another --output folder"
                 )
     return jobs
+
+
+def _check_dicom(inputs: Sequence[Input], option: str) -> None:
+    for one in inputs:
+        if one.stack is None and not one.problem:
+            raise InputError(
+                f"{option} is given, but {one.source} is no DICOM series, expected one: the object "
+                "refers to the images of its series"
+            )

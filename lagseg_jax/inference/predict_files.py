@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lagseg_jax.imaging.dicom_segmentation import Algorithm
+from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.slices import to_slices
@@ -243,7 +243,7 @@ def predict_case(
     if not outputs.drawn:  # the grey values, the largest array, go; the shape stays
         volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
     done = Prediction(volume, mask, probability, input_hash, window=segmenter.config.data.window)
-    if outputs.segmentation is None:
+    if not outputs.dicom:
         return done
     runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in request.workdirs)
     return replace(

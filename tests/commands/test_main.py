@@ -14,7 +14,7 @@ import pytest
 import tiny_run
 from configs import default
 from lagseg_jax import main
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.split import split_by_patient
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError

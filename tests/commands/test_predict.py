@@ -351,7 +351,9 @@ def test_a_whole_dicom_study(finished_run, phantom, tmp_path, caplog, capsys):
         assert call(*options, "--resume", "--series", "sax") == 2
         assert "--series is 'sax', but " in capsys.readouterr().err
     options = ("--workdir", finished_run, "-i", tmp_path / "cd", "-o", tmp_path / "seg")
-    assert call(*options, "--dicom_seg") == 0
+    assert call(*options, "--dicom_seg", "--rtstruct") == 0
+    structures = pydicom.dcmread(tmp_path / "seg" / "structures" / "DICOM_lge.dcm")
+    assert structures.Modality == "RTSTRUCT" and structures.ROIContourSequence[0].ContourSequence
     seg = tmp_path / "seg" / "segmentations" / "DICOM_lge.dcm"
     found = pydicom.dcmread(seg)
     mask = read_volume(tmp_path / "seg" / "DICOM_lge.nii.gz").array
@@ -362,9 +364,12 @@ def test_a_whole_dicom_study(finished_run, phantom, tmp_path, caplog, capsys):
     assert call(*options, "--dicom_seg", "--resume") == 0 and "already there: 1" in caplog.text
     before = seg.stat().st_mtime_ns
     assert call(*options, "--dicom_seg") == 0 and seg.stat().st_mtime_ns > before
+    assert pydicom.dcmread(seg).SOPInstanceUID == found.SOPInstanceUID  # not twice in a PACS
     options = ("--workdir", finished_run, "-o", tmp_path / "x")
-    assert call(*options, "-i", phantom, "--dicom_seg") == 2
-    assert "is no DICOM series, expected one" in capsys.readouterr().err
+    for option in ("--dicom_seg", "--rtstruct"):
+        assert call(*options, "-i", phantom, option) == 2
+        said = capsys.readouterr().err
+        assert f"{option} is given, but " in said and "is no DICOM series, expected one" in said
     assert call(*options, "-i", phantom, "--series", "5") == 2
     assert "has no DICOM studies" in capsys.readouterr().err and not (tmp_path / "x").exists()
     written = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".csv")]

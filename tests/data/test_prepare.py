@@ -14,7 +14,7 @@ from lagseg_jax.data import disk_cache
 from lagseg_jax.data import prepare as module
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.disk_cache import TEMPORARY
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.runtime import console

@@ -18,7 +18,7 @@ def test_rounds_alternate():
     found = in_turn({"a": side("a", 1.0), "b": side("b", 0.1)}, rounds=2, seconds=0.5)
     assert order == [("a", 1), ("b", 1), ("a", 1), ("b", 5)]
     assert summary(found["b"])["count"] == 6
-    assert summary([3.0, 1.0, 2.0])["median"] == 2
+    assert summary([[3.0], [1.0, 2.0]])["median"] == 2
 
 
 def test_rows_are_prepared_measured_and_forgotten():
