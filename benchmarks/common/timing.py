@@ -14,12 +14,13 @@ class Deadline:
     """How long this run may still take.
 
     Args:
-        minutes: from now on.
+        minutes: from `since` on.
+        since: by the monotonic clock; None: now.
     """
 
-    def __init__(self, minutes: float):
+    def __init__(self, minutes: float, since: float | None = None):
         self.minutes = minutes
-        self._end = time.monotonic() + 60 * minutes
+        self._end = (time.monotonic() if since is None else since) + 60 * minutes
 
     def left(self) -> float:
         """Seconds; never negative."""

@@ -1,8 +1,10 @@
 """benchmarks.common.timing: sides in turn, and what is reported of them."""
 
+import time
+
 import pytest
 
-from benchmarks.common.timing import Rows, in_turn, summary
+from benchmarks.common.timing import Deadline, Rows, in_turn, summary
 
 
 def test_rounds_alternate():
@@ -31,3 +33,8 @@ def test_rows_are_prepared_measured_and_forgotten():
     rows.commands["forget"](row="encoder", mode="eager")
     with pytest.raises(KeyError):
         rows.commands["measure"](row="encoder", mode="eager", calls=1)
+
+
+def test_what_went_before_counts():
+    deadline = Deadline(2, since=time.monotonic() - 60)
+    assert 50 < deadline.left() <= 60 and Deadline(1, since=time.monotonic() - 90).left() == 0
