@@ -15,7 +15,6 @@ from lagseg_jax.imaging.dicom_structures import write_structures
 from lagseg_jax.imaging.dicom_study import Stack
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.mesh import atrium_surface, write_stl
-from lagseg_jax.imaging.overlay import write_overlay
 from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.views import slices_affine
@@ -136,6 +135,8 @@ class Outputs:
         volume, mask, probability = done.volume, done.mask, done.probability
 
         def preview(path: Path) -> None:
+            from lagseg_jax.imaging.overlay import write_overlay  # late: it loads matplotlib
+
             image, geometry = to_slices(volume.array, volume.affine, plane)
             drawn, _ = to_slices(mask, volume.affine, plane)
             affine = slices_affine(volume.affine, mask.shape, geometry)

@@ -25,6 +25,7 @@ from lagseg_jax.runtime.console import is_full, log, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.host import library_versions
 from lagseg_jax.runtime.processes import allgather, process, share
+from lagseg_jax.runtime.trace import stage
 
 if TYPE_CHECKING:  # it loads jax, which a command does without until there is something to compute
     from lagseg_jax.inference.segmenter import Segmenter
@@ -149,6 +150,7 @@ def predict_cases(
     models = _models(request)
     predicted = Predicted({}, [])
 
+    @stage("writing")
     def finish(label: str, one: Input, done: Prediction) -> None:
         outputs, row = jobs[one], _row(done.volume, done.mask)
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
@@ -174,7 +176,8 @@ def predict_cases(
         for number, (one, outputs) in enumerate(jobs.items(), 1):
             label = f"{number}/{len(jobs)}"
             try:
-                prediction = predict_case(segmenter, one, outputs, post, request)
+                with stage("other volumes" if number > 1 else "first volume"):
+                    prediction = predict_case(segmenter, one, outputs, post, request)
             except InputError as error:
                 writing.result()  # the case before is reported before this one
                 _refuse(label, one, outputs, error)
@@ -227,7 +230,8 @@ def predict_case(
             input_hash = one.content_hash()
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
-        volume = one.read(request.max_bytes, request.orientation)
+        with stage("reading"):
+            volume = one.read(request.max_bytes, request.orientation)
         check_grey(volume)
         for remark in remarks(volume):
             log.warning("%s: %s", one.source, remark)
@@ -270,7 +274,8 @@ def _row(image: Volume, mask: np.ndarray) -> dict[str, Any]:
 
 def _load(request: Request) -> "Segmenter":
     """The model or the ensemble, with a word on what it costs."""
-    from lagseg_jax.inference.segmenter import load_segmenter
+    with stage("import"):
+        from lagseg_jax.inference.segmenter import load_segmenter
 
     segmenter = load_segmenter(request.workdirs, request.weights)
     if request.plane:
