@@ -6,6 +6,7 @@ that touch in an edge or a corner, or let the values decide; here they are alway
 """
 
 import functools
+import itertools
 
 import numpy as np
 from scipy import sparse
@@ -85,8 +86,8 @@ def _numbered(inside: np.ndarray) -> np.ndarray:
 def _cell(code: int) -> np.ndarray:
     """Triangles (T, 3) in a cell whose corners c with bit c of the code are inside.
 
-    Numbers are those of edges, and 12 of the middle: at most one loop is so long. Only two opposite corners alone have
-    two loops of one body: a tunnel between them joins what touches in a corner.
+    Numbers are those of edges, and 12 of the middle, which one loop needs at most. Two opposite
+    corners alone have two loops that are one body: a tunnel joins what touches in a corner.
     """
     loops = _loops(code)
     if code in (0b10000001, 0b01000010, 0b00100100, 0b00011000):
@@ -94,7 +95,7 @@ def _cell(code: int) -> np.ndarray:
     triangles: list[tuple[int, int, int]] = []
     for loop in loops:
         if len(loop) <= 4:
-            triangles += [(loop[0], b, c) for b, c in zip(loop[1:], loop[2:])]
+            triangles += [(loop[0], b, c) for b, c in itertools.pairwise(loop[1:])]
         else:
             triangles += [(a, b, _MIDDLE) for a, b in zip(loop, [*loop[1:], loop[0]])]
     return np.array(triangles)
@@ -111,7 +112,8 @@ def _loops(code: int) -> list[list[int]]:
         u, v = 1 << (axis + 1) % 3, 1 << (axis + 2) % 3
         for side, ring in ((0, (0, v, u | v, u)), (1 << axis, (0, u, u | v, v))):
             corners = [side | corner for corner in ring]
-            edges = [_EDGES.index(tuple(sorted(p))) for p in zip(corners, corners[1:] + corners)]
+            pairs = zip(corners, corners[1:] + corners)
+            edges = [_EDGES.index((min(pair), max(pair))) for pair in pairs]
             held = [code >> corner & 1 for corner in corners]
             for i in range(4):
                 if held[i] and not held[(i + 1) % 4]:

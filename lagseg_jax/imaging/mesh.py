@@ -10,12 +10,17 @@ import importlib.util
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from lagseg_jax.imaging.marching_cubes import neighbour_means, voxel_surface
 from lagseg_jax.imaging.masks import bounding_box
 from lagseg_jax.imaging.mesh_distance import voxel_distances
+from lagseg_jax.imaging.triangles import (
+    body_of_each,
+    enclosed,
+    is_closed,
+    samples,
+    without_folds,
+)
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.extras import install_command
 
@@ -23,6 +28,7 @@ SPACES = ("LPS", "RAS")
 TRIANGLES = 20000
 MAX_VOLUME_ERROR = 0.01
 MAX_DISTANCE = 0.5  # 95 % of the surface, in voxels
+_LARGE = 200  # triangles; bodies of fewer are not thinned
 _PASSES = 100
 _STEPS = (0.6307, -0.6352)  # Taubin's pair: of a wave along the surface it keeps what is longer
 _REACH = 0.5  # voxels that smoothing moves a point at most
@@ -38,14 +44,16 @@ class Surface:
         points: (V, 3) float32, mm.
         triangles: (N, 3) int64, numbers of points.
         space: the sides to which x, y and z grow, "LPS" or "RAS".
+        whole: closed, and as many bodies as before smoothing and thinning.
         volume_error: of the volume inside, as a part of the mask's.
-        distance: to the surface of the voxels, which 95 % of it keep, in voxels.
-        remark: what was left out for these two and why, or "".
+        distance: to the surface of the voxels, within which 95 % of it are, in voxels.
+        remark: what was left out, and why; or "".
     """
 
     points: np.ndarray
     triangles: np.ndarray
     space: str = "LPS"
+    whole: bool = True
     volume_error: float = 0.0
     distance: float = 0.0
     remark: str = ""
@@ -58,6 +66,35 @@ class Surface:
                 f"{self.distance:.2f} voxels of the mask's surface"
             )
         return f"{said}; {self.remark}" if self.remark else said
+
+    def amiss(self) -> str:
+        """What it does not keep of what is promised, or ""."""
+        if not self.whole:
+            return "it is not closed"
+        if not abs(self.volume_error) <= MAX_VOLUME_ERROR:
+            return f"its volume is {100 * self.volume_error:+.1f} % off"
+        if not self.distance <= MAX_DISTANCE:
+            return f"5 % of it are {self.distance:.2f} voxels or more from the mask's surface"
+        return ""
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """What a surface file shall be.
+
+    Attributes:
+        file_format: of `mesh_files.FORMATS`.
+        space: of `SPACES`.
+        triangles: about how many at most; 0: all.
+    """
+
+    file_format: str = "stl"
+    space: str = "LPS"
+    triangles: int = TRIANGLES
+
+    def file_name(self, case: str) -> str:
+        """Of a case; LPS, what most programs expect, goes without saying."""
+        return f"{case}{'_RAS' if self.space == 'RAS' else ''}.{self.file_format}"
 
 
 def check_mesh_support() -> None:
@@ -92,31 +129,38 @@ def atrium_surface(
     Returns:
         The surface; without triangles for an empty mask.
     """
-    to_mm = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine if space == "LPS" else affine
     if not mask.any():
         return Surface(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64), space)
     box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in bounding_box(mask))
     inside = mask[box] != 0
     height = np.ones(inside.shape, np.float32)
     if probability is not None:
-        # A little away from the threshold: in a voxel's centre, triangles would shrink to a point.
-        height = np.abs(probability[box].astype(np.float32) - threshold).clip(_NEAR)
-        height[~inside & (probability[box] >= threshold)] = threshold  # a dropped component: 0
+        height = _height(inside, probability[box], threshold)
     exact, plain, faces = voxel_surface(inside, height)
-    to_mm = to_mm.copy()
+    to_mm = np.diag([*((-1.0, -1.0) if space == "LPS" else (1.0, 1.0)), 1.0, 1.0]) @ affine
     to_mm[:3, 3] += to_mm[:3, :3] @ [part.start for part in box]
     smooth = _smoothed(exact, plain, faces)
-    for points, count, without in (
-        (smooth, triangles, ""),
-        (smooth, 3 * triangles, "thinned less"),
-        (smooth, 0, "not thinned"),
-        (plain, 0, "neither smoothed nor thinned"),
+    remark = ""
+    for points, count, less in (
+        (smooth, triangles, "thinned less"),
+        (smooth, 2 * triangles, "not thinned"),
+        (smooth, 0, "neither smoothed nor thinned"),
+        (plain, 0, ""),
     ):
-        found, amiss = _finished(points, faces, inside, to_mm, count, space)
+        found = _finished(points, faces, inside, to_mm, count, space)
+        amiss = found.amiss()
         if not amiss:
             break
-        why = amiss
-    return replace(found, remark=f"{without}, since {why}" if without else "")
+        remark = f"{less}, as else {amiss}" if less else f"but {amiss}"
+    return replace(found, remark=remark)
+
+
+def _height(inside: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
+    """How far the probability is from the threshold: for `voxel_surface`."""
+    # A little away from it: in a voxel's centre, triangles would shrink to a point.
+    height = np.abs(probability.astype(np.float32) - threshold).clip(_NEAR)
+    height[~inside & (probability >= threshold)] = threshold  # a dropped component: as of 0
+    return height
 
 
 def _smoothed(points: np.ndarray, plain: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -138,39 +182,40 @@ def _finished(
     to_mm: np.ndarray,
     count: int,
     space: str,
-) -> tuple[Surface, str]:
-    """The surface thinned and of the mask's volume, and what is amiss with it, or ""."""
+) -> Surface:
+    """The surface thinned, of the mask's volume, in mm, and measured."""
     turn, origin = to_mm[:3, :3], to_mm[:3, 3]
-    bodies = _bodies(triangles, len(points))
+    bodies = body_of_each(triangles).max()
     if 0 < count < len(triangles):
         points, triangles = _thinned(points @ turn.T, triangles, count)
         points = points @ np.linalg.inv(turn).T
-    points = _of_volume(points, triangles, np.count_nonzero(inside))
+    voxels = int(np.count_nonzero(inside))
+    points = _of_volume(points, triangles, voxels)
     placed = (points @ turn.T + origin).astype(np.float32)
     points = (placed - origin) @ np.linalg.inv(turn).T
-    error = enclosed(points, triangles) / np.count_nonzero(inside) - 1
-    distance = float(np.percentile(voxel_distances(samples(points, triangles), inside), 95))
+    error = enclosed(points, triangles) / voxels - 1
+    distances = voxel_distances(samples(points, triangles, _SAMPLES), inside)
+    whole = is_closed(placed, triangles) and body_of_each(triangles).max() == bodies
     if np.linalg.det(turn) < 0:
         triangles = triangles[:, ::-1]
-    surface = Surface(placed, triangles, space, error, distance)
-    amiss = ""
-    if not is_closed(placed, triangles) or _bodies(triangles, len(points)) != bodies:
-        amiss = "it would not stay closed"
-    elif not abs(error) <= MAX_VOLUME_ERROR:
-        amiss = f"the volume would be {100 * error:+.1f} % off"
-    elif not distance <= MAX_DISTANCE:
-        amiss = f"5 % of it would be {distance:.2f} voxels and more from the mask's surface"
-    return surface, amiss
+    return Surface(placed, triangles, space, whole, error, float(np.percentile(distances, 95)))
 
 
 def _thinned(
     points: np.ndarray, triangles: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """About `count` triangles, and their points (V, 3)."""
+    """About `count` triangles, and their points (V, 3); of small bodies all: they would vanish."""
     from fast_simplification import simplify
 
-    points, triangles = simplify(points, triangles.astype(np.int32), target_count=count)
-    return points.astype(np.float64), triangles.astype(np.int64)
+    body = body_of_each(triangles)
+    large = np.bincount(body)[body] >= _LARGE
+    if not large.any():
+        return points, triangles
+    wanted = max(count - np.count_nonzero(~large), _LARGE)
+    thin, faces = simplify(points, triangles[large].astype(np.int32), target_count=wanted)
+    rest = triangles[~large] + len(thin)
+    used, numbers = np.unique(np.concatenate([without_folds(faces), rest]), return_inverse=True)
+    return np.concatenate([thin, points])[used], numbers.reshape(-1, 3)
 
 
 def _of_volume(points: np.ndarray, triangles: np.ndarray, voxels: int) -> np.ndarray:
@@ -188,45 +233,3 @@ def _of_volume(points: np.ndarray, triangles: np.ndarray, voxels: int) -> np.nda
     roots = np.polynomial.Polynomial.fit(steps, volumes, 3).roots()
     real = roots[np.abs(roots.imag) < 1e-9].real
     return points + normals * real[np.abs(real).argmin()] if len(real) else points
-
-
-def _bodies(triangles: np.ndarray, count: int) -> int:
-    """How many surfaces of their own there are; a hollow counts as one."""
-    a, b = triangles[:, :2].T
-    linked = sparse.csr_matrix((np.ones(len(a)), (a, b)), (count, count))
-    return len(np.unique(connected_components(linked, directed=False)[1][triangles[:, 0]]))
-
-
-def is_closed(points: np.ndarray, triangles: np.ndarray) -> bool:
-    """Whether every edge belongs to two triangles that run along it in opposite directions.
-
-    Points (V, 3) are told apart by where they are, as a reader of an STL file does.
-    """
-    _, numbers = np.unique(points, axis=0, return_inverse=True)
-    corners = numbers.ravel()[triangles]
-    a, b = np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]]).T
-    there, back = np.sort(a * len(points) + b), np.sort(b * len(points) + a)
-    return bool((a != b).all() and (there == back).all() and (np.diff(there) > 0).all())
-
-
-def enclosed(points: np.ndarray, triangles: np.ndarray) -> float:
-    """Volume inside closed surfaces, in the points' unit cubed; negative if normals point inwards.
-
-    The sum of the signed tetrahedra `a . (b x c) / 6`, by the divergence theorem.
-    """
-    a, b, c = np.moveaxis(points[triangles].astype(np.float64), 1, 0)
-    return float(np.einsum("ni,ni->", a, np.cross(b, c)) / 6)
-
-
-def samples(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Points of all triangles, as many on each as its area asks for."""
-    corners = points[triangles]
-    sides = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.linalg.norm(sides, axis=1)
-    random = np.random.default_rng(0)
-    total = area.sum()
-    chosen = random.choice(len(triangles), _SAMPLES, p=area / total)
-    u, v = random.random((2, _SAMPLES, 1))
-    u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
-    a, b, c = np.moveaxis(corners[chosen], 1, 0)
-    return a + u * (b - a) + v * (c - a)
