@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,12 +14,13 @@ from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.slices import to_slices
-from lagseg_jax.imaging.volume import MAX_BYTES, remarks
-from lagseg_jax.inference.files import CasePage, Outputs, Prediction
+from lagseg_jax.imaging.volume import remarks
+from lagseg_jax.inference.files import Outputs, Prediction
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line, write_statistics
 from lagseg_jax.inference.postprocess import PostProcessing
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
+from lagseg_jax.inference.request import Request
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import is_full, log, still
 from lagseg_jax.runtime.errors import InputError
@@ -29,35 +30,6 @@ from lagseg_jax.runtime.trace import stage
 
 if TYPE_CHECKING:  # it loads jax, which a command does without until there is something to compute
     from lagseg_jax.inference.segmenter import Segmenter
-
-
-@dataclass(frozen=True)
-class Request:
-    """How all cases are predicted.
-
-    Attributes:
-        workdirs: folders of training runs; several are an ensemble.
-        weights: folders of encoder weights that were moved; one for all runs or one for each.
-        components: connected components kept, 0 for all; None: as trained.
-        min_mm3: components smaller than this go.
-        tta: average over the four in-plane mirrorings.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        plane: that all volumes are cut in; "": as the run says.
-        allow: what DICOM series may have.
-        case_page: writes the review page of a case, for outputs that have one.
-    """
-
-    workdirs: Sequence[str]
-    weights: Sequence[str] | None = None
-    components: int | None = None
-    min_mm3: float = 0.0
-    tta: bool = False
-    max_bytes: int = MAX_BYTES
-    orientation: str = ""
-    plane: str = ""
-    allow: Sequence[str] = ()
-    case_page: CasePage | None = None
 
 
 class Predicted(NamedTuple):
