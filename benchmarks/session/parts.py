@@ -47,7 +47,8 @@ def _train(session: Session, config: str, steps: int) -> None:
         speeds = [row["slices_per_second"] for row in rows if "slices_per_second" in row]
         if speeds:
             session.add("training", statistics.median(speeds), "slices/s")
-    session.add("first step of main", found["first_step"], "s")
+    if "first_step" in found:
+        session.add("first step of main", found["first_step"], "s")
     session.add("main as a whole", found["seconds"], "s")
     _add_stages(session, "main", trace)
 
