@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from lagseg_jax.imaging.mesh import MeshOptions
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference import files
 from lagseg_jax.inference.files import Outputs, plan_outputs
@@ -74,7 +75,7 @@ def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
 @pytest.mark.parametrize("cut", [0.25, 0.5, 0.8])
 def test_mask_and_surface_are_where_the_probability_is_the_threshold(tmp_path, cut):
     """A ball whose probability falls by 0.1 per voxel, from 1.2 in its centre; voxels of 1 mm."""
-    pytest.importorskip("skimage")
+    pytest.importorskip("fast_simplification")
     distance = np.sqrt(sum((a - c) ** 2 for a, c in zip(np.indices((31, 29, 27)), (15, 14, 13))))
     probability = np.clip(1.2 - distance / 10, 0, 1).astype(np.float32)
     (tmp_path / "in").mkdir()
@@ -83,7 +84,8 @@ def test_mask_and_surface_are_where_the_probability_is_the_threshold(tmp_path, c
     segmenter.postprocessing = PostProcessing(cut)
     segmenter.predict_probability = lambda *_: probability
     segmenter.mask_of = lambda probability, affine, post: post.mask(probability, affine)
-    jobs = plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out", probability=True, mesh=True)
+    wanted = {"probability": True, "mesh": MeshOptions()}
+    jobs = plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out", **wanted)
     (row,) = predict_cases(segmenter, jobs, Request([])).rows.values()
     ((_, outputs),) = jobs.items()
     np.testing.assert_array_equal(read_volume(outputs.mask).array, probability >= cut)
