@@ -48,8 +48,12 @@ SAMPLES = ("README.md", "getting-started.md")
 OTHERS = ("python3", ".", "source", "export", "cd", "git", "gcloud", "kubectl", "sbatch", "srun")
 OTHERS += ("tmux", "ssh", "scp", "bash", "jupyter", "docker", "cp")
 OTHERS += ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
-NEEDS = {"lagseg_jax.export": "flatbuffers", "--mesh": "fast_simplification", "--input=dicom": "pydicom"}
-NEEDS |= {"dicom/patient_1": "pydicom", "--input=dicom/patient_1": "pydicom"}
+NEEDS = {"lagseg_jax.export": "flatbuffers", "--mesh": "fast_simplification"}
+NEEDS |= {
+    "--input=dicom": "pydicom",
+    "dicom/patient_1": "pydicom",
+    "--input=dicom/patient_1": "pydicom",
+}
 NEEDS |= {"--dicom_seg": "highdicom"}
 PYTHON_PAGES = ["README.md", "docs/api.md"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
