@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.layouts.detect import Case, detect
 from lagseg_jax.data.prepare import Preparation, _key
 from lagseg_jax.data.quality import inspect_case
 from lagseg_jax.imaging.dicom import read_series, read_stack
