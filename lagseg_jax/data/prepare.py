@@ -39,7 +39,7 @@ from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # raise when the content of an entry changes for the same key
+FORMAT = 5  # raise when the content of an entry changes for the same key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +131,19 @@ def prepare_cases(
         )
         for entry, case, inspection in zip(entries, cases, inspections)
     ]
+
+
+def voxel_hashes(
+    cases: Sequence[Case], checked: Sequence[Case], preparation: Preparation, folder: Path
+) -> dict[str, str]:
+    """{case: hash of its image's voxels} of those that `prepare_cases` decoded or checked."""
+    uses = [(case, "decoded") for case in cases] + [(case, "checked") for case in checked]
+    return {
+        case.name: _read_inspection(folder / _key(case, preparation, use), case).facts[
+            "voxels_sha256"
+        ]
+        for case, use in uses
+    }
 
 
 def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule) -> None:

@@ -35,7 +35,6 @@ from lagseg_jax.imaging.volume import (
     check_same_shape,
     on_grid_of,
     parse_volume,
-    to_canonical,
 )
 from lagseg_jax.runtime.errors import InputError
 
@@ -175,12 +174,26 @@ def _facts(image: Volume | None, mask: Volume | None, plane: str) -> dict[str, A
 
 
 def voxels_sha256(volume: Volume) -> str:
-    """Hash of the decoded voxels, whatever the file format, data type and axis order."""
-    canonical, _ = to_canonical(volume.array, volume.affine)
-    digest = hashlib.sha256(str(canonical.shape).encode())
-    for plane in canonical.transpose(2, 1, 0):
+    """Hash of the decoded voxels, whatever the file format, data type, axis order and affine.
+
+    Axes are ordered and turned by what they hold: a copy whose orientation was lost is a copy.
+    """
+    array = volume.array
+    for axis in range(3):
+        profile = _profile(array, axis)
+        array = np.flip(array, axis) if profile > profile[::-1] else array
+    order = sorted(range(3), key=lambda axis: (array.shape[axis], _profile(array, axis)))
+    array = array.transpose(order)
+    digest = hashlib.sha256(str(array.shape).encode())
+    for plane in array:
         digest.update(np.ascontiguousarray(plane, np.float32).data)
     return digest.hexdigest()
+
+
+def _profile(array: np.ndarray, axis: int) -> list[float]:
+    """The sums of all planes across an axis; exact for integers, whatever the order of voxels."""
+    others = tuple(other for other in range(3) if other != axis)
+    return array.sum(axis=others, dtype=np.float64).tolist()
 
 
 def errors_of(problems: Iterable[Problem], allow: Sequence[str] = ()) -> list[Problem]:

@@ -9,9 +9,8 @@ from typing import Any
 import ml_collections
 
 from lagseg_jax.data.cases import Case
-from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.datasets import config_datasets, labelled, say_datasets
-from lagseg_jax.data.seen_cases import check_unseen, seen_images
+from lagseg_jax.data.seen_cases import check_unseen, image_hashes, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
@@ -71,7 +70,9 @@ def judge_external(
     cases = _cases(config, test.split)
     way = "--allow=seen_case"
     seen = seen_images(test.workdir)
-    names = check_unseen(seen, hash_cases(cases), test.workdir, config.data.allow, way)
+    reading = int(config.data.max_gb * 1e9), config.data.orientation
+    hashes = image_hashes(cases, *reading)
+    names = check_unseen(seen, hashes, test.workdir, config.data.allow, way)
     if names:
         log.warning("the run has learnt from %d of these cases", len(names))
     use_compilation_cache()

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 
@@ -109,6 +110,32 @@ def test_cases_that_the_run_has_seen_are_named(finished_run, phantom, tmp_path, 
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["external"]["seen_cases"] == ["scan_0"]
     assert "No fair test" in (output / "report.html").read_text()
+
+
+def test_copies_in_other_files_are_seen_cases(finished_run, phantom, tmp_path, capsys):
+    """In another format, with another affine, with axes turned about: the voxels count."""
+    split = json.loads((finished_run / "splits.json").read_text())
+    cases = {case.name: case for case in detect(phantom).cases}
+    names = [*split["train"][:2], split["validation"][0], split["test"][0]]
+    images = [nibabel.load(cases[name].image) for name in names]
+    voxels = [np.asarray(image.dataobj) for image in images]
+    data = tmp_path / "data"
+    for folder in ("images", "labels"):
+        (data / folder).mkdir(parents=True)
+    noisy = nibabel.Nifti1Image(voxels[0].astype(np.float32), images[0].affine + np.eye(4) * 1e-5)
+    noisy.header["descrip"] = b"anonymised"
+    nibabel.save(noisy, data / "images" / "a.nii")
+    header = {"space": "left-posterior-superior", "space directions": np.diag([2.5, 2.5, 5.0])}
+    nrrd.write(str(data / "images" / "b.nrrd"), voxels[1], header)
+    turned = voxels[2].transpose(2, 0, 1)[::-1, :, ::-1]
+    nibabel.save(nibabel.Nifti1Image(turned, np.eye(4)), data / "images" / "c.nii.gz")
+    shutil.copy(cases[names[3]].image, data / "images" / "d.nii.gz")
+    for key, name in zip("abcd", names):
+        shutil.copy(cases[name].label, data / "labels" / f"{key}.nii.gz")
+    out = f"--output={tmp_path / 'out'}", "--orientation=LPS"
+    assert call(f"--workdir={finished_run}", f"--data={data}", *out) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "'a', 'b', 'c'" in said and "'d'" not in said and not (tmp_path / "out").exists()
 
 
 def test_nothing_of_others_is_written_over(finished_run, other, tmp_path, capsys):
