@@ -12,7 +12,10 @@ import pytest
 from lagseg_jax import evaluate, report
 from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.phantom import write_dataset
+from lagseg_jax.data.quality import voxels_sha256
+from lagseg_jax.imaging.volume import parse_volume
 from lagseg_jax.runs.lock import locked
+from lagseg_jax.runs.voxel_hashes import read_voxel_hashes, write_voxel_hashes
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.files import file_sha256
 
@@ -58,6 +61,7 @@ def test_the_run_stays_as_it_is_while_it_trains(finished_run, other, tmp_path):
         np.testing.assert_allclose(float(row["dice"]), 2 * (label & mask).sum() / total, rtol=1e-6)
     manifest = json.loads((folder / "manifest.json").read_text())
     about = {"run": str(workdir), "name": "hospital_b", "split": "", "seen_cases": []}
+    about["partners"] = []
     assert manifest["external"] == about and manifest["dataset"]["root"] == str(other)
     page = (folder / "report.html").read_text()
     assert "run on hospital_b" in page and "No fair test" not in page
@@ -91,6 +95,32 @@ def test_any_naming_some_cases_and_merged_labels(finished_run, other, tmp_path):
     chosen = "--cases=train_1", "--cases=train_3"
     assert call(*run, tmp_path / "b", f"--data={data}", *naming, *chosen) == 0
     assert rows_of(tmp_path / "b") == rows_of(tmp_path / "a")
+
+
+def test_several_runs_are_an_ensemble(finished_run, other, tmp_path, capsys):
+    """Twice the same model is that model; a partner counts, and its training cases, too."""
+    runs = f"--data={other}", "--workdir", finished_run, finished_run
+    assert call(*runs) == 2
+    assert "--output is missing" in capsys.readouterr().err
+    assert call(f"--workdir={finished_run}", f"--data={other}", f"--output={tmp_path / 'a'}") == 0
+    assert call(*runs, f"--output={tmp_path / 'b'}") == 0
+    assert rows_of(tmp_path / "b") == rows_of(tmp_path / "a")
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    (partner,) = manifest["external"]["partners"]
+    assert partner["run"] == str(finished_run) and partner["seed"] == manifest["seed"]
+    assert partner["checkpoint_step"] == manifest["checkpoint_step"]
+    assert f"{finished_run.name} and 1 more on" in (tmp_path / "b" / "report.html").read_text()
+    assert call(f"--workdir={finished_run}", f"--data={other}", f"--output={tmp_path / 'b'}") == 2
+
+    learnt = shutil.copytree(finished_run, tmp_path / "learnt")
+    hashes = read_voxel_hashes(learnt)
+    train = json.loads((learnt / "splits.json").read_text())["train"]
+    image = parse_volume(detect(other).cases[1].image)
+    write_voxel_hashes(learnt, {**hashes, train[0]: voxels_sha256(image)})
+    capsys.readouterr()
+    several = "--workdir", finished_run, learnt
+    assert call(f"--data={other}", *several, f"--output={tmp_path / 'c'}") == 2
+    assert "'train_2'" in capsys.readouterr().err and not (tmp_path / "c").exists()
 
 
 def test_cases_that_the_run_has_seen_are_named(finished_run, phantom, tmp_path, capsys):
@@ -145,6 +175,7 @@ def test_nothing_of_others_is_written_over(finished_run, other, tmp_path, capsys
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     about = {"run": str(finished_run), "name": "x", "split": "", "seen_cases": []}
+    about["partners"] = []
     record = {"external": about, "dataset": {"root": "/data/another"}}
     (elsewhere / "manifest.json").write_text(json.dumps(record))
     own = finished_run / "evaluation"
