@@ -29,6 +29,7 @@ from lagseg_jax.data.quality import (
     errors_of,
     inspect_case,
 )
+from lagseg_jax.imaging.dicom_geometry import ALLOWED as DICOM_ALLOWED
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
@@ -195,6 +196,8 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
         files.append((str(path.resolve()), *seen))
     settings: tuple = (preparation.label_value, preparation.label_threshold)
     settings += (preparation.orientation, preparation.plane)
+    if case.image.is_dir():  # what cannot be read otherwise
+        settings += tuple(name for name in DICOM_ALLOWED if name in preparation.allow)
     if use == "decoded":
         settings += (preparation.image_size, preparation.clip_percentiles, preparation.window)
     return key_of([FORMAT, use, files, settings])
@@ -209,6 +212,7 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
             preparation.max_bytes,
             preparation.orientation,
             preparation.plane,
+            preparation.allow,
         )
     _log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
     if image is None or mask is None or not inspection.usable:

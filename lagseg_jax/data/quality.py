@@ -93,6 +93,7 @@ def inspect_case(
     max_bytes: int = MAX_BYTES,
     orientation: str = "",
     plane: str = "",
+    allow: Sequence[str] = (),
 ) -> tuple[Inspection, Volume | None, Volume | None]:
     """Reads both files of a case once and applies every check.
 
@@ -102,6 +103,7 @@ def inspect_case(
         max_bytes: of voxels in one file.
         orientation: of files that do not say it, as in `parse_volume`.
         plane: of the slices, as in `to_slices`.
+        allow: what a DICOM series may have, as in `parse_volume`.
 
     Returns:
         The inspection, the image and its uint8 mask with the image's affine; None for what could
@@ -109,7 +111,7 @@ def inspect_case(
     """
     found = _Findings(case.name)
     attempt, add = found.attempt, found.add
-    image, label = _read(case, found, max_bytes, orientation)
+    image, label = _read(case, found, max_bytes, orientation, allow)
     mask = None
     if label is not None:
         if image is not None and is_image(image, label):
@@ -137,14 +139,15 @@ def inspect_case(
 
 
 def _read(
-    case: Case, found: _Findings, max_bytes: int, orientation: str
+    case: Case, found: _Findings, max_bytes: int, orientation: str, allow: Sequence[str]
 ) -> tuple[Volume | None, Volume | None]:
     """Image and label, as far as they are there and can be read."""
     image = label = None
     if case.label is not None and case.label.is_file() and not os.path.lexists(case.image):
         found.add("missing_image", f"{case.label}: label without its image, expected {case.image}.")
     else:
-        image = found.attempt("unreadable_image", parse_volume, case.image, max_bytes, orientation)
+        how = max_bytes, orientation, allow
+        image = found.attempt("unreadable_image", parse_volume, case.image, *how)
     if case.label is None or not case.label.is_file():
         found.add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
     else:

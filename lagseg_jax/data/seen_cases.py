@@ -42,7 +42,7 @@ def seen_images(workdir: Path) -> dict[str, str]:
 
 
 def image_hashes(
-    cases: Sequence[Case], max_bytes: int, orientation: str
+    cases: Sequence[Case], max_bytes: int, orientation: str, allow: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """{case: what its image is recognised by}: the hash of its file, and that of its voxels.
 
@@ -52,11 +52,12 @@ def image_hashes(
         cases: to be judged on.
         max_bytes: of voxels in one file.
         orientation: of files that do not say it, as in `parse_volume`.
+        allow: what a DICOM series may have, as there.
     """
 
     def of_voxels(case: Case) -> str:
         try:
-            return voxels_sha256(parse_volume(case.image, max_bytes, orientation))
+            return voxels_sha256(parse_volume(case.image, max_bytes, orientation, allow))
         except InputError:
             return ""
 

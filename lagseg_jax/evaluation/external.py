@@ -73,7 +73,8 @@ def judge_external(
     cases = _cases(config, test.split)
     way = "--allow=seen_case"
     seen = {key: case for run in test.workdirs for key, case in seen_images(run).items()}
-    reading = int(config.data.max_gb * 1e9), config.data.orientation
+    data = config.data
+    reading = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
     hashes = image_hashes(cases, *reading)
     names = check_unseen(seen, hashes, test.runs, config.data.allow, way)
     if names:
