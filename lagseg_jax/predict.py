@@ -16,7 +16,8 @@ from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
-from lagseg_jax.inference.predict_files import Request, predict_files
+from lagseg_jax.inference.predict_files import predict_files
+from lagseg_jax.inference.request import Request
 from lagseg_jax.reports.review import write_prediction_review
 from lagseg_jax.reports.review_case import write_case_page
 from lagseg_jax.reports.verdicts import add_list_options, listed
@@ -163,6 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
         plane=options.plane,
         allow=options.allow,
         case_page=write_case_page if options.review else None,
+        estimate=options.statistics or options.review,
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
         failed, full = predict_files(jobs, folder, request, options.statistics, options.resume)

@@ -15,6 +15,7 @@ from lagseg_jax.data.seen_cases import check_unseen, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
+from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.segmenter import Segmenter, restore_segmenter
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
@@ -77,6 +78,8 @@ def judge_external(
     use_compilation_cache()
     encoder = load_frozen_encoder(config)
     segmenter = restore_segmenter(config, test.workdir, encoder)
+    estimator = Estimator.of(test.workdir, segmenter.step, config.data, segmenter.plane)
+    segmenter = dataclasses.replace(segmenter, estimator=estimator)
     about = {
         "run": str(test.workdir.absolute()),
         "name": test.name,

@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Prediction:
         stack: the DICOM images, where a segmentation of them is wanted.
         algorithm: what made the mask, for that.
         window: of the grey values in pictures, as in `grey_range`.
+        estimates: columns of `uncertainty`, where they are wanted.
     """
 
     volume: Volume
@@ -50,6 +51,7 @@ class Prediction:
     stack: Stack | None = None
     algorithm: Algorithm | None = None
     window: Sequence[float] = ()
+    estimates: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
