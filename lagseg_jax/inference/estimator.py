@@ -108,7 +108,7 @@ def case_numbers(
     inside, _ = to_slices(mask, affine, plane)
     shows = inside.any(axis=(1, 2))
     grey = grey_range(slices, tuple(data.clip_percentiles), tuple(data.window))
-    rows, columns = resize_matrices(*slices.shape[1:], data.image_size)
+    rows, columns = resize_matrices(slices.shape[1], slices.shape[2], data.image_size)
     images = rows @ normalise(slices[shows], grey) @ columns.T
     masks = network_masks(inside[shows], data.image_size)
     return {"volume_ml": volume_ml(mask, affine), **appearance(images, masks)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lagseg_jax.imaging.dicom_segmentation import Algorithm
+from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import remarks
@@ -28,6 +28,7 @@ from lagseg_jax.runtime.console import is_full, log, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.host import library_versions
 from lagseg_jax.runtime.processes import allgather, process, share
+from lagseg_jax.runtime.trace import stage
 
 if TYPE_CHECKING:  # it loads jax, which a command does without until there is something to compute
     from lagseg_jax.inference.segmenter import Segmenter
@@ -131,6 +132,7 @@ def predict_cases(
     models = _models(request)
     predicted = Predicted({}, [])
 
+    @stage("writing")
     def finish(label: str, one: Input, done: Prediction) -> None:
         outputs, row = jobs[one], _row(done)
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
@@ -156,7 +158,8 @@ def predict_cases(
         for number, (one, outputs) in enumerate(jobs.items(), 1):
             label = f"{number}/{len(jobs)}"
             try:
-                prediction = predict_case(segmenter, one, outputs, post, request)
+                with stage("other volumes" if number > 1 else "first volume"):
+                    prediction = predict_case(segmenter, one, outputs, post, request)
             except InputError as error:
                 writing.result()  # the case before is reported before this one
                 _refuse(label, one, outputs, error)
@@ -209,7 +212,8 @@ def predict_case(
             input_hash = one.content_hash()
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
-        volume = one.read(request.max_bytes, request.orientation)
+        with stage("reading"):
+            volume = one.read(request.max_bytes, request.orientation)
         check_grey(volume)
         for remark in remarks(volume):
             log.warning("%s: %s", one.source, remark)
@@ -229,7 +233,7 @@ def predict_case(
         volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
     window = segmenter.config.data.window
     done = Prediction(volume, mask, probability, input_hash, window=window, estimates=estimates)
-    if outputs.segmentation is None:
+    if not outputs.dicom:
         return done
     runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in request.workdirs)
     return replace(
@@ -256,7 +260,8 @@ def _row(done: Prediction) -> dict[str, Any]:
 
 def _load(request: Request) -> "Segmenter":
     """The model or the ensemble, with a word on what it costs."""
-    from lagseg_jax.inference.segmenter import load_segmenter
+    with stage("import"):
+        from lagseg_jax.inference.segmenter import load_segmenter
 
     segmenter = load_segmenter(request.workdirs, request.weights)
     if request.estimate:
@@ -272,10 +277,10 @@ def _load(request: Request) -> "Segmenter":
             "%d models, %d mirrorings: %d times the computing of one prediction",
             *(models, mirrorings, models * mirrorings),
         )
-    if request.tta:
+    if request.tta and not all(m.config.augment.flip for m in (segmenter, *segmenter.partners)):
         log.warning(
-            "--tta shows the model mirrored hearts, which training never does; it cost 9 "
-            "points of Dice with configs/cpu.py: compare both on labelled cases first"
+            "--tta shows the model mirrored hearts, which its training never did "
+            "(config.augment.flip is 0); it cost 9 points of Dice: compare both on labelled cases"
         )
     return segmenter
 

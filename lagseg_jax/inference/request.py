@@ -1,4 +1,4 @@
-"""Says how the cases of one call of `predict` are read and predicted."""
+"""What a prediction asks for beside its inputs: models and options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lagseg_jax import evaluate, report
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.runs.lock import locked
 from lagseg_jax.runtime.console import exit_status

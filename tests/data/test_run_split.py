@@ -16,7 +16,7 @@ from lagseg_jax import main
 from lagseg_jax.config.choices import PHANTOMS
 from lagseg_jax.config.validate import check_config
 from lagseg_jax.data import contents, phantom_scans
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.data.split import nnunet_folds, split_sha256
 from lagseg_jax.runs.checkpoint import REMOVED

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from lagseg_jax.data.layouts import Case, detect
+from lagseg_jax.data.layouts.detect import Case, detect
 from lagseg_jax.data.prepare import Preparation, _key
 from lagseg_jax.data.quality import inspect_case
 from lagseg_jax.imaging.dicom import read_series, read_stack
 from lagseg_jax.imaging.dicom_choice import choose
-from lagseg_jax.imaging.dicom_segmentation import Algorithm, header_of, write_segmentation
+from lagseg_jax.imaging.dicom_derived import Algorithm, header_of
+from lagseg_jax.imaging.dicom_segmentation import write_segmentation
 from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label, read_label
 from lagseg_jax.imaging.volume import read_volume, write_mask, write_voxels
