@@ -16,7 +16,8 @@ from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
-from lagseg_jax.inference.predict_files import Request, predict_files
+from lagseg_jax.inference.predict_files import predict_files
+from lagseg_jax.inference.request import Request
 from lagseg_jax.reports.review import write_prediction_review
 from lagseg_jax.reports.review_case import write_case_page
 from lagseg_jax.reports.verdicts import add_list_options, listed

@@ -6,24 +6,26 @@ resizing back. Several models are an ensemble: their probabilities are averaged,
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
+from lagseg_jax.imaging.grey_values import grey_range
 from lagseg_jax.imaging.slices import SliceGeometry, check_trained_plane, from_slices, to_slices
 from lagseg_jax.inference.given import Given, voxels_and_affine
 from lagseg_jax.inference.memory import check_memory, refused_where_memory_ends
 from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
 from lagseg_jax.inference.slice_probability import (
+    Cut,
     average_probability,
     resampling,
     slice_probability,
 )
-from lagseg_jax.inference.slice_search import search
+from lagseg_jax.inference.slice_search import one_ahead, search
 from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.model.lora import LORA
 from lagseg_jax.model.segmentation import Model, build_model
@@ -36,7 +38,6 @@ from lagseg_jax.runtime.devices import split_batch, use_compilation_cache
 from lagseg_jax.runtime.errors import InputError
 
 BUCKET = 64  # slice sizes are padded to multiples of this: few sizes, few compilations
-Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +83,7 @@ class Segmenter:
     ) -> np.ndarray:
         """Segments the left atrium.
 
-        Where one component is to be kept and nothing smoothed, slices far from it are not computed,
-        as `config.predict.stride` says (see `slice_search`).
+        Slices that cannot matter are left out, as `config.predict.stride` says (`slice_search`).
 
         Args:
             volume: path of a file, nibabel image, or array (x, y, z) of grey values of any real
@@ -102,12 +102,7 @@ class Segmenter:
         """
         volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
         post = post or self.postprocessing
-        if post.smooth_mm:
-            probability = self.predict_probability(volume, None, affine, tta, post.smooth_mm)
-            return post.mask(probability, affine)
-        # Compared on the device: a whole volume of probabilities would be the largest array here.
-        mask = self._predict(volume, affine, tta, post.threshold, self._stride(post))
-        return post.clean(mask, affine)
+        return self.finish(self.compute(self.cut(volume, affine), tta, post), affine, post)[0]
 
     def predict_probability(
         self,
@@ -125,16 +120,48 @@ class Segmenter:
         if smooth_mm is None:
             smooth_mm = self.postprocessing.smooth_mm
         volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
-        probability = self._predict(volume, affine, tta)
+        probability = self.compute(self.cut(volume, affine), tta)
         return smooth_across_slices(probability, affine, smooth_mm, self.plane)
+
+    def cut(self, volume: np.ndarray, affine: np.ndarray, what: str = "the volume") -> Cut:
+        """What the devices need of a volume (x, y, z); in any thread.
+
+        Raises:
+            InputError: as `check_plane`; no voxel within the window.
+        """
+        slices, geometry = to_slices(volume, affine, self.plane)
+        self.check_plane(geometry, what)
+        of = [member.config.data for member in self._members]
+        rules = [(tuple(data.clip_percentiles), tuple(data.window)) for data in of]
+        found = {rule: grey_range(slices, *rule) for rule in set(rules)}
+        return Cut(slices, geometry, [found[rule] for rule in rules])
+
+    def compute(
+        self, cut: Cut, tta: bool = False, post: PostProcessing | None = None
+    ) -> np.ndarray:
+        """(x, y, z): the probability, float32; with `post`, where it reaches the threshold, uint8.
+
+        Where `post` smooths, it is the probability, too: `finish` makes masks of both.
+        """
+        # Compared on the device: a whole volume of probabilities would be the largest array here.
+        how = (None, 1) if post is None or post.smooth_mm else (post.threshold, self._stride(post))
+        return from_slices(self._predict_slices(cut, tta, *how), cut.geometry)
+
+    def finish(
+        self, computed: np.ndarray, affine: np.ndarray, post: PostProcessing
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The mask (x, y, z) of what `compute` gave, and the probability if it gave that."""
+        if computed.dtype == np.uint8:
+            return post.clean(computed, affine), None
+        probability = smooth_across_slices(computed, affine, post.smooth_mm, self.plane)
+        return self.mask_of(probability, affine, post), probability
 
     def mask_of(
         self, probability: np.ndarray, affine: np.ndarray, post: PostProcessing
     ) -> np.ndarray:
         """The mask that `predict_volume` gives, of the probability (x, y, z) of all slices.
 
-        Slices that it does not compute do not count here, either: a mask is the same whether or
-        not its probability is wanted, too.
+        Slices that it does not compute do not count here, either.
         """
         if post.smooth_mm or self._stride(post) == 1:
             return post.mask(probability, affine)
@@ -166,31 +193,24 @@ class Segmenter:
 
     def check_plane(self, geometry: SliceGeometry, what: str) -> None:
         """Raises InputError for slices in a plane that a member was not trained on, unless told."""
-        for member in (self, *self.partners):
+        for member in self._members:
             check_trained_plane(geometry, () if self.plane else member.planes, what)
 
-    def _predict(
-        self,
-        volume: np.ndarray,
-        affine: np.ndarray,
-        tta: bool,
-        threshold: float | None = None,
-        stride: int = 1,
-    ) -> np.ndarray:
-        """Volume -> probability (x, y, z) float32; uint8, where it is at a threshold or above."""
-        slices, geometry = to_slices(volume, affine, self.plane)
-        self.check_plane(geometry, "the volume")
-        return from_slices(self._predict_slices(slices, tta, threshold, stride), geometry)
+    @property
+    def _members(self) -> tuple["Segmenter", ...]:
+        return self, *self.partners
 
-    def _predict_slices(
-        self, slices: np.ndarray, tta: bool, threshold: float | None, stride: int
-    ) -> np.ndarray:
-        """Slices (Z, H, W) -> the same as `_predict` for each; 0 where `search` leaves them out."""
+    def _predict_slices(self, cut: Cut, tta: bool, threshold: float | None, stride: int) -> Any:
+        """The same as `compute` for each of the slices; 0 where `search` leaves them out."""
+        slices = cut.slices
         count, height, width = slices.shape
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
         batch = self._batch
         check_memory(slices.shape, padded, batch, slices.itemsize, threshold is None)
-        members = [(m, resampling(m.config.data, slices, padded)) for m in (self, *self.partners)]
+        members = [
+            (m, resampling(m.config.data.image_size, slices.shape[1:], padded, grey))
+            for m, grey in zip(self._members, cut.grey)
+        ]
         result = np.zeros(slices.shape, np.float32 if threshold is None else np.uint8)
 
         def start(numbers: np.ndarray) -> tuple[np.ndarray, jax.Array]:
@@ -206,23 +226,13 @@ class Segmenter:
 
         def look(numbers: np.ndarray) -> list[bool]:
             batches = (numbers[i : i + batch] for i in range(0, len(numbers), batch))
-            for some, output in _one_ahead(map(start, batches)):
+            for some, output in one_ahead(map(start, batches)):
                 result[some] = np.asarray(output)[: len(some), :height, :width]
             return [bool(result[number].any()) for number in numbers]
 
         with refused_where_memory_ends(slices.shape):
             search(look, count, stride, batch)
         return result
-
-
-def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, each when the next one has been started: devices have always work."""
-    items = iter(items)
-    before = next(items)
-    for item in items:
-        yield before
-        before = item
-    yield before
 
 
 def load_segmenter(
