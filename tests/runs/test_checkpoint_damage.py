@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, and saves that fail."""
 
+import errno
 import logging
 import resource
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from lagseg_jax.runs import checkpoint as checkpoint_module
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runs.train_state import is_whole, make_record
-from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.errors import InputError, TrainingError
 from small_checkpoints import save_all, state_at, steps
 
 
@@ -89,6 +90,18 @@ def test_a_damaged_step_can_be_saved_anew(saved, tmp_path):
     with Checkpoints(workdir, "abc") as checkpoints:
         assert checkpoints.best() == (2, 0.7)
         assert int(checkpoints.restore_newest(state_at(0))[0].step) == 2
+
+
+def test_a_step_that_is_damaged_twice_is_set_aside_twice(saved, tmp_path):
+    """The folder of the first time is there already."""
+    workdir = tmp_path / "run"
+    shutil.copytree(saved, workdir)
+    for _ in range(2):
+        damage(workdir, 2)
+        with Checkpoints(workdir, "abc") as checkpoints:
+            assert int(checkpoints.restore_newest(state_at(0))[0].step) == 1
+        save_all(workdir, {2: 0.6})
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"1", "2", "2.damaged"}
 
 
 @pytest.mark.parametrize("part", ["params", "opt_state"])
@@ -186,3 +199,30 @@ def test_a_failed_save_is_not_the_latest_and_blocks_no_later_one(tmp_path, no_la
     assert all(p.name.isdigit() for p in (tmp_path / "checkpoints").iterdir())
     with Checkpoints(tmp_path, "abc") as checkpoints:
         assert int(checkpoints.restore_newest(state_at(0, large))[0].step) == 6
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [([], "none before it"), ([1], "that of step 1 stays")]
+)
+def test_what_stays_is_said(tmp_path, caplog, monkeypatch, before, said):
+    save_all(tmp_path, dict.fromkeys(before, 0.5))
+    with Checkpoints(tmp_path, "abc") as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", full_disk)
+        checkpoints.save(state_at(2), {}, 0.6)
+        assert checkpoints.failed == [2] and checkpoints.newest() == max(before, default=None)
+    assert said in caplog.text
+
+
+def test_one_of_several_processes_does_not_go_on_alone(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, "abc") as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", full_disk)
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(TrainingError, match=r"step 2 .*No space"),
+        ):
+            patch.setattr(jax, "process_count", lambda: 2)
+            checkpoints.save(state_at(2), {}, 0.6)
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
