@@ -72,14 +72,16 @@ def test_a_probability_that_equals_the_threshold_is_atrium():
 
 
 def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
-    loads = []
+    loads, kept = [], []
     real = segmenter_module.load_frozen_encoder
+    monkeypatch.setattr(segmenter_module, "use_compilation_cache", lambda: kept.append(True))
     monkeypatch.setattr(
         segmenter_module, "load_frozen_encoder", lambda c: loads.append(c) or real(c)
     )
     ensemble = lagseg_jax.load_segmenter([finished_run, finished_run])
     (partner,) = ensemble.partners
     assert len(loads) == 1 and partner.encoder is ensemble.encoder
+    assert kept  # what is compiled for it, the next start need not compile
 
 
 def test_encoders_are_the_same_only_in_equal_weights_and_precision(monkeypatch):
