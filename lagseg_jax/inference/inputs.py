@@ -87,7 +87,7 @@ def _find(path: Path, series: str, allow: Sequence[str]) -> list[Input]:
         if (paired := pairs_in_a_folder(path, files)) is not None:
             return _of_dataset([(f"pairs of files ({paired[0]})", path, paired[1])])
         return [Input(file, _short(file.name)) for file in files]
-    return _of_dataset(find_layouts(path)) or study_inputs(path, series, allow)
+    return _of_dataset(find_layouts(path, series=False)) or study_inputs(path, series, allow)
 
 
 def _of_dataset(found: Sequence[Found]) -> list[Input]:

@@ -309,7 +309,7 @@ def test_a_second_start_reads_no_file_again_and_a_changed_one_is_seen(
     load_split(config, tmp_path / "run")
     read = []
 
-    def reading(path):
+    def reading(path, files):
         read.append(path)
         return file_sha256(path)
 
