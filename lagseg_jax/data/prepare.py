@@ -74,6 +74,7 @@ class PreparedCase:
         plane: of the slices, one of `slices.PLANES`.
         dataset: its name, where there are several.
         key: of its entry in the cache, which stands for everything that decides the images.
+        atrium_ml: volume of the atrium in its label, in the case's own grid.
     """
 
     name: str
@@ -82,6 +83,7 @@ class PreparedCase:
     key: str = ""
     plane: str = ""
     dataset: str = ""
+    atrium_ml: float = 0.0
 
 
 def cache_folder(configured: str) -> Path:
@@ -128,7 +130,10 @@ def prepare_cases(
     evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
     return [
         dataclasses.replace(
-            _open_entry(entry, case.name), plane=inspection.facts["plane"], dataset=case.dataset
+            _open_entry(entry, case.name),
+            plane=inspection.facts["plane"],
+            dataset=case.dataset,
+            atrium_ml=inspection.facts["atrium_ml"],
         )
         for entry, case, inspection in zip(entries, cases, inspections)
     ]

@@ -3,8 +3,8 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Prediction:
         stack: the DICOM images, where an object that refers to them is wanted.
         algorithm: what made the mask, for that.
         window: of the grey values in pictures, as in `grey_range`.
+        estimates: columns of `uncertainty`, where they are wanted.
     """
 
     volume: Volume
@@ -57,6 +58,7 @@ class Prediction:
     stack: Stack | None = None
     algorithm: Algorithm | None = None
     window: Sequence[float] = ()
+    estimates: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lagseg_jax.imaging.dicom_derived import Algorithm
-from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import remarks
+from lagseg_jax.inference.estimated_mask import estimates_of, predict_estimated
+from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import Outputs, Prediction
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line, write_statistics
 from lagseg_jax.inference.postprocess import PostProcessing
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
 from lagseg_jax.inference.request import Request
+from lagseg_jax.inference.uncertainty import UNLIKE, has_uncertainty
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import is_full, log, still
 from lagseg_jax.runtime.errors import InputError
@@ -65,7 +67,8 @@ def predict_files(
     # Shared first and filtered then: processes that start later would see other files.
     mine = todo = {one: jobs[one] for one in share(list(jobs))}
     if resume:
-        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about)}
+        needed = [UNLIKE] if request.estimate and has_uncertainty(request.workdirs[0]) else []
+        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about, needed)}
         log.info("cases already there: %d, to do: %d", len(mine) - len(todo), len(todo))
     done = Predicted({}, [])
     if todo:
@@ -94,9 +97,16 @@ def _about(request: Request) -> dict[str, Any]:
     return {"runs": [run_identity(Path(w)) for w in request.workdirs], "options": options}
 
 
-def _is_done(one: Input, outputs: Outputs, about: dict[str, Any]) -> bool:
-    """Whether the files of a case are all there, made of this input by this model and options."""
+def _is_done(
+    one: Input, outputs: Outputs, about: dict[str, Any], columns: Sequence[str] = ()
+) -> bool:
+    """Whether the files of a case are all there, made of this input by this model and options.
+
+    And whether its statistics have these columns.
+    """
     content = Record.of(outputs.mask.parent, one.name).content
+    if not set(columns) <= set(content.get("row", ())):
+        return False
     made_from = content.get("made_from") or {}
     same = json.loads(json.dumps(about))  # tuples as lists
     if not outputs.complete() or {k: made_from.get(k) for k in about} != same:
@@ -124,7 +134,7 @@ def predict_cases(
 
     @stage("writing")
     def finish(label: str, one: Input, done: Prediction) -> None:
-        outputs, row = jobs[one], _row(done.volume, done.mask)
+        outputs, row = jobs[one], _row(done)
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
         made_from = {**(about or {}), "input": done.input_hash}
 
@@ -214,11 +224,15 @@ def predict_case(
         if outputs.probability or outputs.mesh:
             probability = segmenter.predict_probability(*place, request.tta, post.smooth_mm)
             mask = segmenter.mask_of(probability, volume.affine, post)
+            known = volume.array, volume.affine, mask, probability
+            estimates = estimates_of(segmenter, *known, post)
         else:
-            mask = segmenter.predict_volume(*place, request.tta, post)
+            how = volume.array, volume.affine, request.tta, post
+            mask, estimates = predict_estimated(segmenter, *how)
     if not outputs.drawn:  # the grey values, the largest array, go; the shape stays
         volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
-    done = Prediction(volume, mask, probability, input_hash, window=segmenter.config.data.window)
+    window = segmenter.config.data.window
+    done = Prediction(volume, mask, probability, input_hash, window=window, estimates=estimates)
     if not outputs.dicom:
         return done
     runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in request.workdirs)
@@ -238,10 +252,10 @@ def _remove_older(one: Input, outputs: Outputs) -> None:
         Record.of(outputs.mask.parent, one.name).remove()
 
 
-def _row(image: Volume, mask: np.ndarray) -> dict[str, Any]:
-    """The numbers of a mask (x, y, z), with what is to be said about the geometry of its image."""
-    row = mask_statistics(mask, image.affine)
-    return row | {"remarks": "; ".join(filter(None, [*remarks(image), row["remarks"]]))}
+def _row(done: Prediction) -> dict[str, Any]:
+    """The numbers of a mask, with what is to be said about the geometry of its image."""
+    row = mask_statistics(done.mask, done.volume.affine, done.estimates)
+    return row | {"remarks": "; ".join(filter(None, [*remarks(done.volume), row["remarks"]]))}
 
 
 def _load(request: Request) -> "Segmenter":
@@ -250,6 +264,10 @@ def _load(request: Request) -> "Segmenter":
         from lagseg_jax.inference.segmenter import load_segmenter
 
     segmenter = load_segmenter(request.workdirs, request.weights)
+    if request.estimate:
+        about = segmenter.step, segmenter.config.data, request.plane or segmenter.plane
+        estimator = Estimator.of(Path(request.workdirs[0]), *about)
+        segmenter = replace(segmenter, estimator=estimator)
     if request.plane:
         segmenter = replace(segmenter, plane=request.plane)
         log.warning("--plane cuts all volumes into %s slices", request.plane)

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from lagseg_jax.imaging.slices import SliceGeometry, check_trained_plane, from_slices, to_slices
+from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.given import Given, voxels_and_affine
 from lagseg_jax.inference.memory import check_memory, refused_where_memory_ends
 from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
@@ -54,6 +55,7 @@ class Segmenter:
         planes: of the slices it was trained on; none: not known.
         plane: that volumes are cut in; "": as `slices.through_plane` says, if it was trained on.
         source: the run that this one began with (`init_source.read_source`), or None.
+        estimator: of the Dice and the volume of its masks, where that is wanted and known.
     """
 
     config: ml_collections.ConfigDict
@@ -65,6 +67,7 @@ class Segmenter:
     planes: tuple[str, ...] = ()
     plane: str = ""
     source: dict[str, Any] | None = None
+    estimator: Estimator | None = None
 
     @property
     def postprocessing(self) -> PostProcessing:
@@ -103,11 +106,18 @@ class Segmenter:
         volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
         post = post or self.postprocessing
         if post.smooth_mm:
-            probability = self.predict_probability(volume, None, affine, tta, post.smooth_mm)
-            return post.mask(probability, affine)
+            return self.predict_both(volume, affine, tta, post)[0]
         # Compared on the device: a whole volume of probabilities would be the largest array here.
-        mask = self._predict(volume, affine, tta, post.threshold, self._stride(post))
+        mask = self._predict(volume, affine, tta, post.threshold, self._stride(post), binary=True)
         return post.clean(mask, affine)
+
+    def predict_both(
+        self, volume: np.ndarray, affine: np.ndarray, tta: bool, post: PostProcessing
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The mask of `predict_volume`, and its probability (x, y, z): 0 in slices left out."""
+        probability = self._predict(volume, affine, tta, post.threshold, self._stride(post))
+        smoothed = smooth_across_slices(probability, affine, post.smooth_mm, self.plane)
+        return post.mask(smoothed, affine), smoothed
 
     def predict_probability(
         self,
@@ -136,7 +146,7 @@ class Segmenter:
         Slices that it does not compute do not count here, either: a mask is the same whether or
         not its probability is wanted, too.
         """
-        if post.smooth_mm or self._stride(post) == 1:
+        if self._stride(post) == 1:
             return post.mask(probability, affine)
         slices, geometry = to_slices(probability >= post.threshold, affine, self.plane)
         mask = np.zeros(slices.shape, np.uint8)
@@ -150,7 +160,7 @@ class Segmenter:
 
     def _stride(self, post: PostProcessing) -> int:
         """Of `slice_search`; on accelerators, looking at all slices at once is faster."""
-        if post.components != 1:
+        if post.components != 1 or post.smooth_mm:
             return 1
         return self.config.predict.stride or (4 if jax.default_backend() == "cpu" else 1)
 
@@ -174,24 +184,25 @@ class Segmenter:
         volume: np.ndarray,
         affine: np.ndarray,
         tta: bool,
-        threshold: float | None = None,
+        threshold: float = 0.0,
         stride: int = 1,
+        binary: bool = False,
     ) -> np.ndarray:
-        """Volume -> probability (x, y, z) float32; uint8, where it is at a threshold or above."""
+        """Volume -> probability (x, y, z) float32; `binary`: uint8, where it is the threshold."""
         slices, geometry = to_slices(volume, affine, self.plane)
         self.check_plane(geometry, "the volume")
-        return from_slices(self._predict_slices(slices, tta, threshold, stride), geometry)
+        return from_slices(self._predict_slices(slices, tta, threshold, stride, binary), geometry)
 
     def _predict_slices(
-        self, slices: np.ndarray, tta: bool, threshold: float | None, stride: int
+        self, slices: np.ndarray, tta: bool, threshold: float, stride: int, binary: bool
     ) -> np.ndarray:
         """Slices (Z, H, W) -> the same as `_predict` for each; 0 where `search` leaves them out."""
         count, height, width = slices.shape
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
         batch = self._batch
-        check_memory(slices.shape, padded, batch, slices.itemsize, threshold is None)
+        check_memory(slices.shape, padded, batch, slices.itemsize, not binary)
         members = [(m, resampling(m.config.data, slices, padded)) for m in (self, *self.partners)]
-        result = np.zeros(slices.shape, np.float32 if threshold is None else np.uint8)
+        result = np.zeros(slices.shape, np.uint8 if binary else np.float32)
 
         def start(numbers: np.ndarray) -> tuple[np.ndarray, jax.Array]:
             """The numbers of one batch, and what the devices are computing of these slices."""
@@ -202,13 +213,13 @@ class Segmenter:
                 slice_probability(m.model, m.encoder.params, m.head_params, block, how, tta)
                 for m, how in members
             ]
-            return numbers, average_probability(outputs, threshold)
+            return numbers, average_probability(outputs, threshold if binary else None)
 
         def look(numbers: np.ndarray) -> list[bool]:
             batches = (numbers[i : i + batch] for i in range(0, len(numbers), batch))
             for some, output in _one_ahead(map(start, batches)):
                 result[some] = np.asarray(output)[: len(some), :height, :width]
-            return [bool(result[number].any()) for number in numbers]
+            return [bool((result[number] >= threshold).any()) for number in numbers]
 
         with refused_where_memory_ends(slices.shape):
             search(look, count, stride, batch)
@@ -285,6 +296,5 @@ def restore_segmenter(
         merged = jax.jit(model.adapted)(encoder.params, params)
         encoder = dataclasses.replace(encoder, params=merged)
         del params[LORA]
-    trained = {"planes": read_planes(workdir), "plane": config.data.plane}
-    trained["source"] = read_source(workdir)
-    return Segmenter(config, model, encoder, params, step, **trained)
+    told = read_planes(workdir), config.data.plane, read_source(workdir)
+    return Segmenter(config, model, encoder, params, step, (), *told)

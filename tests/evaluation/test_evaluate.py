@@ -32,7 +32,9 @@ def segmenter_of(masks):
     weights[:, [3, 7]] = 0.75 / 12, 1.25 / 12
     return SimpleNamespace(
         config=config,
-        predict_volume=lambda volume, spacing, affine: next(queue),
+        predict_volume=lambda volume, *how: next(queue),
+        postprocessing=None,
+        estimator=None,
         fusion_weights=lambda: weights,
         encoder=SimpleNamespace(report=lambda: report, warning=""),
         step=17,

@@ -43,6 +43,7 @@ def segmenter_of(predict_volume, window=()):
         encoder=SimpleNamespace(warning=""),
         config=SimpleNamespace(data=SimpleNamespace(window=window)),
         plane="",
+        estimator=None,
         check_plane=lambda geometry, what: None,
         predict_volume=predict_volume,
     )
@@ -179,7 +180,7 @@ def test_what_is_asked_for_has_precedence_over_the_run(jobs):
     asked = []
 
     def predict_volume(volume, spacing, affine, tta, post):
-        asked.append((spacing, post, tta))
+        asked.append((tuple(np.diag(affine)[:3]), post, tta))
         return threshold(volume, spacing, affine, tta, post)
 
     segmenter = segmenter_of(predict_volume)
