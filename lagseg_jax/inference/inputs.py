@@ -13,6 +13,7 @@ from lagseg_jax.imaging.volume import case_name, is_volume_file
 from lagseg_jax.inference.input_volume import Input
 from lagseg_jax.inference.records import is_recorded
 from lagseg_jax.inference.study_inputs import study_inputs
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import short_name
 
@@ -94,7 +95,7 @@ def _of_dataset(found: Sequence[Found]) -> list[Input]:
     """The images of the datasets, with labels or without."""
     inputs = []
     for layout, folder, cases in found:
-        log.info("input: %s at %s, %d cases", layout, folder, len(cases))
+        log.info("input: %s at %s, %s", layout, folder, count_of(len(cases), "case"))
         for case in cases:
             if not os.path.lexists(case.image):
                 log.info("%s: skipped, a label without its image %s", case.label, case.image)
