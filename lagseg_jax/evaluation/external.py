@@ -16,7 +16,8 @@ from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
-from lagseg_jax.inference.segmenter import Segmenter, load_segmenter
+from lagseg_jax.inference.load_segmenter import load_segmenter
+from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runs.lock import NAME, locked
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.errors import InputError

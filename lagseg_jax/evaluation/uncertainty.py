@@ -17,6 +17,7 @@ from lagseg_jax.evaluation.evaluate import read_labelled
 from lagseg_jax.evaluation.metrics import dice
 from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.inference.estimated_mask import mask_and_probability
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.uncertainty import (
@@ -69,7 +70,7 @@ def _measured(segmenter: Segmenter, case: Case) -> dict[str, Any]:
     image, label = read_labelled(case, segmenter.config.data)
     axis = to_slices(image.array, image.affine, segmenter.plane)[1].volume_axis
     post = segmenter.postprocessing
-    mask, probability = segmenter.predict_both(image.array, image.affine, False, post)
+    mask, probability = mask_and_probability(segmenter, image.array, image.affine, False, post)
     return {
         "case": case.name,
         "dice": dice(label.array, mask),
