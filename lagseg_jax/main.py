@@ -17,6 +17,7 @@ from lagseg_jax.config.validate import check_batch_size, check_config
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.datasets import check_processes
 from lagseg_jax.runs.lock import locked
+from lagseg_jax.runs.undo import undone_if_refused
 from lagseg_jax.runs.workdir import (
     check_continues,
     evaluation_config,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     """Trains if asked to, evaluates the test split, and returns its summary.
 
-    Nothing is written before config, encoder and data are accepted.
+    Nothing is left of a training that is refused: its config, encoder and data come first.
     """
     config = evaluation_config(workdir, config) if mode == "evaluate" else config
     check_config(config)
@@ -65,7 +66,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
         once(record_predict, workdir, config.predict)
         return summary
     check_batch_size("config.train.batch_size", config.train.batch_size, jax.device_count())
-    with locked(workdir):
+    with locked(workdir), undone_if_refused(workdir):
         encoder = load_frozen_encoder(config)
         if has_checkpoints(workdir):
             with Checkpoints(workdir, encoder.sha256, read_only=True) as checkpoints:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lagseg_jax.data.layouts import Found, find_layouts, find_named
-from lagseg_jax.data.pairs import pairs_in_a_folder
+from lagseg_jax.data.layouts.detect import Found, find_layouts, find_named
+from lagseg_jax.data.layouts.pairs import pairs_in_a_folder
 from lagseg_jax.imaging.dicom_files import is_dicom_file, is_zip, series_folders
 from lagseg_jax.imaging.volume import case_name, is_volume_file
 from lagseg_jax.inference.input_volume import Input
@@ -39,7 +39,7 @@ def find_inputs(
         path: of a file or folder.
         pattern: of the files in the folder, such as `*_image.nii.gz`: in all folders below, too,
             unless it has a slash. Masks are named by folder and file.
-        images: as in `layouts.detect`: a pattern whose wildcard names the masks, or a CSV.
+        images: as in `layouts.detect.detect`: a pattern whose wildcard names the masks, or a CSV.
         series: of DICOM studies, as in `dicom_choice.take`.
         allow: what DICOM series may have, as in `find_studies`.
 

@@ -2,61 +2,34 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lagseg_jax.imaging.dicom_segmentation import Algorithm
+from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.slices import to_slices
-from lagseg_jax.imaging.volume import MAX_BYTES, remarks
-from lagseg_jax.inference.files import CasePage, Outputs, Prediction
+from lagseg_jax.imaging.volume import remarks
+from lagseg_jax.inference.files import Outputs, Prediction
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line, write_statistics
 from lagseg_jax.inference.postprocess import PostProcessing
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
+from lagseg_jax.inference.request import Request
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import is_full, log, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.host import library_versions
 from lagseg_jax.runtime.processes import allgather, process, share
+from lagseg_jax.runtime.trace import stage
 
 if TYPE_CHECKING:  # it loads jax, which a command does without until there is something to compute
     from lagseg_jax.inference.segmenter import Segmenter
-
-
-@dataclass(frozen=True)
-class Request:
-    """How all cases are predicted.
-
-    Attributes:
-        workdirs: folders of training runs; several are an ensemble.
-        weights: folders of encoder weights that were moved; one for all runs or one for each.
-        components: connected components kept, 0 for all; None: as trained.
-        min_mm3: components smaller than this go.
-        tta: average over the four in-plane mirrorings.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        plane: that all volumes are cut in; "": as the run says.
-        allow: what DICOM series may have.
-        case_page: writes the review page of a case, for outputs that have one.
-    """
-
-    workdirs: Sequence[str]
-    weights: Sequence[str] | None = None
-    components: int | None = None
-    min_mm3: float = 0.0
-    tta: bool = False
-    max_bytes: int = MAX_BYTES
-    orientation: str = ""
-    plane: str = ""
-    allow: Sequence[str] = ()
-    case_page: CasePage | None = None
 
 
 class Predicted(NamedTuple):
@@ -149,6 +122,7 @@ def predict_cases(
     models = _models(request)
     predicted = Predicted({}, [])
 
+    @stage("writing")
     def finish(label: str, one: Input, done: Prediction) -> None:
         outputs, row = jobs[one], _row(done.volume, done.mask)
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"
@@ -174,7 +148,8 @@ def predict_cases(
         for number, (one, outputs) in enumerate(jobs.items(), 1):
             label = f"{number}/{len(jobs)}"
             try:
-                prediction = predict_case(segmenter, one, outputs, post, request)
+                with stage("other volumes" if number > 1 else "first volume"):
+                    prediction = predict_case(segmenter, one, outputs, post, request)
             except InputError as error:
                 writing.result()  # the case before is reported before this one
                 _refuse(label, one, outputs, error)
@@ -227,7 +202,8 @@ def predict_case(
             input_hash = one.content_hash()
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
-        volume = one.read(request.max_bytes, request.orientation)
+        with stage("reading"):
+            volume = one.read(request.max_bytes, request.orientation)
         check_grey(volume)
         for remark in remarks(volume):
             log.warning("%s: %s", one.source, remark)
@@ -243,7 +219,7 @@ def predict_case(
     if not outputs.drawn:  # the grey values, the largest array, go; the shape stays
         volume = replace(volume, array=np.broadcast_to(np.uint8(0), mask.shape))
     done = Prediction(volume, mask, probability, input_hash, window=segmenter.config.data.window)
-    if outputs.segmentation is None:
+    if not outputs.dicom:
         return done
     runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in request.workdirs)
     return replace(
@@ -270,7 +246,8 @@ def _row(image: Volume, mask: np.ndarray) -> dict[str, Any]:
 
 def _load(request: Request) -> "Segmenter":
     """The model or the ensemble, with a word on what it costs."""
-    from lagseg_jax.inference.segmenter import load_segmenter
+    with stage("import"):
+        from lagseg_jax.inference.segmenter import load_segmenter
 
     segmenter = load_segmenter(request.workdirs, request.weights)
     if request.plane:

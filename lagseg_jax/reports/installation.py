@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lagseg_jax.config.shipped import shipped_configs
-from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS
+from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS
 from lagseg_jax.runtime.commands import COMMANDS, example_of
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, read_json

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lagseg_jax.runtime.errors import InputError, Interrupted, TrainingError
 from lagseg_jax.runtime.signals import handled
+from lagseg_jax.runtime.trace import command
 
 log = logging.getLogger("lagseg_jax")
 
@@ -105,7 +106,7 @@ def exit_status(main: Callable[[], int | None], continues: bool = False) -> int:
     """
     _occupy_standard_streams()
     try:
-        with handled(continues):
+        with command(), handled(continues):
             status = main() or 0
             if sys.stdout is not None:
                 sys.stdout.flush()

@@ -13,7 +13,7 @@ import pytest
 
 import lagseg_jax
 from lagseg_jax import info
-from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS
+from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS
 from lagseg_jax.reports import installation
 from lagseg_jax.runtime.console import exit_status
 

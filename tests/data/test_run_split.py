@@ -16,7 +16,7 @@ from lagseg_jax import main
 from lagseg_jax.config.choices import PHANTOMS
 from lagseg_jax.config.validate import check_config
 from lagseg_jax.data import contents, phantom_scans
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.data.split import nnunet_folds, split_sha256
 from lagseg_jax.runs.checkpoint import REMOVED
@@ -313,7 +313,7 @@ def test_a_second_start_reads_no_file_again_and_a_changed_one_is_seen(
         read.append(path)
         return file_sha256(path)
 
-    monkeypatch.setattr(contents, "file_sha256", reading)
+    monkeypatch.setattr(contents, "content_sha256", reading)
     before = json.loads((tmp_path / "run" / "splits.json").read_text())["sha256"]
     load_split(config, tmp_path / "again")
     assert not read

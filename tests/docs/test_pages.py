@@ -50,7 +50,7 @@ OTHERS += ("tmux", "ssh", "scp", "bash", "jupyter", "docker", "cp")
 OTHERS += ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
 NEEDS = {"lagseg_jax.export": "flatbuffers", "--mesh": "skimage", "--input=dicom": "pydicom"}
 NEEDS |= {"dicom/patient_1": "pydicom", "--input=dicom/patient_1": "pydicom"}
-NEEDS |= {"--dicom_seg": "highdicom"}
+NEEDS |= {"--dicom_seg": "highdicom", "--rtstruct": "pydicom"}
 PYTHON_PAGES = ["README.md", "docs/api.md"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

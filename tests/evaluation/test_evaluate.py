@@ -11,7 +11,7 @@ import pytest
 
 from configs import default
 from lagseg_jax.data.cases import Case
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.evaluation import evaluate as module
 from lagseg_jax.evaluation.evaluate import evaluate, summary_line
 from lagseg_jax.evaluation.metrics import case_metrics

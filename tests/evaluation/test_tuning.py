@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from configs import default
 from lagseg_jax.config.flags import parse_flags
-from lagseg_jax.data.layouts import Case
+from lagseg_jax.data.layouts.detect import Case
 from lagseg_jax.evaluation.metrics import dice
 from lagseg_jax.evaluation.tuning import best_setting, dice_of_settings, grid, score_test_cases
 from lagseg_jax.imaging.masks import clean_mask

@@ -31,7 +31,8 @@ import fuzz_volumes
 from fuzz_volumes import CAP, NUMBERS
 from lagseg_jax.imaging.dicom import read_series, read_stack
 from lagseg_jax.imaging.dicom_choice import study_text
-from lagseg_jax.imaging.dicom_segmentation import Algorithm, write_segmentation
+from lagseg_jax.imaging.dicom_derived import Algorithm
+from lagseg_jax.imaging.dicom_segmentation import write_segmentation
 from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError

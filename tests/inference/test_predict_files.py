@@ -17,7 +17,8 @@ from lagseg_jax.inference import files, predict_files
 from lagseg_jax.inference.files import Outputs, plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.postprocess import PostProcessing
-from lagseg_jax.inference.predict_files import Request, predict_cases
+from lagseg_jax.inference.predict_files import predict_cases
+from lagseg_jax.inference.request import Request
 from lagseg_jax.runtime.errors import InputError
 
 SECONDS = 30  # for another thread to come

@@ -12,7 +12,7 @@ import pytest
 
 import tiny_run
 from lagseg_jax import calibrate, check, compare, export, info, main, predict, report
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.prepare import Preparation, prepare_cases
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.devices import use_compilation_cache

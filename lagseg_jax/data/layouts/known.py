@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from lagseg_jax.data.cases import Recognised, visible
-from lagseg_jax.data.pairs import (
+from lagseg_jax.data.layouts.pairs import (
     IMAGE_WORDS,
     folder_per_patient,
     images_beside_labels,
@@ -18,7 +18,7 @@ from lagseg_jax.data.pairs import (
     pairs_in_a_folder,
     pairs_in_folders,
 )
-from lagseg_jax.data.published import challenge_2018, decathlon, lascarqs, nnunet
+from lagseg_jax.data.layouts.published import challenge_2018, decathlon, lascarqs, nnunet
 from lagseg_jax.imaging.volume import case_name, is_volume_file
 from lagseg_jax.runtime.errors import InputError
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lagseg_jax.data.case_table import is_table, table_cases, table_path
 from lagseg_jax.data.cases import Case, Dataset, folders, visible, with_folders_below
-from lagseg_jax.data.known_layouts import LAYOUTS, NAMINGS, Layout, unknown_layout
-from lagseg_jax.data.naming import Pattern, only_images, paired_cases
+from lagseg_jax.data.layouts.case_table import is_table, table_cases, table_path
+from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS, Layout, unknown_layout
+from lagseg_jax.data.layouts.naming import Pattern, only_images, paired_cases
 from lagseg_jax.imaging.volume import is_volume_file
 from lagseg_jax.runtime.errors import InputError
 
