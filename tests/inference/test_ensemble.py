@@ -75,9 +75,7 @@ def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
     loads, kept = [], []
     real = loading.load_frozen_encoder
     monkeypatch.setattr(loading, "use_compilation_cache", lambda: kept.append(True))
-    monkeypatch.setattr(
-        loading, "load_frozen_encoder", lambda c: loads.append(c) or real(c)
-    )
+    monkeypatch.setattr(loading, "load_frozen_encoder", lambda c: loads.append(c) or real(c))
     ensemble = lagseg_jax.load_segmenter([finished_run, finished_run])
     (partner,) = ensemble.partners
     assert len(loads) == 1 and partner.encoder is ensemble.encoder
@@ -105,12 +103,8 @@ def test_weights_that_moved_are_those_that_are_loaded(monkeypatch, tmp_path):
     loaded = []
     monkeypatch.setattr(loading, "read_config", lambda _: default.get_config())
     monkeypatch.setattr(loading, "_encoder_identity", lambda encoder: encoder.weights)
-    monkeypatch.setattr(
-        loading, "load_frozen_encoder", lambda c: loaded.append(c.encoder.weights)
-    )
-    monkeypatch.setattr(
-        loading, "restore_segmenter", lambda *_: Segmenter(*[None] * 4, step=1)
-    )
+    monkeypatch.setattr(loading, "load_frozen_encoder", lambda c: loaded.append(c.encoder.weights))
+    monkeypatch.setattr(loading, "restore_segmenter", lambda *_: Segmenter(*[None] * 4, step=1))
     lagseg_jax.load_segmenter([tmp_path] * 2, ["moved", "too"])
     lagseg_jax.load_segmenter(tmp_path, "here")
     assert loaded == ["moved", "too", "here"]
