@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     rule = LabelRule.given(options, "label")
     inspections, problems = check_datasets(
         *(datasets, rule, int(options.max_gb * 1e9)),
-        *(options.orientation, options.plane, options.patient),
+        *(options.orientation, options.plane, options.patient, options.allow),
     )
     sentence, status = verdict(problems, options.allow, options.strict)
     say(

@@ -49,7 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     import jax
 
     from lagseg_jax.data.run_split import load_split
-    from lagseg_jax.inference.segmenter import restore_segmenter
+    from lagseg_jax.inference.load_segmenter import restore_segmenter
     from lagseg_jax.model.frozen_encoder import load_frozen_encoder
     from lagseg_jax.runs.checkpoint import Checkpoints
     from lagseg_jax.runtime.devices import use_compilation_cache

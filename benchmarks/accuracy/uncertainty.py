@@ -20,7 +20,8 @@ from lagseg_jax.data.run_split import load_split
 from lagseg_jax.evaluation.evaluate import read_labelled
 from lagseg_jax.evaluation.uncertainty import agreement, fit, measured
 from lagseg_jax.inference.estimator import case_numbers
-from lagseg_jax.inference.segmenter import Segmenter, load_segmenter
+from lagseg_jax.inference.load_segmenter import load_segmenter
+from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.reports.markdown import decimal, table_head, table_row
 from lagseg_jax.runs.training_range import read_training_range, unlike_training
 from lagseg_jax.runs.workdir import read_config

@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--nnunet_python", help="interpreter that has nnunetv2 (default: no accuracy)")
     add("--data", help="dataset folder of the accuracy part (default: phantoms)")
     add("--counts", default="14,2,8", help="training, validation and test patients of it")
-    add("--config", default="configs/cpu.py", help="ours, in the accuracy part")
+    add("--config", default="configs/scratch.py", help="ours, in the accuracy part")
     add("--accuracy_minutes", type=float, default=2.0, help="of training, of each arm")
     add("--tiny", action="store_true", help="everything at test sizes, on any device")
     return parser.parse_args(arguments)

@@ -39,16 +39,18 @@ def _train(session: Session, config: str, steps: int) -> None:
     fields |= {"train.checkpoint_every": steps, "data.cache_dir": session.folder / "slices"}
     line = [f"--config={path}", f"--workdir={workdir}"]
     line += [f"--config.{name}={value}" for name, value in fields.items()]
-    metrics = workdir / "metrics.jsonl"
+    metrics, trace = workdir / "metrics.jsonl", session.folder / f"{config}.trace.json"
     try:
-        found = session.run(config, "lagseg_jax.main", *line, watch=metrics)
+        found = session.run(config, "lagseg_jax.main", *line, watch=metrics, trace=str(trace))
     finally:
         rows = [json.loads(line) for line in whole_lines(metrics)]
         speeds = [row["slices_per_second"] for row in rows if "slices_per_second" in row]
         if speeds:
             session.add("training", statistics.median(speeds), "slices/s")
-    session.add("first step of main", found["first_step"], "s")
+    if "first_step" in found:
+        session.add("first step of main", found["first_step"], "s")
     session.add("main as a whole", found["seconds"], "s")
+    _add_stages(session, "main", trace)
 
 
 def predict(session: Session) -> None:
@@ -66,16 +68,16 @@ def predict(session: Session) -> None:
         found = session.run(name, "lagseg_jax.predict", *line, trace=str(trace))
         seconds[name] = found["seconds"]
         session.add(f"predict, {name}", seconds[name], "s")
-        _add_stages(session, name, trace)
+        _add_stages(session, f"predict, {name}", trace)
     more = len(list(many.iterdir())) - 1
     session.add("predict, many", more / (seconds["many"] - seconds["second"]), "volumes/s")
 
 
 def _add_stages(session: Session, name: str, trace: Path) -> None:
-    """Where the seconds of a start went."""
+    """Where the seconds of a command went."""
     if trace.exists():
         for stage in json.loads(trace.read_text())["stages"]:
-            session.add(f"predict, {name}: {stage['stage']}", stage["seconds"], "s")
+            session.add(f"{name}: {stage['stage']}", stage["seconds"], "s")
 
 
 def speed(session: Session) -> None:

@@ -52,7 +52,7 @@ class Session:
             name: of the command.
             *arguments: of `python -m`.
             watch: metrics.jsonl of a training.
-            trace: file that it may write its stages to.
+            trace: file for its stages (`lagseg_jax.runtime.trace`).
 
         Returns:
             "seconds", and with `watch` "first_step", seconds until the first step was written.

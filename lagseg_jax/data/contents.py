@@ -12,7 +12,7 @@ from lagseg_jax.data.disk_cache import key_of
 from lagseg_jax.data.patients import listed
 from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import file_sha256, read_json, write_json
+from lagseg_jax.runtime.files import content_sha256, files_below, read_json, write_json
 from lagseg_jax.runtime.processes import allgather, once, share
 
 Contents = dict[str, dict[str, str]]
@@ -76,27 +76,27 @@ def _read_known(kept: Path | None) -> dict[str, str]:
 
 
 def _state(path: Path) -> str:
-    """What changes whenever a file does; "" for one that is not there."""
+    """What changes whenever a file does, or one in a folder; "" for what is not there."""
     try:
-        seen = path.stat()
+        found = [file.stat() for file in files_below(path)]
     except OSError:
         return ""
-    numbers = seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
-    return f"{os.fspath(path.resolve())!a} {' '.join(map(str, numbers))}"
+    numbers = [[s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in found]
+    return f"{os.fspath(path.resolve())!a} {key_of(numbers)}"
 
 
 def _is_settled(path: Path, states: Mapping[Path, str]) -> bool:
     """Whether a later change must show: not while clocks may still say the same time."""
     try:
-        age = time.time() - path.stat().st_ctime
-    except OSError:
+        age = time.time() - max(file.stat().st_ctime for file in files_below(path))
+    except (OSError, ValueError):  # gone, or an empty folder
         return False
     return age > SETTLED_SECONDS and states[path] == _state(path)
 
 
 def _hash(path: Path) -> str:
     try:
-        return file_sha256(path)
+        return content_sha256(path)
     except OSError:  # the check of the case says what is wrong with it
         return ""
 

@@ -29,6 +29,7 @@ from lagseg_jax.data.quality import (
     errors_of,
     inspect_case,
 )
+from lagseg_jax.imaging.dicom_geometry import ALLOWED as DICOM_ALLOWED
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
@@ -39,7 +40,7 @@ from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # raise when the content of an entry changes for the same key
+FORMAT = 5  # raise when the content of an entry changes for the same key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +139,19 @@ def prepare_cases(
     ]
 
 
+def voxel_hashes(
+    cases: Sequence[Case], checked: Sequence[Case], preparation: Preparation, folder: Path
+) -> dict[str, str]:
+    """{case: hash of its image's voxels} of those that `prepare_cases` decoded or checked."""
+    uses = [(case, "decoded") for case in cases] + [(case, "checked") for case in checked]
+    return {
+        case.name: _read_inspection(folder / _key(case, preparation, use), case).facts[
+            "voxels_sha256"
+        ]
+        for case, use in uses
+    }
+
+
 def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule) -> None:
     """A dataset with errors is refused; of warnings only the number is said."""
     of_all = find_duplicates(inspections) + find_other_planes(inspections)
@@ -187,6 +201,8 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
         files.append((str(path.resolve()), *seen))
     settings: tuple = (preparation.label_value, preparation.label_threshold)
     settings += (preparation.orientation, preparation.plane)
+    if case.image.is_dir():  # what cannot be read otherwise
+        settings += tuple(name for name in DICOM_ALLOWED if name in preparation.allow)
     if use == "decoded":
         settings += (preparation.image_size, preparation.clip_percentiles, preparation.window)
     return key_of([FORMAT, use, files, settings])
@@ -201,6 +217,7 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
             preparation.max_bytes,
             preparation.orientation,
             preparation.plane,
+            preparation.allow,
         )
     _log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
     if image is None or mask is None or not inspection.usable:

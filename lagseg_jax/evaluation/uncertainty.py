@@ -17,6 +17,7 @@ from lagseg_jax.evaluation.evaluate import read_labelled
 from lagseg_jax.evaluation.metrics import dice
 from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.inference.estimated_mask import mask_and_probability
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.uncertainty import (
@@ -80,7 +81,7 @@ def measured(
     """
     axis = to_slices(grey, affine, segmenter.plane)[1].volume_axis
     post = segmenter.postprocessing
-    mask, probability = segmenter.predict_both(grey, affine, False, post)
+    mask, probability = mask_and_probability(segmenter, grey, affine, False, post)
     return {
         "dice": dice(truth, mask),
         "stability": stability(probability, mask, post.threshold, axis),

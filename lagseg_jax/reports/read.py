@@ -32,7 +32,7 @@ MANIFEST: dict[str, Any] = {
     "devices": {"count": int, "kind": str, "platform": str, "processes": int},
     **{"versions": {}, "config": {"fusion": {}}},
 }
-EXTERNAL = {"run": str, "name": str, "seen_cases": list}
+EXTERNAL = {"run": str, "partners": list, "name": str, "seen_cases": list}
 CURVES = ("loss", "dice", "validation_loss", "validation_dice")
 PARTS = {"train": "training", "validation": "validation", "test": "test"}  # in words
 LARGEST = 1e30  # a number beyond it is none that a run wrote, and cannot be drawn
@@ -132,7 +132,8 @@ def _name(folder: Path, manifest: dict[str, Any] | None) -> str:
         return folder.resolve().parent.name
     if wrong := _unlike(external, EXTERNAL):
         raise _damaged(folder / "manifest.json", wrong)
-    return f"{Path(external['run']).name} on {external['name']}"
+    more = f" and {len(external['partners'])} more" * bool(external["partners"])
+    return f"{Path(external['run']).name}{more} on {external['name']}"
 
 
 def read_split_rule(path: Path) -> str:

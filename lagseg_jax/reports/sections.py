@@ -269,6 +269,7 @@ def manifest(evaluation: Evaluation) -> Html:
         "Encoder weights": f"{encoder['weights']}, SHA-256 of tensors and rules "
         f"{encoder['sha256']}{adapted}",
         "Checkpoint, seed": f"step {manifest['checkpoint_step']}, seed {manifest['seed']}",
+        **_together_with(manifest.get("external")),
         **_began_with(manifest.get("init_from")),
         "Evaluated data": f"{count_of(dataset['cases'], 'case')} of {dataset['root']}, names and "
         f"contents SHA-256 {dataset['sha256']}",
@@ -284,6 +285,12 @@ def manifest(evaluation: Evaluation) -> Html:
         facts(about),
         tag("details", tag("summary", "Whole config"), config),
     )
+
+
+def _together_with(external: dict[str, Any] | None) -> dict[str, str]:
+    line = "{run}, step {checkpoint_step}, seed {seed}".format
+    partners = [line(**partner) for partner in (external or {}).get("partners", ())]
+    return {"Mean probability with": "; ".join(partners)} if partners else {}
 
 
 def _began_with(source: dict[str, Any] | None) -> dict[str, str]:

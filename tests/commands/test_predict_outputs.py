@@ -152,16 +152,16 @@ def test_a_full_disk_or_a_bad_file_costs_one_case(
     assert list(rows_of(out)) == ["2"]
 
 
-@pytest.mark.parametrize("what", ["write_overlay", "write_stl"])
+@pytest.mark.parametrize("what", ["imaging.overlay.write_overlay", "inference.files.write_surface"])
 def test_what_cannot_be_written_beside_a_mask_never_costs_it(
     finished_run, one_case, tmp_path, monkeypatch, caplog, what
 ):
     out, error = tmp_path / "out", OSError(28, "No space left on device")
     arguments = ("--workdir", finished_run, "-i", one_case, "-o", out, *EXTRAS)
     with monkeypatch.context() as patch:
-        patch.setattr(files, what, lambda *_: (_ for _ in ()).throw(error))
+        patch.setattr(f"lagseg_jax.{what}", lambda *_: (_ for _ in ()).throw(error))
         assert call(*arguments) == 1
-    other = "previews/a.png" if what == "write_overlay" else "meshes/a.stl"
+    other = "previews/a.png" if what.endswith("overlay") else "meshes/a.stl"
     assert f"{out / other} cannot be written: No space left" in caplog.text
     assert (out / "a.nii.gz").exists() and not (out / other).exists()
     assert set(rows_of(out)) == {"a"}

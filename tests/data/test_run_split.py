@@ -313,7 +313,7 @@ def test_a_second_start_reads_no_file_again_and_a_changed_one_is_seen(
         read.append(path)
         return file_sha256(path)
 
-    monkeypatch.setattr(contents, "file_sha256", reading)
+    monkeypatch.setattr(contents, "content_sha256", reading)
     before = json.loads((tmp_path / "run" / "splits.json").read_text())["sha256"]
     load_split(config, tmp_path / "again")
     assert not read
