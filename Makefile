@@ -12,7 +12,7 @@ demo: $(VENV)/demo-installed
 	$(RUN) -m lagseg_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: $(VENV)/test-installed
-	$(RUN) -m pytest --numprocesses=2 --dist=loadfile $(COVERAGE)
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0 $(COVERAGE)
 
 lint: $(VENV)/test-installed
 	$(RUN) -m ruff check .

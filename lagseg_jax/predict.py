@@ -17,7 +17,8 @@ from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
-from lagseg_jax.inference.predict_files import Request, predict_files
+from lagseg_jax.inference.predict_files import predict_files
+from lagseg_jax.inference.request import Request
 from lagseg_jax.reports.review import write_prediction_review
 from lagseg_jax.reports.review_case import write_case_page
 from lagseg_jax.reports.verdicts import add_list_options, listed
@@ -119,6 +120,11 @@ def _add_besides(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of DICOM series: a segmentation object for the PACS, segmentations/CASE.dcm",
     )
+    add(
+        "--rtstruct",
+        action="store_true",
+        help="of DICOM series: contours as an RT Structure Set, structures/CASE.dcm",
+    )
 
 
 def _checked(options: argparse.Namespace) -> argparse.Namespace:
@@ -158,13 +164,22 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dicom_seg:
         check_segmentation_support()
     folder = Path(options.output)
-    mesh = MeshOptions(options.mesh_format, options.mesh_space, options.mesh_triangles)
-    which = options.preview, options.save_probabilities, mesh if options.mesh else None
-    more = options.dicom_seg, options.review, options.scene
-    how = options.pattern, options.images, options.series, options.allow
-    inputs = find_inputs(Path(options.input), *how)
+    inputs = find_inputs(
+        Path(options.input), options.pattern, options.images, options.series, options.allow
+    )
     chosen = listed(options, {one.name: one for one in inputs})
-    jobs = plan_outputs(list(chosen.values()), folder, *which, *more)
+    mesh = MeshOptions(options.mesh_format, options.mesh_space, options.mesh_triangles)
+    jobs = plan_outputs(
+        list(chosen.values()),
+        folder,
+        preview=options.preview,
+        probability=options.save_probabilities,
+        mesh=mesh if options.mesh else None,
+        segmentation=options.dicom_seg,
+        structures=options.rtstruct,
+        review=options.review,
+        scene=options.scene,
+    )
     for workdir in options.workdir:
         read_config(Path(workdir))  # refused before jax is loaded
     request = Request(
@@ -178,6 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         plane=options.plane,
         allow=options.allow,
         case_page=write_case_page if options.review else None,
+        estimate=options.statistics or options.review,
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
         failed, full = predict_files(jobs, folder, request, options.statistics, options.resume)

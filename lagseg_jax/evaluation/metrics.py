@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import KDTree
 
 from lagseg_jax.evaluation.statistics import mean_and_sd
 from lagseg_jax.imaging.grid import directions
@@ -77,6 +76,8 @@ def surface_distances(
     # end of the volume makes the box that the transform would have to fill as large as the volume.
     truth_points = _surface_voxels(truth) @ axes.T
     prediction_points = _surface_voxels(prediction) @ axes.T
+    from scipy.spatial import KDTree  # late: what only lists metrics starts without
+
     to_prediction, _ = KDTree(prediction_points).query(truth_points)
     to_truth, _ = KDTree(truth_points).query(prediction_points)
     return to_prediction, to_truth

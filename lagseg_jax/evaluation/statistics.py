@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 Values = Sequence[float | None] | np.ndarray
 SMALLEST_TEST = 6  # with fewer pairs no outcome can reach p < 0.05 (5 pairs: 0.0625 at best)
@@ -64,6 +63,8 @@ def paired_wilcoxon(a: Values, b: Values) -> float:
     difference = difference[np.isfinite(difference)]
     if difference.size < SMALLEST_TEST or not difference.any():
         return math.nan
+    from scipy.stats import wilcoxon  # late: it takes as long to load as jax
+
     return float(wilcoxon(difference).pvalue)
 
 

@@ -3,19 +3,20 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lagseg_jax.imaging.dicom_segmentation import Algorithm, write_segmentation
+from lagseg_jax.imaging.dicom_derived import Algorithm
+from lagseg_jax.imaging.dicom_segmentation import write_segmentation
+from lagseg_jax.imaging.dicom_structures import write_structures
 from lagseg_jax.imaging.dicom_study import Stack
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.mesh import MeshOptions, atrium_surface
 from lagseg_jax.imaging.mesh_files import write_surface
-from lagseg_jax.imaging.overlay import write_overlay
 from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slicer_scene import write_scene
 from lagseg_jax.imaging.slices import to_slices
@@ -30,7 +31,10 @@ log = logging.getLogger(__name__)
 
 MESH = MeshOptions()
 # Folders beside the masks.
-BESIDES = ("previews", "probabilities", "meshes", "meshes_RAS", "segmentations", "scenes", "review")
+BESIDES = (
+    *("previews", "probabilities", "meshes", "meshes_RAS"),
+    *("scenes", "segmentations", "structures", "review"),
+)
 # Writes a review page: its path, its title, what `case_content` gave.
 CasePage = Callable[[Path, str, dict[str, Any]], None]
 
@@ -44,9 +48,10 @@ class Prediction:
         mask: (x, y, z) uint8.
         probability: (x, y, z) float32, where it is wanted.
         input_hash: `Input.content_hash` of what was read.
-        stack: the DICOM images, where a segmentation of them is wanted.
+        stack: the DICOM images, where an object that refers to them is wanted.
         algorithm: what made the mask, for that.
         window: of the grey values in pictures, as in `grey_range`.
+        estimates: columns of `uncertainty`, where they are wanted.
     """
 
     volume: Volume
@@ -56,6 +61,7 @@ class Prediction:
     stack: Stack | None = None
     algorithm: Algorithm | None = None
     window: Sequence[float] = ()
+    estimates: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Outputs:
     probability: Path | None = None
     mesh: Path | None = None
     segmentation: Path | None = None
+    structures: Path | None = None
     review: Path | None = None
     scene: Path | None = None
     mesh_options: MeshOptions = MESH
@@ -79,8 +86,14 @@ class Outputs:
 
     def paths(self) -> list[Path]:
         """Those that were asked for."""
-        besides = self.preview, self.probability, self.mesh, self.segmentation, self.review
-        return [self.mask, *(path for path in (*besides, self.scene) if path is not None)]
+        besides = self.preview, self.probability, self.mesh, self.scene, self.review
+        dicom = self.segmentation, self.structures
+        return [self.mask, *(path for path in (*besides, *dicom) if path is not None)]
+
+    @property
+    def dicom(self) -> bool:
+        """Whether one of them is an object that refers to the images of its series."""
+        return self.segmentation is not None or self.structures is not None
 
     @property
     def drawn(self) -> bool:
@@ -141,6 +154,8 @@ class Outputs:
         volume, mask, probability = done.volume, done.mask, done.probability
 
         def preview(path: Path) -> None:
+            from lagseg_jax.imaging.overlay import write_overlay  # late: it loads matplotlib
+
             image, geometry = to_slices(volume.array, volume.affine, plane)
             drawn, _ = to_slices(mask, volume.affine, plane)
             affine = slices_affine(volume.affine, mask.shape, geometry)
@@ -151,9 +166,10 @@ class Outputs:
             content = case_content(volume, mask, None, probability, plane, done.window)
             case_page(path, title, content)
 
-        def segmentation(path: Path) -> None:
+        def dicom(path: Path) -> None:
             assert done.stack is not None and done.algorithm is not None
-            write_segmentation(path, mask, done.stack, done.algorithm)
+            write = write_segmentation if path == self.segmentation else write_structures
+            write(path, mask, done.stack, done.algorithm)
 
         def mesh(path: Path) -> None:
             assert probability is not None
@@ -168,7 +184,8 @@ class Outputs:
             write_voxels(path, probability, volume)
 
         return [
-            (self.segmentation, segmentation),
+            (self.segmentation, dicom),
+            (self.structures, dicom),
             (self.probability, probabilities),
             (self.mesh, mesh),
             (self.scene, self._write_scene),
@@ -189,6 +206,7 @@ def plan_outputs(
     probability: bool = False,
     mesh: MeshOptions | None = None,
     segmentation: bool = False,
+    structures: bool = False,
     review: bool = False,
     scene: bool = False,
 ) -> dict[Input, Outputs]:
@@ -196,15 +214,11 @@ def plan_outputs(
 
     Raises:
         InputError: the folder cannot be written to, or an output would replace an input, a label
-            of a dataset, or another file that `predict` did not make; a segmentation of images
-            that are not DICOM.
+            of a dataset, or another file that `predict` did not make; a segmentation or structures
+            of images that are not DICOM.
     """
-    for one in inputs:
-        if segmentation and one.stack is None and not one.problem:
-            raise InputError(
-                f"--dicom_seg is given, but {one.source} is no DICOM series, expected one: a "
-                "segmentation object refers to the images of its series"
-            )
+    if segmentation or structures:
+        _check_dicom(inputs, "--dicom_seg" if segmentation else "--rtstruct")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the masks")
     for name in ("", *BESIDES, FOLDER):
@@ -220,6 +234,7 @@ def plan_outputs(
             folder / "probabilities" / f"{one.name}.nii.gz" if probability else None,
             folder / mesh.place(one.name) if mesh else None,
             folder / "segmentations" / f"{one.name}.dcm" if segmentation else None,
+            folder / "structures" / f"{one.name}.dcm" if structures else None,
             folder / "review" / f"{one.name}.html" if review else None,
             folder / "scenes" / f"{one.name}.mrml" if scene else None,
             mesh or MESH,
@@ -228,6 +243,15 @@ def plan_outputs(
         for path in jobs[one].paths():
             _check_free(path, given)
     return jobs
+
+
+def _check_dicom(inputs: Sequence[Input], option: str) -> None:
+    for one in inputs:
+        if one.stack is None and not one.problem:
+            raise InputError(
+                f"{option} is given, but {one.source} is no DICOM series, expected one: the object "
+                "refers to the images of its series"
+            )
 
 
 def _check_free(path: Path, given: Collection[Path]) -> None:

@@ -12,6 +12,7 @@ from lagseg_jax.model.segmentation import compute_dtype
 from lagseg_jax.model.weights import encoder_hash, load_params, random_params
 from lagseg_jax.runtime.console import still
 from lagseg_jax.runtime.devices import params_hash, replicate
+from lagseg_jax.runtime.trace import stage
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class FrozenEncoder:
 
 
 @still("loading the encoder")
+@stage("weights")
 def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
     """Loads converted weights, or draws random ones with one clear warning.
 

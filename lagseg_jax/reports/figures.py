@@ -7,7 +7,6 @@ colours of the light, the dark and the printed page.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from lagseg_jax.reports.html import DASH, MINUS, Content, Html, tag
 
@@ -191,6 +190,8 @@ def ticks_around(values: Iterable[float], margin: float) -> Sequence[float]:
     low, high = float(min(values)), float(max(values))
     margin = margin * (high - low) or 0.5 * abs(high) or 0.5  # a single value gets room around it
     start = low - margin if low < 0 or low > margin else low
+    from matplotlib.ticker import MaxNLocator  # late: `predict` needs no figure, and starts sooner
+
     return MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(start, high)
 
 

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval, mean_and_sd
-from lagseg_jax.reports.blocks import count_of, facts, missing, note
+from lagseg_jax.reports.blocks import facts, missing, note
 from lagseg_jax.reports.figures import bland_altman_figure, curve_figure, number, strip
 from lagseg_jax.reports.fusion_figure import fusion_facts, heat_map
 from lagseg_jax.reports.html import MINUS, SPACE, Html, beside, join, png, tag
 from lagseg_jax.reports.read import Evaluation
+from lagseg_jax.runtime.console import count_of
 
 # metric -> name, unit, digits
 VOLUME = {
@@ -269,6 +270,7 @@ def manifest(evaluation: Evaluation) -> Html:
         "Encoder weights": f"{encoder['weights']}, SHA-256 of tensors and rules "
         f"{encoder['sha256']}{adapted}",
         "Checkpoint, seed": f"step {manifest['checkpoint_step']}, seed {manifest['seed']}",
+        **_together_with(manifest.get("external")),
         **_began_with(manifest.get("init_from")),
         "Evaluated data": f"{count_of(dataset['cases'], 'case')} of {dataset['root']}, names and "
         f"contents SHA-256 {dataset['sha256']}",
@@ -284,6 +286,12 @@ def manifest(evaluation: Evaluation) -> Html:
         facts(about),
         tag("details", tag("summary", "Whole config"), config),
     )
+
+
+def _together_with(external: dict[str, Any] | None) -> dict[str, str]:
+    line = "{run}, step {checkpoint_step}, seed {seed}".format
+    partners = [line(**partner) for partner in (external or {}).get("partners", ())]
+    return {"Mean probability with": "; ".join(partners)} if partners else {}
 
 
 def _began_with(source: dict[str, Any] | None) -> dict[str, str]:

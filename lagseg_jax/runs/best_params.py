@@ -9,8 +9,10 @@ import jax
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runtime.devices import replicated
 from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.trace import stage
 
 
+@stage("weights")
 def restore_best(
     workdir: Path, encoder_hash: str, init_params: Callable[..., dict], image_size: int
 ) -> tuple[int, dict]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lagseg_jax.runtime.errors import InputError, Interrupted, TrainingError
 from lagseg_jax.runtime.signals import handled
+from lagseg_jax.runtime.trace import command
 
 log = logging.getLogger("lagseg_jax")
 
@@ -22,6 +23,13 @@ SILENT_SECONDS = 60.0  # nothing is silent for longer
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no fault of what the user gave
 # Control characters would move the cursor, or more; what is not UTF-8 cannot be printed.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def count_of(count: int, what: str) -> str:
+    """Number and noun: 1 case, 2 cases, 2 processes, 2 studies."""
+    stem, end = (what[:-1], "ies") if what.endswith("y") else (what, "es" * what.endswith("s"))
+    plural = stem + (end or "s")
+    return f"{count} {what if count == 1 else plural}"
 
 
 def printable(text: str) -> str:
@@ -105,7 +113,7 @@ def exit_status(main: Callable[[], int | None], continues: bool = False) -> int:
     """
     _occupy_standard_streams()
     try:
-        with handled(continues):
+        with command(), handled(continues):
             status = main() or 0
             if sys.stdout is not None:
                 sys.stdout.flush()

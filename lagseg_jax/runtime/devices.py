@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, check_writable
+from lagseg_jax.runtime.trace import count_compilations, stage
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,9 @@ def use_compilation_cache() -> None:
     # Encoder and decoder take less than JAX's bound of 1 s each, and are loaded in a tenth of it.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    count_compilations()
+    with stage("device"):
+        jax.local_devices()
 
 
 AXIS = "devices"

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from encoders import bfloat16_kernels, draw_params, images
 from lagseg_jax.config.choices import VARIANTS
 from lagseg_jax.model.encoder import Activations, Encoder, EncoderSpec, layer_norm
-from lagseg_jax.model.weights import param_shapes, random_params
+from lagseg_jax.model.weights import param_shapes, param_structs, random_params
 
 
 @pytest.fixture(scope="module", params=[0, 4], ids=["plain", "registers"])
@@ -141,6 +142,16 @@ def test_parameter_count(variant):
 
     assert count(0) == COUNTS[variant]
     assert count(4) == COUNTS[variant] + 4 * VARIANTS[variant]["width"]
+
+
+@pytest.mark.parametrize(("variant", "registers"), [("tiny", 0), ("tiny", 4), ("giant", 4)])
+def test_parameters_are_those_that_flax_initialises(variant, registers):
+    spec = EncoderSpec(variant, registers)
+    one = jax.ShapeDtypeStruct((1, 14, 14, 3), jnp.float32)
+    init = Encoder(spec, jnp.bfloat16).init
+    tree = jax.eval_shape(init, jax.random.key(0), one)["params"]
+    assert param_structs(spec, "bfloat16") == flatten_dict(tree, sep="/")
+    assert list(param_structs(spec)) == sorted(param_structs(spec))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
