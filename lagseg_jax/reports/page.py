@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lagseg_jax.reports.blocks import banner, count_of
+from lagseg_jax.reports.estimates_section import estimates
 from lagseg_jax.reports.html import RESEARCH, Html, document, join, tag
 from lagseg_jax.reports.read import Evaluation, read_evaluation
 from lagseg_jax.reports.sections import (
@@ -20,6 +21,7 @@ SECTIONS = {
     "Results": results,
     "Pictures": pictures,
     "Volume": volume,
+    "Estimates": estimates,
     "Training": training,
     "Fusion": fusion,
     "Cases": cases,
