@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lagseg_jax.reports.blocks import banner, count_of
+from lagseg_jax.reports.blocks import banner
 from lagseg_jax.reports.estimates_section import estimates
 from lagseg_jax.reports.html import RESEARCH, Html, document, join, tag
 from lagseg_jax.reports.read import Evaluation, read_evaluation
@@ -15,6 +15,7 @@ from lagseg_jax.reports.sections import (
     training,
     volume,
 )
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.files import write_atomically
 
 SECTIONS = {

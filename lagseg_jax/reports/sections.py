@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval, mean_and_sd
-from lagseg_jax.reports.blocks import count_of, facts, missing, note
+from lagseg_jax.reports.blocks import facts, missing, note
 from lagseg_jax.reports.figures import bland_altman_figure, curve_figure, number, strip
 from lagseg_jax.reports.fusion_figure import fusion_facts, heat_map
 from lagseg_jax.reports.html import MINUS, SPACE, Html, beside, join, png, tag
 from lagseg_jax.reports.read import Evaluation
+from lagseg_jax.runtime.console import count_of
 
 # metric -> name, unit, digits
 VOLUME = {

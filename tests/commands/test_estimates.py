@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -25,8 +26,9 @@ def scans(phantom, tmp_path):
 
 
 @pytest.fixture
-def run(finished_run, tmp_path):
+def run(finished_run, tmp_path, caplog):
     """A copy of the run, to which no case is unlike."""
+    caplog.set_level(logging.INFO)
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     (workdir / "training_range.json").unlink()
     return workdir

@@ -11,7 +11,13 @@ from configs import default
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.data.layouts.detect import Case
 from lagseg_jax.evaluation.metrics import dice
-from lagseg_jax.evaluation.tuning import best_setting, dice_of_settings, grid, score_test_cases
+from lagseg_jax.evaluation.tuning import (
+    best_setting,
+    dice_of_settings,
+    grid,
+    score_test_cases,
+    seconds_per_volume,
+)
 from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.main import define_flags
@@ -65,6 +71,28 @@ def test_slices_are_those_of_the_coarsest_axis(tmp_path):
     rows, _ = score_test_cases(segmenter, [Case("c", "p", *paths)], (DEFAULT, DEFAULT))
     for setting in ("default", "chosen"):
         assert rows[setting][0]["slice_dice"] == pytest.approx(5 / 7)
+
+
+def test_times_are_of_what_they_are_called(tmp_path):
+    """One slice first, which compiles; mirrored and smoothed in their turns only."""
+    voxels, calls = np.zeros((13, 11, 7), np.int16), []
+    voxels[2:8, 3:8, 2:5] = 420
+    for name in ("image", "label"):
+        nib.save(nib.Nifti1Image(voxels, AFFINE), tmp_path / f"{name}.nii.gz")
+
+    def predict_volume(volume, spacing, affine, tta, post):
+        np.testing.assert_allclose(np.abs(np.diag(affine)[:3]), spacing)
+        calls.append((volume.shape, tta, post.smooth_mm))
+
+    segmenter = SimpleNamespace(
+        config=default.get_config(), plane="", predict_volume=predict_volume
+    )
+    case = Case("c", "p", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+    assert list(seconds_per_volume(segmenter, case)) == ["plain", "tta", "smoothing"]
+    shapes, mirrored, smoothed = zip(*calls)
+    assert shapes == ((13, 11, 1), (13, 11, 7)) * 3
+    assert mirrored == (False, False, True, True, False, False)
+    assert smoothed == (0, 0, 0, 0, 3, 3)
 
 
 def test_the_unit_of_smoothing_is_the_median_distance_of_slices():
