@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lagseg_jax.reports.blocks import banner
+from lagseg_jax.reports.estimates_section import estimates
 from lagseg_jax.reports.html import RESEARCH, Html, document, join, tag
 from lagseg_jax.reports.manifest_section import manifest
 from lagseg_jax.reports.read import Evaluation, read_evaluation
@@ -21,6 +22,7 @@ SECTIONS = {
     "Results": results,
     "Pictures": pictures,
     "Volume": volume,
+    "Estimates": estimates,
     "Training": training,
     "Fusion": fusion,
     "Cases": cases,
