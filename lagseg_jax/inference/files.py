@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 
 MESH = MeshOptions()
 # Folders beside the masks.
-BESIDES = ("previews", "probabilities", "meshes", "meshes_RAS", "scenes")
-BESIDES += ("segmentations", "structures", "review")
+BESIDES = (
+    *("previews", "probabilities", "meshes", "meshes_RAS"),
+    *("scenes", "segmentations", "structures", "review"),
+)
 # Writes a review page: its path, its title, what `case_content` gave.
 CasePage = Callable[[Path, str, dict[str, Any]], None]
 
@@ -164,13 +166,10 @@ class Outputs:
             content = case_content(volume, mask, None, probability, plane, done.window)
             case_page(path, title, content)
 
-        def segmentation(path: Path) -> None:
+        def dicom(path: Path) -> None:
             assert done.stack is not None and done.algorithm is not None
-            write_segmentation(path, mask, done.stack, done.algorithm)
-
-        def structures(path: Path) -> None:
-            assert done.stack is not None and done.algorithm is not None
-            write_structures(path, mask, done.stack, done.algorithm)
+            write = write_segmentation if path == self.segmentation else write_structures
+            write(path, mask, done.stack, done.algorithm)
 
         def mesh(path: Path) -> None:
             assert probability is not None
@@ -185,8 +184,8 @@ class Outputs:
             write_voxels(path, probability, volume)
 
         return [
-            (self.segmentation, segmentation),
-            (self.structures, structures),
+            (self.segmentation, dicom),
+            (self.structures, dicom),
             (self.probability, probabilities),
             (self.mesh, mesh),
             (self.scene, self._write_scene),

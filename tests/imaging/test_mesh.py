@@ -194,6 +194,8 @@ def test_distance_from_the_faces_of_voxels():
     points = [(2, 2, 2), (2, 2, 2.5), (2.5, 2, 3), (2, 3.5, 3), (4, 4, 5)]
     found = voxel_distances(np.array(points, float), mask)
     np.testing.assert_allclose(found, [0.5, 0.5, 0, 1, np.sqrt(3) * 1.5])
+    in_mm = voxel_distances(np.array(points, float), mask, (2, 3, 7))
+    np.testing.assert_allclose(in_mm, [1, 1, 0, 3, 1.5 * np.sqrt(4 + 9 + 49)])
 
 
 def test_without_fast_simplification_one_sentence(monkeypatch):
