@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from lagseg_jax.reports.blocks import banner
+from lagseg_jax.reports.estimates_section import estimates
 from lagseg_jax.reports.html import RESEARCH, Html, document, join, tag
+from lagseg_jax.reports.manifest_section import manifest
 from lagseg_jax.reports.read import Evaluation, read_evaluation
 from lagseg_jax.reports.sections import (
     cases,
     fusion,
-    manifest,
     pictures,
     results,
     training,
@@ -21,6 +22,7 @@ SECTIONS = {
     "Results": results,
     "Pictures": pictures,
     "Volume": volume,
+    "Estimates": estimates,
     "Training": training,
     "Fusion": fusion,
     "Cases": cases,

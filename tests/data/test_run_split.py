@@ -62,7 +62,7 @@ def case_file(root, name, part):
 def change(path):
     """Another voxel, under the same size of volume and date."""
     image = nib.load(path)
-    voxels, affine, time = np.array(image.dataobj), image.affine, path.stat().st_mtime_ns
+    voxels, affine, time = np.asarray(image.dataobj).copy(), image.affine, path.stat().st_mtime_ns
     place = np.unravel_index(np.argmax(voxels), voxels.shape)
     voxels[place] = 0
     path.unlink()
