@@ -130,9 +130,9 @@ class Pacs:
             reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))
             found = reason[1] if reason else type(error).__name__
             expected = "a DICOMweb server that answers to the end"
-        except OSError:
-            raise  # of our own disk
         except Exception as error:  # an answer of another kind, whose text may quote a patient
+            if isinstance(error, OSError) and error.errno:
+                raise  # of our own disk; those of pydicom have no number
             found, expected = type(error).__name__, "the answers of a DICOMweb server"
         raise InputError(f"{self.url}: {what} failed ({found}), expected {expected}") from None
 
@@ -205,7 +205,10 @@ class Pacs:
             if reasons := failures(answer):
                 raise InputError(f"{self.url}: {what} failed{reasons}, expected a PACS with room")
         if not self._has(made):
-            raise InputError(f"{self.url}: {what} was acknowledged, but it is not there afterwards")
+            raise InputError(
+                f"{self.url}: {what} was not refused, but it is not there afterwards, expected a "
+                "PACS that has room and takes such objects"
+            )
         log.info("stored %s (SOP instance %s), and read back", path, made.SOPInstanceUID)
 
     def _has(self, made: Any) -> bool:
@@ -222,7 +225,8 @@ class Pacs:
             names = "SOPInstanceUID", "PixelData", "ROIContourSequence"
             if any(there.get(name) != made.get(name) for name in names):
                 raise InputError(
-                    f"{self.url} has another object under the UID {made.SOPInstanceUID}"
+                    f"{self.url} has another object under the UID {made.SOPInstanceUID}, expected "
+                    "the one of this run and series"
                 )
             return True
 
@@ -242,7 +246,7 @@ def valid(uid: Any) -> str:
 
 
 def failures(answer: Any) -> str:
-    """The reasons in the answer to a store; "" where nothing failed."""
+    """The reasons in the answer to a store; "" where it names none, as that of a full Orthanc."""
     with contextlib.suppress(Exception):  # a refusal may have no such content
         answer = read(answer.json()) if hasattr(answer, "json") else answer
         codes = [int(one.get("FailureReason") or 0) for one in answer.get("FailedSOPSequence", ())]

@@ -14,8 +14,10 @@ from lagseg_jax.data.seen_cases import check_unseen, image_hashes, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
+from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
-from lagseg_jax.inference.segmenter import Segmenter, load_segmenter
+from lagseg_jax.inference.load_segmenter import load_segmenter
+from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runs.lock import NAME, locked
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.errors import InputError
@@ -81,7 +83,11 @@ def judge_external(
         log.warning("the run has learnt from %d of these cases", len(names))
     segmenter = load_segmenter(test.workdirs, test.weights or None)
     config.encoder.weights = segmenter.config.encoder.weights
-    segmenter = dataclasses.replace(segmenter, config=config)
+    estimator = None
+    if len(test.workdirs) == 1:  # its evaluation speaks of one model, not of several
+        model = segmenter.step, config.data, segmenter.plane
+        estimator = Estimator.of(test.workdirs[0], *model)
+    segmenter = dataclasses.replace(segmenter, config=config, estimator=estimator)
     about = {
         "run": str(test.workdirs[0].absolute()),
         "partners": _partners(test, segmenter),

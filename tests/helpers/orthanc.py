@@ -1,4 +1,4 @@
-"""A real PACS on the loopback address: Orthanc with its DICOMweb plugin, as Debian packages them."""
+"""A real PACS on the loopback address: Orthanc with its DICOMweb plugin, of Debian's packages."""
 
 import base64
 import contextlib
