@@ -11,9 +11,11 @@ from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.planes import write_planes
 from lagseg_jax.runtime.processes import once
+from lagseg_jax.runtime.trace import stage
 from lagseg_jax.training.token_cache import cached_tokens, feature_folder
 
 
+@stage("preparing volumes")
 def load_slices(
     config: ml_collections.ConfigDict,
     workdir: Path,
