@@ -7,6 +7,7 @@ ViT-g and ViT-B at 448 pixels with batches of 32. The exit status is 1 when outp
 import argparse
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks.common import machine
@@ -62,15 +63,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures; returns the exit status: 0, or 1 when outputs differ or nothing was measured."""
-    options = parse_arguments(arguments)
+    start, options = time.monotonic(), parse_arguments(arguments)
     result = {"machine": machine.describe(), "software": {}, "ceilings": []}
     result |= {"cases": [], "scaling": [], "problems": []}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         backend = measure_ceilings(options, result, Path(folder))
         set_defaults(options, backend)
-        deadline = Deadline(options.minutes)
+        deadline = Deadline(options.minutes, start)
         rest = 0 if options.no_scaling else FOR_SCALING["cpu" if backend == "cpu" else "gpu"]
-        share = Deadline(options.minutes * (1 - rest))
+        share = Deadline(options.minutes * (1 - rest), start)
         for case in choose(backend, options):
             if not share.left():
                 result["problems"].append(f"{case.title()}: {NO_TIME}")

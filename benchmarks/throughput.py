@@ -25,9 +25,10 @@ from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.given import voxels_and_affine
 from lagseg_jax.inference.input_volume import Input
 from lagseg_jax.inference.inputs import find_inputs
+from lagseg_jax.inference.load_segmenter import load_segmenter
 from lagseg_jax.inference.mask_statistics import mask_statistics
 from lagseg_jax.inference.request import Request
-from lagseg_jax.inference.segmenter import Segmenter, load_segmenter
+from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runtime.files import write_json
 
 

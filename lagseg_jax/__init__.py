@@ -21,7 +21,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lagseg_jax.inference.segmenter import load_segmenter
+    from lagseg_jax.inference.load_segmenter import load_segmenter
     from lagseg_jax.model.pretrained_encoder import load_encoder
 
 __all__ = ["load_encoder", "load_segmenter"]
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
         return load_encoder
     if name == "load_segmenter":
-        from lagseg_jax.inference.segmenter import load_segmenter
+        from lagseg_jax.inference.load_segmenter import load_segmenter
 
         return load_segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,8 @@ from pathlib import Path
 from lagseg_jax.data.options import add_reading
 from lagseg_jax.imaging.dicom_geometry import ALLOWED
 from lagseg_jax.imaging.dicom_segmentation import check_segmentation_support
-from lagseg_jax.imaging.mesh import check_mesh_support
+from lagseg_jax.imaging.mesh import SPACES, TRIANGLES, MeshOptions, check_mesh_support
+from lagseg_jax.imaging.mesh_files import FORMATS
 from lagseg_jax.imaging.orientation import check_orientation
 from lagseg_jax.imaging.slices import check_plane
 from lagseg_jax.inference.files import plan_outputs
@@ -103,16 +104,33 @@ def _add_besides(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="review.html: every slice of each case in a browser, and a verdict for each",
     )
-    add("--mesh", action="store_true", help="surface in scanner mm (LPS): meshes/CASE.stl")
+    add("--mesh", action="store_true", help="closed surface in scanner mm: meshes/CASE.stl")
+    add("--mesh_format", default="stl", metavar="|".join(FORMATS), help="of the surface (stl)")
+    add("--mesh_space", default="LPS", metavar="|".join(SPACES), help="of the surface (LPS)")
+    add(
+        "--mesh_triangles",
+        type=int,
+        default=TRIANGLES,
+        metavar="N",
+        help=f"about how many at most; 0: all ({TRIANGLES})",
+    )
+    add("--scene", action="store_true", help="scenes/CASE.mrml: all of it in place in 3D Slicer")
     add(
         "--dicom_seg",
         action="store_true",
         help="of DICOM series: a segmentation object for the PACS, segmentations/CASE.dcm",
     )
+    add(
+        "--rtstruct",
+        action="store_true",
+        help="of DICOM series: contours as an RT Structure Set, structures/CASE.dcm",
+    )
 
 
 def _checked(options: argparse.Namespace) -> argparse.Namespace:
-    for name in ("keep_components", "min_mm3", "max_gb"):
+    one_of("--mesh_format", options.mesh_format, tuple(FORMATS))
+    one_of("--mesh_space", options.mesh_space, SPACES)
+    for name in ("keep_components", "min_mm3", "max_gb", "mesh_triangles"):
         if (value := getattr(options, name)) is not None and not value >= 0:
             raise InputError(f"--{name} is {value}, expected 0 or more")
     check_orientation("--orientation", options.orientation)
@@ -146,11 +164,22 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dicom_seg:
         check_segmentation_support()
     folder = Path(options.output)
-    which = options.preview, options.save_probabilities, options.mesh, options.dicom_seg
-    how = options.pattern, options.images, options.series, options.allow
-    inputs = find_inputs(Path(options.input), *how)
+    inputs = find_inputs(
+        Path(options.input), options.pattern, options.images, options.series, options.allow
+    )
     chosen = listed(options, {one.name: one for one in inputs})
-    jobs = plan_outputs(list(chosen.values()), folder, *which, options.review)
+    mesh = MeshOptions(options.mesh_format, options.mesh_space, options.mesh_triangles)
+    jobs = plan_outputs(
+        list(chosen.values()),
+        folder,
+        preview=options.preview,
+        probability=options.save_probabilities,
+        mesh=mesh if options.mesh else None,
+        segmentation=options.dicom_seg,
+        structures=options.rtstruct,
+        review=options.review,
+        scene=options.scene,
+    )
     for workdir in options.workdir:
         read_config(Path(workdir))  # refused before jax is loaded
     request = Request(
@@ -164,6 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         plane=options.plane,
         allow=options.allow,
         case_page=write_case_page if options.review else None,
+        estimate=options.statistics or options.review,
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
         failed, full = predict_files(jobs, folder, request, options.statistics, options.resume)

@@ -3,8 +3,11 @@
 import os
 import tempfile
 
+from pod import FAST_COMPILATION
+
 # Before jax is imported anywhere: the 1-device-against-2 tests need a second device.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+DEVICES = "--xla_force_host_platform_device_count=2"
+os.environ.setdefault("XLA_FLAGS", f"{DEVICES} {FAST_COMPILATION}")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Several tests compile the same step; nothing is kept from one session to the next.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="xla-"))
@@ -12,7 +15,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import gc
 import logging
+from pathlib import Path
 
+import jax
 import pytest
 
 import tiny_run
@@ -26,6 +31,18 @@ def console():
     log.handlers.clear()
     log.propagate = True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unload_programs():
+    """Linux maps at most 65530 pieces of memory: XLA ends the process that loads one more.
+
+    Each training step that JAX keeps compiled takes a thousand of them.
+    """
+    yield
+    mapped = Path("/proc/self/maps")
+    if not mapped.exists() or mapped.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

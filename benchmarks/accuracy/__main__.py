@@ -1,4 +1,4 @@
-"""Compares our accuracy with that of a U-Net in PyTorch that trained equally long on equal cases.
+"""Compares our accuracy with a U-Net's and nnU-Net's that trained equally long on equal cases.
 
     python -m benchmarks.accuracy --data=DATASET --minutes=10 --seeds=2 --workdir=runs/accuracy
 
@@ -6,9 +6,11 @@ Every arm trains on the same cases, for the same time on the same cores (compila
 checkpoints included), and is judged on the same held-out cases, whole volumes in their own grid, by
 lagseg_jax.evaluation.metrics. Ours are runs of `--config`, and of the arms of a study file (see
 lagseg_jax.study) as changes of it; with their steps chosen by a measurement before. The U-Net sees
-slices prepared in the same way and augmented as `--config` says, and its masks are cleaned in the
-same way. The same command goes on where it was interrupted. WORKDIR gets table.md, table.csv,
-study.json and runs.json.
+slices prepared in the same way and augmented as `--config` says. nnU-Net (`--nnunet_python`) is
+itself: its plan, augmentation and loss; planning and preprocessing do not count. The masks of all
+are cleaned in the same way. `--train_patients=2,4,8` trains every arm on so many of the training
+patients, for a curve. The same command goes on where it was interrupted: finished arms stay, others
+begin anew. WORKDIR gets table.md, table.csv, study.json, runs.json, and curve.svg and curve.png.
 """
 
 import argparse
@@ -22,6 +24,8 @@ from benchmarks.accuracy.record import Record
 from benchmarks.common.worker import WorkerError
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.runs.workdir import write_config
+from lagseg_jax.runtime.console import say_error
+from lagseg_jax.runtime.errors import InputError
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,6 +33,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy", description=__doc__.split("\n\n")[0]
     )
+
+    def words(text):
+        return text.split(",")
+
+    def numbers(text):
+        return [int(word) for word in words(text)]
+
     add = parser.add_argument
     add("--data", required=True, help="dataset folder")
     add("--workdir", type=Path, required=True, help="of all runs and the table")
@@ -41,11 +52,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, default=2, help="runs of every arm")
     add("--counts", default="14,2,8", help="training, validation and test patients")
     add("--peer_size", type=int, help="of the U-Net's images (default: ours or the next above)")
+    add("--train_patients", type=numbers, default=[], help="a curve: every arm with so many")
     add("--side_by_side", type=int, default=1, help="arms at a time, each on its share of cores")
     about = "wall: minutes go by; cpu: only those in which the arm computes, on one core each"
     add("--clock", choices=("wall", "cpu"), default="wall", help=about)
     add("--python", default=sys.executable, help="interpreter that has jax")
     add("--peer_python", default=sys.executable, help="interpreter that has torch")
+    add("--nnunet_python", help="interpreter that has nnunetv2 (default: no nnU-Net)")
+    add("--nnunet", type=words, default=["2d", "3d_fullres"], help="its configurations")
+    about = "of the GPU that nnU-Net plans for (default: its own); less: smaller batches"
+    add("--nnunet_memory", type=float, metavar="GB", help=about)
     return parser.parse_args(arguments)
 
 
@@ -53,9 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Trains and judges what is not there yet; returns 1 if a run failed."""
     options = parse_arguments(arguments)
     options.workdir.mkdir(parents=True, exist_ok=True)
-    base = configure(options)
+    base = configure(options, {})
     arms, reference = arms_of(options, base)
-    split = load_split(base, options.workdir)
+    load_split(base, options.workdir)  # what is wrong with the data is said now
     write_config(options.workdir, base)  # so that the same command finds the split to be its own
     slots = core_slots(options.side_by_side)
     if options.clock == "cpu" and len(slots[0]) > 1:
@@ -69,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     def run(job: tuple[str, int]) -> None:
         cores = free.get()
         try:
-            record.add(*job, run_job(options, arms, split, *job, cores))
+            record.add(*job, run_job(options, arms, *job, cores))
         except WorkerError as error:
             record.failed(*job, str(error))
         finally:
@@ -82,4 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:  # signals end it at once, and its workers with it
+        sys.exit(main())
+    except InputError as problem:
+        say_error(f"error: {problem}")
+        sys.exit(2)

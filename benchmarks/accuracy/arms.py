@@ -1,21 +1,41 @@
-"""The arms of the accuracy benchmark: what they change, and how one of them is trained."""
+"""The arms of the accuracy benchmark: what each is, and how one of them is trained."""
 
 import argparse
+import dataclasses
 import os
+import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import ml_collections
 
-from benchmarks.accuracy.unet_cases import judge, read_cases, write_slices
+from benchmarks.accuracy import nnunet_cases, unet_cases
 from benchmarks.common.worker import Worker
 from lagseg_jax.config.flags import parse_flags
-from lagseg_jax.data.cases import Case
+from lagseg_jax.data.run_split import load_split
 from lagseg_jax.evaluation.study import read_study
 from lagseg_jax.reports.study_table import read_result
 
-UNET = "U-Net"
-Arms = dict[str, dict | None]  # {name: changes of the config}, None for the U-Net
+OURS, UNET, NNUNET = "ours", "U-Net", "nnU-Net"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """What is trained.
+
+    Attributes:
+        method: `OURS`, `UNET` or `NNUNET`.
+        changes: of the config; the peers obey what it says of the data.
+        configuration: of nnU-Net, "2d" or "3d_fullres".
+        series: its name without the number of training patients: arms of a curve share it.
+    """
+
+    method: str
+    changes: dict
+    configuration: str = ""
+    series: str = ""
 
 
 def arguments_of(options: argparse.Namespace, changes: dict) -> list[str]:
@@ -25,23 +45,34 @@ def arguments_of(options: argparse.Namespace, changes: dict) -> list[str]:
     return ["accuracy", f"--config={options.config}", *(f"--config.{field}" for field in fields)]
 
 
-def configure(options: argparse.Namespace) -> ml_collections.ConfigDict:
-    """The config that our arms change."""
-    return parse_flags(arguments_of(options, {}), lambda values: None).config
+def configure(options: argparse.Namespace, changes: dict) -> ml_collections.ConfigDict:
+    """The config of an arm."""
+    return parse_flags(arguments_of(options, changes), lambda values: None).config
 
 
 def arms_of(
     options: argparse.Namespace, base: ml_collections.ConfigDict
-) -> tuple[Arms, str | None]:
-    """What is compared, and which arm is the reference."""
-    arms: Arms = {Path(options.config).stem: {}}
-    reference = None
+) -> tuple[dict[str, Arm], str | None]:
+    """What is compared, by name, and which arm is the reference: a curve has none."""
+    ours, reference = {Path(options.config.partition(":")[0]).stem: {}}, None
     if options.study:
         study = read_study(options.study, base, [n for n in (options.arms or "").split(",") if n])
-        arms, reference = dict(study["arms"]), study["reference"]
+        ours, reference = study["arms"], study["reference"]
+    arms = {name: Arm(OURS, changes) for name, changes in ours.items()}
     if not options.no_peer:
-        arms[UNET], reference = None, UNET
-    return arms, reference
+        arms[UNET], reference = Arm(UNET, {}), UNET
+    if options.nnunet_python:
+        of_nnunet = {f"{NNUNET} {c}": Arm(NNUNET, {}, c) for c in options.nnunet}
+        arms, reference = arms | of_nnunet, next(iter(of_nnunet))
+    if not options.train_patients:
+        return arms, reference
+    return {
+        f"{name}, {count} patients": dataclasses.replace(
+            arm, changes=arm.changes | {"data.train_patients": count}, series=name
+        )
+        for count in options.train_patients
+        for name, arm in arms.items()
+    }, None
 
 
 def core_slots(count: int) -> list[list[int]]:
@@ -58,44 +89,73 @@ def core_slots(count: int) -> list[list[int]]:
 
 
 def run_job(
-    options: argparse.Namespace,
-    arms: Arms,
-    split: dict[str, list[Case]],
-    arm: str,
-    seed: int,
-    cores: list[int],
+    options: argparse.Namespace, arms: dict[str, Arm], name: str, seed: int, cores: list[int]
 ) -> dict:
-    """Trains one arm in a process of its own on these cores; returns what `Record` keeps of it."""
-    print(f"{arm}, seed {seed}, cores {cores}", file=sys.stderr, flush=True)
-    folder = options.workdir / arm / f"seed{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    changes = arms[arm]
-    if changes is None:
-        return _train_unet(options, split, folder, seed, cores)
-    line = arguments_of(options, changes | {"seed": seed})
-    facts = _train(options, "jax_worker", options.python, folder, cores, arguments=line)
-    return facts | {"cases": read_result(folder, arm, -1, seed).cases}
+    """Trains one arm in a process of its own on these cores; returns what `Record` keeps of it.
+
+    What an interrupted training left is removed first: its time would not be known.
+    """
+    print(f"{name}, seed {seed}, cores {cores}", file=sys.stderr, flush=True)
+    folder = (options.workdir / name / f"seed{seed}").resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    arm = arms[name]
+    train = {OURS: _train_ours, UNET: _train_unet, NNUNET: _train_nnunet}[arm.method]
+    return train(options, arm, seed, folder, cores)
 
 
-def _train_unet(
-    options: argparse.Namespace, split: dict, folder: Path, seed: int, cores: list[int]
-) -> dict:
-    config = configure(options)
-    cases = read_cases(config.data, options.peer_size, split)
+def _train_ours(options, arm: Arm, seed: int, folder: Path, cores: list[int]) -> dict:
+    line = arguments_of(options, arm.changes | {"seed": seed})
+    with _worker("jax_worker", options.python, folder, cores) as worker:
+        facts = worker.call("train", **_told(options, folder), arguments=line)
+    result = read_result(folder, "", -1, seed)
+    return facts | {"cases": result.cases, "training_cases": result.training_cases}
+
+
+def _train_unet(options, arm: Arm, seed: int, folder: Path, cores: list[int]) -> dict:
+    config = configure(options, arm.changes)
+    split = load_split(config, folder)
+    cases = unet_cases.read_cases(config.data, options.peer_size, split)
     slices, probabilities = folder / "slices.npz", folder / "probabilities.npz"
-    write_slices(slices, cases)
+    unet_cases.write_slices(slices, cases)
     told = {"seed": seed, "augmentation": dict(config.augment)}
-    facts = _train(options, "unet_worker", options.peer_python, folder, cores, **told)
-    facts["cases"] = judge(probabilities, cases["test"])
+    with _worker("unet_worker", options.peer_python, folder, cores) as worker:
+        facts = worker.call("train", **_told(options, folder), **told)
+    found = unet_cases.judge(probabilities, cases["test"])
     slices.unlink()
     probabilities.unlink()
-    return facts
+    return facts | {"cases": found, "training_cases": len(split["train"])}
 
 
-def _train(
-    options: argparse.Namespace, module: str, python: str, folder: Path, cores: list[int], **told
-) -> dict:
+def _train_nnunet(options, arm: Arm, seed: int, folder: Path, cores: list[int]) -> dict:
+    config = configure(options, arm.changes)
+    split = load_split(config, folder)
+    environment = nnunet_cases.write(split, config.data, folder)
+    # Its processes that augment would go uncounted by the clock of this one.
+    environment["nnUNet_n_proc_DA"] = "0" if options.clock == "cpu" else str(len(cores))
+    told = {"dataset": nnunet_cases.NUMBER, "configuration": arm.configuration}
+    with _worker("nnunet_worker", options.nnunet_python, folder, cores, environment) as worker:
+        limit = _told(options, folder)
+        plan = worker.call("prepare", limit["timeout"], memory_gb=options.nnunet_memory, **told)
+        facts = worker.call("train", **limit, seed=seed, **told)
+    found = nnunet_cases.judge(folder / "masks", split["test"], config.data)
+    nnunet_cases.remove(folder)
+    return facts | plan | {"cases": found, "training_cases": len(split["train"])}
+
+
+def _worker(
+    module: str,
+    python: str,
+    folder: Path,
+    cores: list[int],
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Worker:
+    return Worker(f"benchmarks.accuracy.{module}", python, folder / "log", cores, environment)
+
+
+def _told(options: argparse.Namespace, folder: Path) -> dict:
+    """What every worker is told, and how long its answer is waited for."""
     limit = 180 * options.minutes + 1800
-    told |= {"folder": str(folder.resolve()), "minutes": options.minutes, "clock": options.clock}
-    with Worker(f"benchmarks.accuracy.{module}", python, folder / "log", cores) as worker:
-        return worker.call("train", limit, **told)
+    limit *= 10 if options.clock == "cpu" else 1  # minutes of the arm; others may use its core
+    told = {"folder": str(folder), "minutes": options.minutes, "clock": options.clock}
+    return told | {"timeout": limit}

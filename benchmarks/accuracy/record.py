@@ -5,11 +5,14 @@ import json
 import math
 import sys
 
-from benchmarks.accuracy.arms import Arms
+from benchmarks.accuracy.arms import Arm
+from benchmarks.accuracy.curve import write_curve
 from benchmarks.common import machine
 from lagseg_jax.reports.study_table import Result, table_rows, write_table
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_json
+
+OF_RESULT = ("cases", "training_cases", "warning")
 
 
 class Record:
@@ -21,7 +24,7 @@ class Record:
         reference: the arm that the others are compared with, or None.
     """
 
-    def __init__(self, options: argparse.Namespace, arms: Arms, reference: str | None):
+    def __init__(self, options: argparse.Namespace, arms: dict[str, Arm], reference: str | None):
         self.options, self.arms, self.reference = options, arms, reference
         self.failures: dict[tuple[str, int], str] = {}
         self.path = options.workdir / "runs.json"
@@ -52,12 +55,12 @@ class Record:
 
     def write(self) -> str:
         """Writes the table of what is there, and returns it."""
-        counts = int(self.options.counts.split(",")[0])
         results = [
-            Result(run["arm"], -1, run["seed"], run["cases"], counts, run["warning"])
+            Result(run["arm"], -1, run["seed"], *(run[fact] for fact in OF_RESULT))
             for run in self.runs
         ]
-        study = {"title": f"{self.options.minutes:g} minutes of training", "arms": self.arms}
+        changes = {name: arm.changes for name, arm in self.arms.items()}
+        study = {"title": f"{self.options.minutes:g} minutes of training", "arms": changes}
         study["reference"] = self.reference
         runs = [
             {"run": f"{arm} seed{seed}", "state": self._state(arm, seed), "command": ""}
@@ -67,7 +70,8 @@ class Record:
         ]
         rows = table_rows(results, list(self.arms), self.reference)
         text = write_table(self.options.workdir, study, rows, runs, results)
-        lines = [text, "| run | steps | minutes of training | parameters | s per volume |"]
+        lines = [text, *write_curve(self.options.workdir, self.arms, results)]
+        lines.append("| run | steps | minutes of training | parameters | s per volume |")
         lines.append("|---|---|---|---|---|")
         for run in self.runs:
             minutes, volume = run["seconds"] / 60, run["volume_seconds"]

@@ -14,12 +14,13 @@ class Deadline:
     """How long this run may still take.
 
     Args:
-        minutes: from now on.
+        minutes: from `since` on.
+        since: by the monotonic clock; None: now.
     """
 
-    def __init__(self, minutes: float):
+    def __init__(self, minutes: float, since: float | None = None):
         self.minutes = minutes
-        self._end = time.monotonic() + 60 * minutes
+        self._end = (time.monotonic() if since is None else since) + 60 * minutes
 
     def left(self) -> float:
         """Seconds; never negative."""
@@ -46,7 +47,7 @@ def measure(call: Callable[[], object], calls: int) -> list[float]:
 
 def in_turn(
     sides: dict[str, Callable[[int], list[float]]], rounds: int, seconds: float
-) -> dict[str, list[float]]:
+) -> dict[str, list[list[float]]]:
     """Rounds A B C A B C: what drifts on a shared machine drifts for all of them.
 
     No round begins after `MOST_ROUNDS_WORTH` times `seconds`: calls of many seconds need fewer.
@@ -57,27 +58,28 @@ def in_turn(
         seconds: that one side's round may take; at least one call is made.
 
     Returns:
-        All timings by side.
+        Timings by side and round.
     """
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    found: dict[str, list[list[float]]] = {name: [] for name in sides}
     start = time.monotonic()
     for number in range(rounds):
         if number and time.monotonic() - start > MOST_ROUNDS_WORTH * max(1.0, seconds):
             break
         for name, side in sides.items():
-            calls = int(seconds / statistics.median(found[name])) if number else 1
-            found[name] += side(min(MOST_CALLS, max(1, calls)))
+            calls = int(seconds / summary(found[name])["median"]) if number else 1
+            found[name].append(side(min(MOST_CALLS, max(1, calls))))
     return found
 
 
-def summary(seconds: list[float]) -> dict:
-    """Median, least and most, and all of them."""
+def summary(rounds: list[list[float]]) -> dict:
+    """Median, least and most of all calls, and the seconds of each round."""
+    seconds = [s for part in rounds for s in part]
     return {
         "median": statistics.median(seconds),
         "min": min(seconds),
         "max": max(seconds),
         "count": len(seconds),
-        "all": [round(s, 6) for s in seconds],
+        "rounds": [[round(s, 6) for s in part] for part in rounds],
     }
 
 

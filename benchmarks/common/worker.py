@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from lagseg_jax.runtime.host import tune
 
@@ -37,11 +38,19 @@ class Worker:
         python: the interpreter.
         log: its stderr goes to the end of this file.
         cores: it may use only these (Linux); None: all of ours.
+        environment: variables that it gets beside ours.
     """
 
-    def __init__(self, module: str, python: str, log: Path, cores: Sequence[int] | None = None):
+    def __init__(
+        self,
+        module: str,
+        python: str,
+        log: Path,
+        cores: Sequence[int] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ):
         self.log = log
-        environment = DEFAULTS | os.environ | ALWAYS
+        variables = DEFAULTS | os.environ | ALWAYS | environment
         with open(log, "ab") as stderr:
             self._process = subprocess.Popen(
                 [python, "-m", "benchmarks.common.worker", module],
@@ -49,7 +58,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=ROOT,
-                env=environment,
+                env=variables,
                 text=True,
             )
         if cores is not None:  # before it has threads of its own

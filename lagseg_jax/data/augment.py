@@ -15,6 +15,7 @@ from jax.scipy.ndimage import map_coordinates
 class Augmentation:
     """Strength of every transformation, as in `config.augment`; 0 switches one off."""
 
+    flip: float
     rotation_degrees: float
     scale: float
     translation: float
@@ -39,11 +40,11 @@ def augment(
     Args:
         strength: how much.
         keys: (B,) typed keys.
-        images: (B, S, S) float32 in 0..1.
-        masks: (B, S, S) with values 0 and 1.
+        images: (B, E, E) float32 in 0..1.
+        masks: (B, E, E) with values 0 and 1.
 
     Returns:
-        Images (B, S, S) float32 in 0..1, masks (B, S, S) float32 of 0 and 1.
+        Images (B, E, E) float32 in 0..1, masks (B, E, E) float32 of 0 and 1.
     """
     return jax.vmap(lambda k, i, m: _augment_slice(strength, k, i, m))(keys, images, masks)
 
@@ -51,8 +52,10 @@ def augment(
 def _augment_slice(
     strength: Augmentation, key: jax.Array, image: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    move, curve, factor, light, noise, field = jax.random.split(key, 6)
+    move, curve, factor, light, noise, field, turn = jax.random.split(key, 7)
     mask = mask.astype(jnp.float32)
+    if strength.flip:
+        image, mask = _flip_each_axis(strength.flip, turn, image, mask)
     if strength.rotation_degrees or strength.scale or strength.translation:
         coordinates = list(_affine_coordinates(strength, move, image.shape[0]))
         image = map_coordinates(image, coordinates, order=1, mode="constant")
@@ -74,12 +77,21 @@ def _augment_slice(
     return jnp.clip(image, 0, 1), mask
 
 
+def _flip_each_axis(
+    probability: float, key: jax.Array, image: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Mirrors top to bottom, and independently left to right, with this probability each."""
+    for axis, mirrored in enumerate(jax.random.bernoulli(key, probability, (2,))):
+        image, mask = (jnp.where(mirrored, jnp.flip(x, axis), x) for x in (image, mask))
+    return image, mask
+
+
 def _uniform(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
     return jax.random.uniform(key, shape, minval=-1, maxval=1)
 
 
 def _affine_coordinates(strength: Augmentation, key: jax.Array, size: int) -> jax.Array:
-    """Where each output pixel is read in the input: (2, S, S), about the image centre."""
+    """Where each output pixel is read in the input: (2, E, E), about the image centre."""
     turn, zoom, shift = jax.random.split(key, 3)
     angle = jnp.deg2rad(strength.rotation_degrees) * _uniform(turn)
     factor = jnp.exp(jnp.log1p(strength.scale) * _uniform(zoom))
@@ -92,7 +104,7 @@ def _affine_coordinates(strength: Augmentation, key: jax.Array, size: int) -> ja
 
 
 def _smooth_field(key: jax.Array, size: int) -> jax.Array:
-    """A field (S, S) within -1..1: a random mixture of the lowest cosines of both axes."""
+    """A field (E, E) within -1..1: a random mixture of the lowest cosines of both axes."""
     mixture = _uniform(key, (3, 3)) / 3
     x = jnp.linspace(0, jnp.pi, size)
     cosines = jnp.cos(jnp.arange(3)[:, None] * x)  # (3, S)

@@ -13,9 +13,9 @@ import ml_collections
 
 from lagseg_jax.config.choices import PHANTOMS
 from lagseg_jax.config.validate import as_tuple, check_batch_size
-from lagseg_jax.data.case_table import is_table, table_path
 from lagseg_jax.data.cases import Case, Dataset
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.case_table import is_table, table_path
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.data.subset import select
 from lagseg_jax.runtime.errors import InputError

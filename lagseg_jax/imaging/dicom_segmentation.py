@@ -4,40 +4,28 @@ The object (DICOM PS3.3 A.51) belongs to the patient and study of its images and
 frame for each of them, so that it has their geometry exactly.
 """
 
+import functools
 import importlib.util
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lagseg_jax.imaging.dicom_files import DicomFile, open_dicom, quiet
+from lagseg_jax.imaging.dicom_derived import (
+    NAME,
+    RESEARCH,
+    Algorithm,
+    derived_uid,
+    header_of,
+    series_number,
+    write_derived,
+)
 from lagseg_jax.imaging.dicom_study import Stack
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.extras import install_command
-from lagseg_jax.runtime.files import write_atomically
 
-NAME = "lagseg_jax"
-RESEARCH = "Research use only"
-_SERIES_NUMBER = 7000  # and that of the images: apart from those of scanners
-# Attributes that must be there, empty where the images do not have them.
-_MAY_BE_EMPTY = """PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime
-    AccessionNumber ReferringPhysicianName StudyID""".split()
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """What made a mask.
-
-    Attributes:
-        version: of this package.
-        run: SHA-256 of the run, or several with commas between them.
-    """
-
-    version: str
-    run: str
+_SERIES_NUMBER = 7000
 
 
 def check_segmentation_support() -> None:
@@ -50,43 +38,27 @@ def check_segmentation_support() -> None:
 
 
 def write_segmentation(path: Path, mask: np.ndarray, stack: Stack, algorithm: Algorithm) -> None:
-    """Writes a mask (x, y, z) on the grid of a stack, complete or not at all.
-
-    Raises:
-        InputError: the headers of the images are too damaged, or their files are gone.
-        OSError: no space, no permission.
-    """
-    planes = np.ascontiguousarray(mask.astype(bool)[:, ::-1].T)  # rows from the top, as stored
-    try:
-        with quiet():
-            stream = io.BytesIO()
-            _segmentation(planes, stack, algorithm).save_as(stream)
-    except (InputError, OSError, MemoryError):
-        raise
-    except Exception as error:  # its text may quote the patient
-        raise InputError(
-            f"{stack.folder}: no DICOM segmentation can be made of these headers "
-            f"({type(error).__name__}), expected those of complete MR images"
-        ) from error
-    write_atomically(path, stream.getvalue())
+    """Writes a mask (x, y, z) on the grid of a stack; errors as in `write_derived`."""
+    write_derived(path, stack, lambda: _segmentation(mask.astype(bool), stack, algorithm))
 
 
-def _segmentation(planes: np.ndarray, stack: Stack, algorithm: Algorithm) -> Any:
-    """The object of planes (Z, rows, columns) bool, in the order of the stack's frames."""
+def _segmentation(mask: np.ndarray, stack: Stack, algorithm: Algorithm) -> Any:
+    """The object, with planes in the order of the stack's frames."""
     import highdicom as hd
 
     files = list(dict.fromkeys(frame.file for frame in stack.frames))
     images = [header_of(file) for file in files]
-    series = int(images[0].get("SeriesNumber") or 0)
+    planes = np.ascontiguousarray(mask[:, ::-1].T)  # rows from the top, as stored
     enhanced = int(images[0].get("NumberOfFrames") or 1) > 1
+    uid = functools.partial(derived_uid, mask=mask, stack=stack, algorithm=algorithm)
     return hd.seg.Segmentation(
         source_images=images,
         pixel_array=planes.astype(np.uint8),
         segmentation_type="BINARY",
-        segment_descriptions=[_left_atrium(algorithm)],
-        series_instance_uid=hd.UID(),
-        series_number=series + _SERIES_NUMBER if series < 2**30 else _SERIES_NUMBER,
-        sop_instance_uid=hd.UID(),
+        segment_descriptions=[_left_atrium(algorithm, uid("atrium"))],
+        series_instance_uid=uid("series of SEG"),
+        series_number=series_number(images[0], _SERIES_NUMBER),
+        sop_instance_uid=uid("SEG"),
         instance_number=1,
         manufacturer=NAME,
         manufacturer_model_name=NAME,
@@ -100,23 +72,7 @@ def _segmentation(planes: np.ndarray, stack: Stack, algorithm: Algorithm) -> Any
     )
 
 
-def header_of(file: DicomFile) -> Any:
-    """All of a header without the pixels, with what an object of its study must have."""
-    import pydicom
-
-    with open_dicom(file) as stream:
-        image = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-    for name in _MAY_BE_EMPTY:
-        if name not in image:
-            setattr(image, name, "")
-    if not image.get("FrameOfReferenceUID"):
-        raise InputError(
-            f"{file}: no FrameOfReferenceUID in the DICOM header, expected one for --dicom_seg"
-        )
-    return image
-
-
-def _left_atrium(algorithm: Algorithm) -> Any:
+def _left_atrium(algorithm: Algorithm, uid: str) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
@@ -133,7 +89,7 @@ def _left_atrium(algorithm: Algorithm) -> Any:
             parameters={"run_sha256": algorithm.run, "use": RESEARCH},
         ),
         tracking_id="left atrium",
-        tracking_uid=hd.UID(),
+        tracking_uid=uid,
     )
 
 

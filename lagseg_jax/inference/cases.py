@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lagseg_jax.imaging.dicom_segmentation import Algorithm
+from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
 from lagseg_jax.imaging.volume import remarks
+from lagseg_jax.inference.estimated_mask import estimates_of
 from lagseg_jax.inference.files import Outputs, Prediction
 from lagseg_jax.inference.given import voxels_and_affine
 from lagseg_jax.inference.inputs import Input
@@ -53,7 +54,7 @@ class _Read(NamedTuple):
 
 
 class _Computed(NamedTuple):
-    """A case before it is written; the grey values are gone where no output shows them."""
+    """A case before it is written; the grey values are gone where nothing needs them."""
 
     volume: Volume
     input_hash: str
@@ -88,8 +89,9 @@ class _Work:
         """What the devices make of a case: the probability, where the outputs need it."""
         outputs, volume = self.jobs[one], read.volume
         post = None if outputs.probability or outputs.mesh else self.post
-        array = self.segmenter.compute(read.cut, self.request.tta, post)
-        if not outputs.drawn:  # the largest array goes, its shape stays
+        estimated = self.segmenter.estimator is not None
+        array = self.segmenter.compute(read.cut, self.request.tta, post, estimated)
+        if not (outputs.drawn or estimated):  # the largest array goes, its shape stays
             volume = replace(volume, array=np.broadcast_to(np.uint8(0), array.shape))
         return _Computed(volume, read.input_hash, array)
 
@@ -100,9 +102,9 @@ class _Work:
         for remark in remarks(volume):
             log.warning("%s: %s", one.source, remark)
         mask, probability = self.segmenter.finish(computed.array, volume.affine, self.post)
-        row = mask_statistics(mask, volume.affine)
-        row["remarks"] = "; ".join(filter(None, [*remarks(volume), row["remarks"]]))
         done = self._prediction(one, computed, mask, probability)
+        row = mask_statistics(mask, volume.affine, done.estimates)
+        row["remarks"] = "; ".join(filter(None, [*remarks(volume), row["remarks"]]))
         try:
             failed = self._write_files(outputs, done, row, one)
         except (InputError, OSError) as error:
@@ -123,9 +125,14 @@ class _Work:
     def _prediction(
         self, one: Input, computed: _Computed, mask: np.ndarray, probability: np.ndarray | None
     ) -> Prediction:
-        window = self.segmenter.config.data.window
-        done = Prediction(computed.volume, mask, probability, computed.input_hash, window=window)
-        if self.jobs[one].segmentation is None:
+        window, outputs = self.segmenter.config.data.window, self.jobs[one]
+        shown = probability if outputs.probability or outputs.mesh else None
+        done = Prediction(computed.volume, mask, shown, computed.input_hash, window=window)
+        if probability is not None:
+            place = computed.volume.array, computed.volume.affine
+            estimates = estimates_of(self.segmenter, *place, mask, probability, self.post)
+            done = replace(done, estimates=estimates)
+        if not outputs.dicom:
             return done
         runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in self.request.workdirs)
         algorithm = Algorithm(str(library_versions()["lagseg_jax"]), runs)

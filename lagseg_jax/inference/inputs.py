@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lagseg_jax.data.layouts import Found, find_layouts, find_named
-from lagseg_jax.data.pairs import pairs_in_a_folder
+from lagseg_jax.data.layouts.detect import Found, find_layouts, find_named
+from lagseg_jax.data.layouts.pairs import pairs_in_a_folder
 from lagseg_jax.imaging.dicom_files import is_dicom_file, is_zip, series_folders
 from lagseg_jax.imaging.volume import case_name, is_volume_file
 from lagseg_jax.inference.input_volume import Input
 from lagseg_jax.inference.records import is_recorded
 from lagseg_jax.inference.study_inputs import study_inputs
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import short_name
 
@@ -39,7 +40,7 @@ def find_inputs(
         path: of a file or folder.
         pattern: of the files in the folder, such as `*_image.nii.gz`: in all folders below, too,
             unless it has a slash. Masks are named by folder and file.
-        images: as in `layouts.detect`: a pattern whose wildcard names the masks, or a CSV.
+        images: as in `layouts.detect.detect`: a pattern whose wildcard names the masks, or a CSV.
         series: of DICOM studies, as in `dicom_choice.take`.
         allow: what DICOM series may have, as in `find_studies`.
 
@@ -87,14 +88,14 @@ def _find(path: Path, series: str, allow: Sequence[str]) -> list[Input]:
         if (paired := pairs_in_a_folder(path, files)) is not None:
             return _of_dataset([(f"pairs of files ({paired[0]})", path, paired[1])])
         return [Input(file, _short(file.name)) for file in files]
-    return _of_dataset(find_layouts(path)) or study_inputs(path, series, allow)
+    return _of_dataset(find_layouts(path, series=False)) or study_inputs(path, series, allow)
 
 
 def _of_dataset(found: Sequence[Found]) -> list[Input]:
     """The images of the datasets, with labels or without."""
     inputs = []
     for layout, folder, cases in found:
-        log.info("input: %s at %s, %d cases", layout, folder, len(cases))
+        log.info("input: %s at %s, %s", layout, folder, count_of(len(cases), "case"))
         for case in cases:
             if not os.path.lexists(case.image):
                 log.info("%s: skipped, a label without its image %s", case.label, case.image)

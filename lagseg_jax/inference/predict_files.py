@@ -1,17 +1,19 @@
 """Predicts this process' share of the cases with the models of some runs, and tells of all."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lagseg_jax.inference.cases import Predicted, predict_cases
+from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import Outputs
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import write_statistics
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
 from lagseg_jax.inference.request import Request
+from lagseg_jax.inference.uncertainty import UNLIKE, has_uncertainty, read_uncertainty
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.processes import allgather, process, share
@@ -47,7 +49,8 @@ def predict_files(
     # Shared first and filtered then: processes that start later would see other files.
     mine = todo = {one: jobs[one] for one in share(list(jobs))}
     if resume:
-        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about)}
+        needed = [UNLIKE] if request.estimate and has_uncertainty(request.workdirs[0]) else []
+        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about, needed)}
         log.info("cases already there: %d, to do: %d", len(mine) - len(todo), len(todo))
     done = Predicted({}, [])
     if todo:
@@ -62,6 +65,8 @@ def predict_files(
         ordered += [case for case in found if case not in set(ordered)]
         told = {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
         told |= {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
+        if request.estimate and (known := read_uncertainty(Path(request.workdirs[0]))):
+            told["uncertainty"] = asdict(known)
         if ordered:
             write_statistics(folder, [{"case": case, **found[case]} for case in ordered], told)
     failed, full = map(sum, zip(*parts))
@@ -76,9 +81,16 @@ def _about(request: Request) -> dict[str, Any]:
     return {"runs": [run_identity(Path(w)) for w in request.workdirs], "options": options}
 
 
-def _is_done(one: Input, outputs: Outputs, about: dict[str, Any]) -> bool:
-    """Whether the files of a case are all there, made of this input by this model and options."""
+def _is_done(
+    one: Input, outputs: Outputs, about: dict[str, Any], columns: Sequence[str] = ()
+) -> bool:
+    """Whether the files of a case are all there, made of this input by this model and options.
+
+    And whether its statistics have these columns.
+    """
     content = Record.of(outputs.mask.parent, one.name).content
+    if any(content.get("row", {}).get(name) is None for name in columns):
+        return False
     made_from = content.get("made_from") or {}
     same = json.loads(json.dumps(about))  # tuples as lists
     if not outputs.complete() or {k: made_from.get(k) for k in about} != same:
@@ -92,9 +104,13 @@ def _is_done(one: Input, outputs: Outputs, about: dict[str, Any]) -> bool:
 def _load(request: Request) -> "Segmenter":
     """The model or the ensemble, with a word on what it costs."""
     with stage("import"):
-        from lagseg_jax.inference.segmenter import load_segmenter
+        from lagseg_jax.inference.load_segmenter import load_segmenter
 
     segmenter = load_segmenter(request.workdirs, request.weights)
+    if request.estimate:
+        about = segmenter.step, segmenter.config.data, request.plane or segmenter.plane
+        estimator = Estimator.of(Path(request.workdirs[0]), *about)
+        segmenter = replace(segmenter, estimator=estimator)
     if request.plane:
         segmenter = replace(segmenter, plane=request.plane)
         log.warning("--plane cuts all volumes into %s slices", request.plane)
@@ -104,10 +120,10 @@ def _load(request: Request) -> "Segmenter":
             "%d models, %d mirrorings: %d times the computing of one prediction",
             *(models, mirrorings, models * mirrorings),
         )
-    if request.tta:
+    if request.tta and not all(m.config.augment.flip for m in (segmenter, *segmenter.partners)):
         log.warning(
-            "--tta shows the model mirrored hearts, which training never does; it cost 9 "
-            "points of Dice with configs/cpu.py: compare both on labelled cases first"
+            "--tta shows the model mirrored hearts, which its training never did "
+            "(config.augment.flip is 0); it cost 9 points of Dice: compare both on labelled cases"
         )
     return segmenter
 

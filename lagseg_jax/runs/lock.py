@@ -32,6 +32,8 @@ def locked(folder: Path) -> Iterator[None]:
 
     The first process of a run takes the lock for all of them. Those that only read need none.
 
+    A block that is refused leaves neither the lock nor empty folders that were not there.
+
     Args:
         folder: gets the file `.lock`, which names the process that holds or has held the lock.
 
@@ -41,14 +43,26 @@ def locked(folder: Path) -> Iterator[None]:
     if process()[0] > 0:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
+    new = [place for place in (path, folder, *folder.parents) if not os.path.lexists(place)]
+    folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         _take(descriptor, path)
-        yield
+        try:
+            yield
+        except InputError:
+            _remove(new)
+            raise
     finally:
         os.close(descriptor)  # gives the lock back
+
+
+def _remove(new: list[Path]) -> None:
+    """Removes the lock, and the folders made for it that are empty."""
+    with contextlib.suppress(OSError):  # not empty
+        for place in new:
+            place.rmdir() if place.is_dir() else place.unlink()
 
 
 def _take(descriptor: int, path: Path) -> None:
@@ -65,6 +79,10 @@ def _take(descriptor: int, path: Path) -> None:
             *(path.parent, error.strerror),
         )
         return
+    if os.fstat(descriptor).st_nlink == 0:  # a command that was refused has just removed it
+        raise InputError(
+            f"{path.parent} was in use until now, expected one process at a time: try again"
+        )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     about = {"host": socket.gethostname(), "pid": os.getpid(), "since": now}
     about["command"] = " ".join(sys.orig_argv)[:500]

@@ -13,7 +13,7 @@ import pytest
 import lagseg_jax
 import lagseg_jax.calibrate as command
 from configs import default
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.evaluation.tuning import calibrate
 from lagseg_jax.imaging.labels import read_image_and_label

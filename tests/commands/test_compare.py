@@ -10,34 +10,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
 
 import lagseg_jax
-from lagseg_jax import compare
-from lagseg_jax.evaluation.compare import Reading, Scores, compare_pair, score_masks
+from lagseg_jax.evaluation.compare import Reading, score_masks
 from lagseg_jax.evaluation.mask_files import find_truth
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.volume import read_volume, write_mask
-from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
+from mask_folders import AFFINE, SHAPE, block, call, save
 
 ROOT = Path(lagseg_jax.__file__).parent.parent
-AFFINE = np.diag([-1.5, -1.5, 3.0, 1.0])
-SHAPE = (13, 11, 7)
-
-
-def block(start, stop):
-    """A mask of 5 x 5 x 3 voxels for each step along x."""
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[start:stop, 3:8, 2:5] = 1
-    return mask
-
-
-def save(path, mask, affine=AFFINE):
-    path.parent.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(mask, affine), path)
-    return path
 
 
 @pytest.fixture
@@ -51,14 +34,12 @@ def folders(tmp_path):
     return tmp_path / "truth", tmp_path / "a", tmp_path / "b"
 
 
-def call(*arguments):
-    return exit_status(lambda: compare.main([str(argument) for argument in arguments]))
-
-
 def test_scores_and_differences(folders, tmp_path, capsys):
     truth, a, b = folders
+    (tmp_path / "out").mkdir()
     assert call(truth, a, b, "--output", tmp_path / "out") == 0
     out = capsys.readouterr().out
+    assert "|volume_error_ml|" in out and "|dice|" not in out  # magnitudes
     assert "0.8333" in out and "0.6667" in out and "better in 7, worse in 0" in out
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert found["predictions"]["a"]["dice"]["mean"] == pytest.approx(5 / 6)
@@ -88,41 +69,6 @@ def test_slices_are_those_of_the_coarsest_axis(tmp_path):
     save(tmp_path / "a" / "c.nii.gz", block(3, 9), affine)
     (scores,) = score_masks({"c": truth}, [tmp_path / "a"])
     assert scores.rows["c"]["slice_dice"] == pytest.approx(5 / 7)  # 5 slices of 7, each complete
-
-
-def rows(values):
-    """Scores whose Dice are given; the other metrics follow it."""
-    return {
-        f"{i}": {"dice": v, "iou": v / 2, "hd95_mm": 10 - v, "assd_mm": 1 - v, "volume_error_ml": v}
-        for i, v in enumerate(values)
-    }
-
-
-def test_the_pair_by_hand():
-    one, other = [0.9, 0.8, 0.7, 0.9, 0.6, 0.75, 0.5], [0.8, 0.85, 0.5, 0.6, 0.55, 0.6, 0.5]
-    difference = np.subtract(one, other)
-    row = compare_pair(Scores("a", rows(one), {}), Scores("b", rows(other), {}))["dice"]
-    assert row["mean_difference"] == pytest.approx(difference.mean())
-    assert (row["wins"], row["losses"], row["ties"], row["n"]) == (5, 1, 1, 7)
-    assert row["low"] < row["mean_difference"] < row["high"]
-    assert row["p"] == pytest.approx(wilcoxon(difference).pvalue)
-
-
-def test_only_common_cases_with_defined_metrics_are_compared():
-    a, b = rows([0.9, 0.8, 0.7]), rows([0.5, 0.6, 0.8, 0.9])
-    b["1"]["hd95_mm"] = math.nan
-    differences = compare_pair(Scores("a", a, {}), Scores("b", b, {}))
-    assert differences["dice"]["n"] == 3 and differences["hd95_mm"]["n"] == 2
-    assert differences["dice"]["p"] is None  # too few pairs for a test
-    nothing = compare_pair(Scores("a", a, {}), Scores("b", {}, {}))["dice"]
-    assert nothing["n"] == 0 and nothing["mean_difference"] is None
-
-
-def test_the_magnitude_of_the_volume_error_counts():
-    a, b = rows([1.0]), rows([1.0])
-    a["0"]["volume_error_ml"], b["0"]["volume_error_ml"] = -5.0, 2.0
-    row = compare_pair(Scores("a", a, {}), Scores("b", b, {}))["volume_error_ml"]
-    assert row["mean_difference"] == 3.0 and row["losses"] == 1
 
 
 def test_missing_shifted_and_damaged_masks_are_named_and_the_rest_is_scored(folders, capsys):
@@ -278,24 +224,6 @@ def test_masks_off_the_grid_can_be_allowed_and_orientations_told(folders, tmp_pa
     assert told == {"orientation": "LPS", "allow": "geometry"}
 
 
-def test_distances_in_sheared_volumes_follow_the_affine():
-    """Two voxels, 4 steps apart along y and z, at 20 degrees of shear: 14.87 mm."""
-    a, b = np.zeros((2, 20, 20, 20), np.uint8)
-    a[10, 5, 5] = b[10, 9, 9] = 1
-    shear = np.eye(4)
-    shear[1, 2] = np.tan(np.deg2rad(20))
-    affine = shear @ np.diag([1.5, 1.5, 2.75, 1])
-    row = case_metrics(a, b, affine)
-    expected = np.linalg.norm(affine[:3, :3] @ [0, 4, 4])
-    assert (
-        row["hd95_mm"]
-        == row["assd_mm"]
-        == pytest.approx(expected)
-        == pytest.approx(14.87, abs=0.01)
-    )
-    assert row["truth_ml"] == pytest.approx(1.5 * 1.5 * 2.75 / 1000)
-
-
 def test_a_case_that_cannot_be_scored_has_a_row_and_counts(folders, tmp_path, capsys):
     """A class that a tool did not find, a missing and a damaged file are Dice 0, and said."""
     truth, a, _ = folders
@@ -330,38 +258,6 @@ def test_pairs_are_the_cases_of_both_and_a_case_without_truth_counts_for_nobody(
     assert counts == {"n_cases": [6, 6], "n_missing": [1, 0]}
     assert found["comparisons"][0]["n_common"] == 5
     assert found["comparisons"][0]["differences"]["dice"]["n"] == 5
-
-
-def test_truth_of_any_naming(tmp_path, caplog):
-    """Pairs in a folder are recognised; patterns and tables name the rest, labels alone suffice."""
-    mask = block(2, 8)
-    for name in ("P1", "P2"):
-        save(tmp_path / "flat" / f"{name}_lge.nii.gz", np.int16(3) + 2 * block(1, 9))
-        save(tmp_path / "flat" / f"{name}_la.nii.gz", mask)
-        save(tmp_path / "a" / f"{name}.nii.gz", mask)
-    told = ("*_lge.nii.gz", "*_la.nii.gz")
-    (tmp_path / "flat/t.csv").write_text("image,label\nP1_lge.nii.gz,P1_la.nii.gz\n")
-    for names in ((), told, ("", "*_la.nii.gz")):
-        truth = find_truth(tmp_path / "flat", None, *names)
-        assert {n: path.name for n, path in truth.items()} == {n: f"{n}_la.nii.gz" for n in truth}
-        assert list(truth) == ["P1", "P2"]
-    assert list(find_truth(tmp_path / "flat", None, "t.csv")) == ["P1_lge"]
-    arguments = (tmp_path / "flat", tmp_path / "a", "--labels=*_la.nii.gz")
-    assert call(*arguments) == 0
-    assert call(tmp_path / "flat", tmp_path / "a", "--labels=*_seg.nii.gz") == 2
-
-
-def test_truth_of_several_datasets_has_the_names_of_a_run_on_them(tmp_path):
-    for name in ("a", "b"):
-        for part in ("lge", "la"):
-            save(tmp_path / name / f"P1_{part}.nii.gz", block(2, 8))
-        save(tmp_path / "masks" / f"{name}_P1.nii.gz", block(2, 8))
-    roots = (f"{tmp_path / 'a'}", f"b={tmp_path / 'b'}")
-    assert list(find_truth(roots)) == ["a_P1", "b_P1"]
-    assert list(find_truth(roots[1])) == ["b_P1"]
-    assert call(roots, tmp_path / "masks", f"--output={tmp_path / 'out'}") == 0
-    content = json.loads((tmp_path / "out/comparison.json").read_text())
-    assert content["predictions"]["masks"]["n_cases"] == 2
 
 
 def test_merged_values_score_as_one_mask(folders, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 import tiny_run
 from lagseg_jax import export_nnunet
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.evaluation.nnunet_export import export_dataset
 from lagseg_jax.imaging.labels import read_image_and_label
 from lagseg_jax.runtime.console import exit_status

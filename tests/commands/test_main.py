@@ -14,7 +14,7 @@ import pytest
 import tiny_run
 from configs import default
 from lagseg_jax import main
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.split import split_by_patient
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
@@ -276,6 +276,33 @@ def test_a_refused_command_writes_nothing(finished_run, phantom, tmp_path, mode,
     with pytest.raises(InputError, match=expected):
         main.run(config, workdir, mode)
     assert contents(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"encoder.weights": "nowhere"}, "nowhere"),
+        ({"data.cache_gb": 1e-9}, "config.data.cache_gb"),
+        ({"data.root": "phantom", "data.window": (1e6, 2e6)}, "window"),
+        ({"train.init_from": "nowhere"}, "config.train.init_from"),
+    ],
+)
+def test_a_refused_training_leaves_nothing_in_a_new_workdir(phantom, tmp_path, changes, expected):
+    config = tiny_run.config(phantom)
+    for field, value in changes.items():
+        section, name = field.split(".")
+        config[section][name] = value
+    with pytest.raises(InputError, match=expected):
+        main.run(config, tmp_path / "runs" / "new", "train")
+    assert not (tmp_path / "runs").exists()
+    own = tmp_path / "own" / "splits.json"
+    own.parent.mkdir()
+    own.write_text('{"train": ["train_1"], "validation": ["train_2"], "test": ["train_3"]}')
+    (own.parent / "notes.txt").write_text("mine")
+    before = contents(own.parent)
+    with pytest.raises(InputError):
+        main.run(config, own.parent, "train")
+    assert contents(own.parent) == before and not (own.parent / ".lock").exists()
 
 
 def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, tmp_path, caplog):

@@ -2,61 +2,19 @@
 
 import os
 import shutil
-import threading
-import time
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from lagseg_jax.data import disk_cache
 from lagseg_jax.data import prepare as module
-from lagseg_jax.data.cases import Case
-from lagseg_jax.data.disk_cache import TEMPORARY
-from lagseg_jax.data.layouts import detect
-from lagseg_jax.data.prepare import Preparation, cache_folder, prepare_cases
+from lagseg_jax.data.layouts.detect import detect
+from lagseg_jax.data.prepare import cache_folder, prepare_cases
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.runtime import console
 from lagseg_jax.runtime.errors import InputError
-
-SHAPE = (13, 11, 5)
-AFFINE = np.diag([-1.25, -1.25, 2.5, 1.0])
-PREPARATION = Preparation(image_size=28, clip_percentiles=(0.5, 99.5), label_value=0)
-
-
-def write_case(folder, number):
-    rng = np.random.default_rng(number)
-    arrays = {"image": rng.integers(0, 500, SHAPE), "label": 420 * (rng.integers(0, 3, SHAPE) // 2)}
-    paths = {}
-    for part, array in arrays.items():
-        paths[part] = folder / f"{part}_{number}.nii.gz"
-        nib.save(nib.Nifti1Image(array.astype(np.int16), AFFINE), paths[part])
-    return Case(f"case_{number}", f"patient_{number}", paths["image"], paths["label"])
-
-
-@pytest.fixture
-def cases(tmp_path):
-    (tmp_path / "data").mkdir()
-    return [write_case(tmp_path / "data", number) for number in range(3)]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "cache"
-
-
-def prepare(cases, folder, preparation=PREPARATION, max_gb=1.0):
-    return prepare_cases(cases, preparation, folder, max_gb)
-
-
-def names(folder):
-    return {entry.name for entry in folder.iterdir()}
-
-
-def used(entry, days_ago):
-    seconds = time.time() - days_ago * 24 * 3600
-    os.utime(entry, (seconds, seconds))
+from prepared import AFFINE, PREPARATION, SHAPE, names, prepare
 
 
 def fail(*_):
@@ -204,126 +162,6 @@ def test_the_cap_on_decoded_bytes_reaches_the_files(cases, folder):
         prepare(cases[:1], folder, replace(PREPARATION, max_bytes=1000))
 
 
-def test_a_killed_writer_is_harmless_and_cleaned_up_later(cases, folder):
-    prepare(cases[:1], folder)
-    for name, age in ((f"{TEMPORARY}recent", 0.9), (f"{TEMPORARY}stale", 1.1)):
-        (folder / name).mkdir()
-        (folder / name / "images.npy").write_bytes(b"half")
-        used(folder / name, age)
-    prepared = prepare(cases[:2], folder)
-    assert len(prepared) == 2 and len(names(folder)) == 3
-    assert {n for n in names(folder) if n.startswith(TEMPORARY)} == {f"{TEMPORARY}recent"}
-
-
-def test_a_kill_while_evicting_leaves_no_broken_entry(cases, folder, monkeypatch):
-    before = prepare(cases[:1], folder)[0]
-    images = np.array(before.images)
-    bound = 1.5 * entry_bytes(folder) / 1e9
-
-    def killed_half_way(path, **_):
-        next(path.rglob("*.npy")).unlink()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(disk_cache.shutil, "rmtree", killed_half_way)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(cases[1:2], folder, max_gb=bound)
-    np.testing.assert_array_equal(prepare(cases[:1], folder)[0].images, images)
-
-
-def entry_bytes(folder):
-    return max(sum(f.stat().st_size for f in entry.iterdir()) for entry in folder.iterdir())
-
-
-def keys_of(cases, folder):
-    """The entry of every case, told apart by preparing one after the other."""
-    keys = []
-    for case in cases:
-        before = names(folder) if folder.exists() else set()
-        prepare([case], folder)
-        keys += names(folder) - before
-    return keys
-
-
-def test_the_least_recently_used_entries_go_first(cases, folder):
-    keys = keys_of(cases, folder)
-    bound = 3.5 * entry_bytes(folder) / 1e9
-    for days, key in zip((3, 1, 2), keys):  # case 0 was used longest ago, then case 2
-        used(folder / key, days)
-    prepare([write_case(cases[0].image.parent, 7)], folder, max_gb=bound)
-    assert keys[0] not in names(folder) and set(keys[1:]) < names(folder)
-    prepare([cases[1]], folder, max_gb=bound * 2.3 / 3.5)
-    assert names(folder) >= {keys[1]} and keys[2] not in names(folder)
-    assert len(names(folder)) == 2
-
-
-def test_opening_an_entry_counts_as_use(cases, folder):
-    (key,) = keys_of(cases[:1], folder)
-    used(folder / key, 1)
-    prepare(cases[:1], folder)
-    assert time.time() - (folder / key).stat().st_mtime < 3600
-
-
-def test_entries_in_use_are_never_evicted(cases, folder):
-    keys = keys_of(cases, folder)
-    for key, days_ago in zip(keys, (1, -1, -1)):  # another run opens the others from now on
-        used(folder / key, days_ago)
-    prepare(cases[:1], folder, max_gb=1.5 * entry_bytes(folder) / 1e9)
-    assert names(folder) == {keys[0]}
-
-
-def test_a_bound_below_what_is_needed_is_refused(cases, folder):
-    prepare(cases[:1], folder)
-    bound = 2.5 * entry_bytes(folder) / 1e9
-    with pytest.raises(InputError, match=rf"{folder} must hold .* but config\.data\.cache_gb is"):
-        prepare(cases, folder, max_gb=bound)
-
-
-def test_what_else_lies_in_the_folder_is_left_alone(cases, folder):
-    """Someone may point `config.data.cache_dir` at a folder with other things in it."""
-    keys = keys_of(cases[:1], folder)
-    bound = 1.5 * entry_bytes(folder) / 1e9
-    (folder / "my study").mkdir()
-    (folder / "my study" / "scan.nii.gz").write_bytes(b"precious")
-    (folder / "notes.txt").write_text("precious")
-    for name in ("my study", "notes.txt"):
-        used(folder / name, 100)
-    prepare(cases[1:2], folder, max_gb=bound)
-    assert keys[0] not in names(folder)
-    assert (folder / "my study" / "scan.nii.gz").exists() and (folder / "notes.txt").exists()
-
-
-def test_two_writers_of_the_same_case(cases, folder, monkeypatch):
-    read = module.inspect_case
-    both_decode = threading.Barrier(2, timeout=20)
-
-    def read_together(*files):
-        both_decode.wait()
-        return read(*files)
-
-    monkeypatch.setattr(module, "inspect_case", read_together)
-    results = []
-    threads = [
-        threading.Thread(target=lambda: results.append(prepare(cases[:1], folder)[0]))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    first, second = results
-    np.testing.assert_array_equal(first.images, second.images)
-    np.testing.assert_array_equal(first.masks, second.masks)
-    assert len(names(folder)) == 1  # one entry, and nothing half-written
-
-
-def test_prepared_cases_stay_readable_when_another_run_evicts_them(cases, folder):
-    prepared = prepare(cases[:1], folder)[0]
-    images = np.array(prepared.images)
-    shutil.rmtree(folder)
-    np.testing.assert_array_equal(prepared.images, images)
-
-
 def test_folder(monkeypatch, tmp_path):
     assert cache_folder(str(tmp_path)) == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -350,7 +188,7 @@ def test_a_told_orientation_makes_the_same_slices_and_is_said(cases, folder, cap
     with pytest.raises(InputError, match="orientation is not known"):
         prepare(cases, folder)
     found = prepare(cases, folder, replace(PREPARATION, orientation="LPS"))
-    assert "orientation of 1 cases: LPS as told" in caplog.text
+    assert "orientation of 1 case: LPS as told" in caplog.text
     np.testing.assert_array_equal(found[1].images, expected[1].images)
     np.testing.assert_array_equal(found[1].masks, expected[1].masks)
     # Another orientation is another entry of the cache.

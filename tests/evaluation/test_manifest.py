@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.evaluation.manifest import dataset_hash
 from lagseg_jax.runtime.host import git_commit
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -36,3 +37,10 @@ def run(processes: int, *command: str, seconds: float = 120, **options) -> tuple
         said, _ = pod.communicate(timeout=30)
         raise AssertionError(f"{command} still ran after {seconds} s:\n{said}") from None
     return pod.returncode, said
+
+
+def worker(what: str, *arguments: object, **options) -> tuple[int, str, float]:
+    """Two processes of tests/helpers/pod_worker.py: as above, and the seconds that it took."""
+    start = time.monotonic()
+    status, said = run(2, "tests.helpers.pod_worker", what, *map(str, arguments), **options)
+    return status, said, time.monotonic() - start

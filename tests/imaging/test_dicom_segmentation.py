@@ -8,7 +8,8 @@ import pytest
 
 from lagseg_jax.imaging.dicom import read_stack
 from lagseg_jax.imaging.dicom_choice import choose
-from lagseg_jax.imaging.dicom_segmentation import Algorithm, write_segmentation
+from lagseg_jax.imaging.dicom_derived import Algorithm
+from lagseg_jax.imaging.dicom_segmentation import write_segmentation
 from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.runtime.errors import InputError

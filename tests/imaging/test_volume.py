@@ -1,9 +1,7 @@
 """Files made with nibabel and pynrrd, or byte by byte, against what lagseg_jax.volume reads."""
 
-import gzip
 import itertools
 import os
-import tracemalloc
 
 import nibabel as nib
 import nrrd
@@ -14,64 +12,27 @@ from lagseg_jax.imaging.labels import LabelRule, read_label
 from lagseg_jax.imaging.volume import (
     SUFFIXES,
     case_name,
-    check_same_geometry,
     from_canonical,
     is_volume_file,
     read_volume,
     to_canonical,
     write_mask,
 )
-from lagseg_jax.runtime.errors import InputError
+from volume_files import (
+    LPS,
+    SHAPE,
+    SPACING,
+    nifti_bytes,
+    noise,
+    oblique_affine,
+    refused,
+    save,
+    save_nrrd,
+)
 
-SHAPE = (5, 7, 11)
-SPACING = (0.7, 1.3, 2.9)
 ORIENTATIONS = list(
     itertools.product(itertools.permutations(range(3)), itertools.product([1, -1], repeat=3))
 )
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-def oblique_affine(permutation=(0, 1, 2), signs=(1, 1, 1)):
-    """Voxel -> RAS mm, tilted by 11, -7 and 5 degrees, anisotropic, away from the origin."""
-    a, b, c = np.deg2rad([11, -7, 5])
-    about_x = [[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]]
-    about_y = [[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]]
-    about_z = [[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]]
-    affine = np.eye(4)
-    rotation = np.array(about_x) @ about_y @ about_z
-    affine[:3, :3] = rotation[:, permutation] * signs * SPACING
-    affine[:3, 3] = [-31.5, 17.25, 103.125]
-    return affine
-
-
-def noise(shape=SHAPE, dtype=np.int16, seed=0):
-    return np.random.RandomState(seed).randint(0, 100, shape).astype(dtype)
-
-
-def save_nifti(path, array, affine=None, kind=nib.Nifti1Image):
-    image = kind(array, oblique_affine() if affine is None else affine)
-    image.header.set_xyzt_units("mm", "sec")
-    nib.save(image, path)
-    return path
-
-
-def save_nrrd(path, array, affine=None, **header):
-    lps = LPS @ (oblique_affine() if affine is None else affine)
-    directions = np.full((array.ndim, 3), np.nan)
-    directions[:3] = lps[:3, :3].T
-    geometry = {
-        "space": "left-posterior-superior",
-        "space directions": directions,
-        "space origin": lps[:3, 3],
-        "kinds": ["domain"] * array.ndim,
-    }
-    header = geometry | header
-    nrrd.write(str(path), array, {key: value for key, value in header.items() if value is not None})
-    return path
-
-
-def save(path, array, affine=None):
-    return (save_nrrd if path.suffix == ".nrrd" else save_nifti)(path, array, affine)
 
 
 def reference(path):
@@ -84,20 +45,6 @@ def reference(path):
     affine[:3, :3] = header["space directions"][:3].T
     affine[:3, 3] = header["space origin"]
     return array, LPS @ affine
-
-
-def refused(path, *expected, read=read_volume, **options):
-    """The message, which must be one line that names the file and contains what is expected."""
-    with pytest.raises(InputError) as error:
-        read(path, **options)
-    message = str(error.value)
-    assert path.name in message and "\n" not in message and message.endswith(".")
-    for text in expected:
-        assert str(text) in message
-    return message
-
-
-# Geometry
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -241,9 +188,6 @@ def test_metres_become_millimetres_and_stay_metres_in_the_mask(tmp_path):
     assert after.header.get_xyzt_units()[0] == "meter"
 
 
-# Voxels
-
-
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "<u2", ">i4", "<f4", "f8"])
 def test_the_stored_type_is_kept_in_native_byte_order(tmp_path, suffix, dtype):
@@ -292,21 +236,9 @@ def test_voxels_without_a_slope_are_as_stored(tmp_path, slope):
     np.testing.assert_array_equal(found, noise())
 
 
-def test_a_volume_that_memory_cannot_hold_is_refused_in_one_sentence(tmp_path, monkeypatch):
-    def no_memory(*arguments):
-        raise MemoryError("Unable to allocate 9 GiB")
-
-    path = save(tmp_path / "a.nii", noise())
-    monkeypatch.setattr("lagseg_jax.imaging.formats.read_voxels", no_memory)
-    refused(path, "not enough memory to read it (Unable to allocate 9 GiB)")
-
-
 def test_raw_nrrd(tmp_path):
     path = save_nrrd(tmp_path / "a.nrrd", noise(), encoding="raw")
     np.testing.assert_array_equal(read_volume(path).array, noise())
-
-
-# Labels
 
 
 @pytest.mark.parametrize("value", [1, 255, 420])
@@ -319,33 +251,9 @@ def test_the_only_value_of_a_label_is_the_atrium(tmp_path, value):
     np.testing.assert_array_equal(read_label(path, LabelRule(value)).array, truth)
 
 
-def test_a_label_with_several_values_needs_a_choice(tmp_path):
-    values = (noise() % 3 * 210).astype(np.int16)
-    path = save(tmp_path / "a.nrrd", values)
-    refused(path, "210, 420", "config.data.label_value", read=read_label)
-    np.testing.assert_array_equal(read_label(path, LabelRule(420)).array, values == 420)
-    refused(path, "210, 420", "label_value=1", read=read_label, rule=LabelRule(1))
-
-
 def test_an_empty_label_is_an_empty_mask(tmp_path):
     path = save(tmp_path / "a.nii", np.zeros(SHAPE, np.uint8))
     assert read_label(path).array.sum() == read_label(path, LabelRule(1)).array.sum() == 0
-
-
-def test_image_and_label_must_share_the_grid(tmp_path):
-    image = read_volume(save(tmp_path / "image.nii", noise()))
-    check_same_geometry(image, read_volume(save(tmp_path / "same.nrrd", noise())))
-    turned = save(tmp_path / "turned.nii", noise(), oblique_affine(signs=(1, -1, 1)))
-    shifted = oblique_affine()
-    shifted[1, 3] += 0.5 * SPACING[1]
-    moved = save(tmp_path / "moved.nii", noise(), shifted)
-    cropped = save(tmp_path / "cropped.nii", noise((5, 7, 13)))
-    for path, found in [(turned, "voxels"), (moved, "voxels apart"), (cropped, "(5, 7, 13)")]:
-        message = refused(path, found, read=lambda p: check_same_geometry(image, read_volume(p)))
-        assert "image.nii" in message
-
-
-# Names
 
 
 def test_names():
@@ -353,174 +261,6 @@ def test_names():
     assert case_name("a.b.nii") == "a.b" and case_name("readme.txt") == "readme.txt"
     assert is_volume_file("心房/a.nii.gz") and is_volume_file("A.NII")
     assert not is_volume_file("._la_003.nii.gz") and not is_volume_file("a.gz")
-
-
-# Damage
-
-
-def nifti_bytes(array=None, **fields):
-    """An uncompressed NIfTI file with header fields overwritten, however absurd."""
-    content = nib.Nifti1Image(noise() if array is None else array, oblique_affine()).to_bytes()
-    header = np.frombuffer(content[:348], nib.Nifti1Header.template_dtype).copy()[0]
-    for field, value in fields.items():
-        header[field] = value
-    return header.tobytes() + content[348:]
-
-
-@pytest.mark.parametrize(
-    "name, content, expected",
-    [
-        ("empty.nii", b"", "NIfTI"),
-        ("empty.nii.gz", b"", "NIfTI"),
-        ("empty.nrrd", b"", "NRRD"),
-        ("text.nii", b"not a volume" * 99, "NIfTI"),
-        ("plain.nii.gz", nifti_bytes(), "gzip"),
-        ("text.nrrd", b"not a volume\n\n", "NRRD"),
-        ("pair.nii", nifti_bytes(magic=b"ni1"), "pair"),
-        ("short.nii", nifti_bytes()[:-2], "768 bytes of voxels found, expected 770"),
-        ("short.nii.gz", gzip.compress(nifti_bytes())[:-20], "end-of-stream"),
-        ("far.nii", nifti_bytes(vox_offset=2**30), "byte 1073741824"),
-        ("flat.nii", nifti_bytes(dim=[2, 5, 7, 1, 1, 1, 1, 1]), "(5, 7)"),
-        ("cine.nii", nifti_bytes(dim=[4, 5, 7, 11, 3, 1, 1, 1]), "(5, 7, 11, 3)"),
-        ("none.nii", nifti_bytes(dim=[3, 5, 0, 11, 1, 1, 1, 1]), "(5, 0, 11)"),
-        ("minus.nii", nifti_bytes(dim=[3, 5, -7, 11, 1, 1, 1, 1]), "(5, -7, 11)"),
-        ("rgb.nii", nifti_bytes(datatype=128, bitpix=24), "one real number"),
-        ("complex.nii", nifti_bytes(datatype=32, bitpix=64), "complex64"),
-        ("zero.nii", nifti_bytes(srow_x=0, srow_y=0, srow_z=0), "singular"),
-        ("nan.nii", nifti_bytes(srow_y=np.nan), "not finite"),
-        ("parallel.nii", nifti_bytes(srow_x=[1, 2, 3, 0], srow_y=[1, 2, 3, 0]), "singular"),
-        ("size.nii", nifti_bytes(sform_code=0, qform_code=1, pixdim=[1, 1, 0, 1, 1, 1, 1, 1]), "0"),
-        (
-            "huge.nii.gz",
-            gzip.compress(nifti_bytes(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1])),
-            "most",
-        ),
-    ],
-)
-def test_damaged_files_are_refused_in_one_sentence(tmp_path, name, content, expected):
-    (tmp_path / name).write_bytes(content)
-    refused(tmp_path / name, expected)
-
-
-def test_a_flipped_bit_in_a_gzip_is_noticed(tmp_path):
-    # Stored, not deflated: only the checksum can tell.
-    content = bytearray(gzip.compress(nifti_bytes(), compresslevel=0))
-    content[-100] ^= 1
-    (tmp_path / "a.nii.gz").write_bytes(content)
-    refused(tmp_path / "a.nii.gz", "CRC")
-
-
-def test_missing_file_folder_and_other_names(tmp_path):
-    (tmp_path / "folder.nii").mkdir()
-    (tmp_path / "a.mha").touch()
-    refused(tmp_path / "missing.nii", "does not exist")
-    refused(tmp_path / "folder.nii", "is a folder")
-    refused(tmp_path / "a.mha", ".nii.gz")
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_nan_and_infinity_are_counted(tmp_path, suffix):
-    array = noise(dtype=np.float32)
-    array[1, 2, 3] = array[4, 6, 10] = np.nan
-    array[0, 0, 0] = -np.inf
-    refused(save(tmp_path / f"a{suffix}", array), "3 voxels are NaN or infinite")
-
-
-@pytest.mark.parametrize(
-    "header, expected",
-    [
-        ({"space": "scanner-xyz"}, "scanner-xyz"),
-        ({"space directions": None}, "spacings"),
-        ({"space directions": np.zeros((3, 3))}, "singular"),
-        ({"encoding": "raw", "byte skip": -1}, "skip"),
-    ],
-)
-def test_nrrd_headers_that_are_refused(tmp_path, header, expected):
-    refused(save_nrrd(tmp_path / "a.nrrd", noise(), **header), expected)
-
-
-def test_nrrd_in_an_unknown_encoding_is_refused(tmp_path):
-    header = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 5 7 11\nspacings: 1 1 1\nencoding: hex\n"
-    (tmp_path / "a.nrrd").write_text(header + "\n" + "00" * 385)
-    refused(tmp_path / "a.nrrd", "hex", "bzip2")
-
-
-def test_nrrd_that_is_not_three_dimensional(tmp_path):
-    for array in (noise((5, 7)), noise((5, 7, 11, 3))):
-        path = tmp_path / "a.nrrd"
-        nrrd.write(str(path), array, {"spacings": np.ones(array.ndim)})
-        refused(path, array.shape)
-
-
-@pytest.mark.parametrize("field", ["data file", "datafile"])
-def test_nrrd_never_opens_another_file(tmp_path, field):
-    (tmp_path / "secret").write_bytes(bytes(1000))
-    header = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 5 7 11\nencoding: raw\n"
-    (tmp_path / "a.nrrd").write_text(f"{header}spacings: 1 1 1\n{field}: ./secret\n\n")
-    refused(tmp_path / "a.nrrd", "./secret")
-
-
-@pytest.mark.parametrize("missing", ["type", "dimension", "sizes", "encoding"])
-def test_nrrd_without_a_required_field(tmp_path, missing):
-    fields = {"type": "uchar", "dimension": 3, "sizes": "1 1 1", "encoding": "raw"}
-    lines = [f"{key}: {value}" for key, value in fields.items() if key != missing]
-    (tmp_path / "a.nrrd").write_text("\n".join(["NRRD0004", *lines, "spacings: 1 1 1", "", "x"]))
-    refused(tmp_path / "a.nrrd", f"'{missing}'")
-
-
-def bomb(kind):
-    if kind == "more declared than present.nii.gz":
-        return gzip.compress(
-            nifti_bytes(dim=[3, 1290, 1290, 1289, 1, 1, 1, 1], datatype=2, bitpix=8)
-        )
-    if kind == "more present than declared.nii.gz":
-        return gzip.compress(nifti_bytes() + bytes(2**27), compresslevel=1)
-    header = (
-        b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: %s\nencoding: gzip\nspacings: 1 1 1\n%s\n"
-    )
-    if kind == "more declared than present.nrrd":
-        return header % (b"1290 1290 1289", b"") + gzip.compress(bytes(10))
-    if kind == "more present than declared.nrrd":
-        return header % (b"5 7 11", b"") + gzip.compress(bytes(2**27), compresslevel=1)
-    return header % (b"5 7 11", b"content: " + b"x" * 2**26)  # "endless header.nrrd"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "more declared than present.nii.gz",
-        "more declared than present.nrrd",
-        "more present than declared.nii.gz",
-        "more present than declared.nrrd",
-        "endless header.nrrd",
-    ],
-)
-def test_bombs_are_not_unpacked(tmp_path, name):
-    """2 GiB declared for 10 bytes, or 128 MiB packed behind a header of 385 voxels."""
-    (tmp_path / name).write_bytes(bomb(name))
-    tracemalloc.start()
-    try:
-        refused(tmp_path / name, max_bytes=2**26)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 2**26 + 2**22
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_cap_is_on_decoded_bytes(tmp_path, suffix):
-    path = save(tmp_path / f"a{suffix}", noise())
-    assert read_volume(path, max_bytes=770).array.nbytes == 770
-    refused(path, "770", "769", max_bytes=769)
-
-
-def test_the_cap_counts_scaled_voxels_as_float32(tmp_path):
-    (tmp_path / "a.nii").write_bytes(nifti_bytes(scl_slope=2))
-    assert read_volume(tmp_path / "a.nii", max_bytes=1540).array.nbytes == 1540
-    refused(tmp_path / "a.nii", "1540", max_bytes=1539)
-
-
-# Writing
 
 
 def test_a_mask_appears_complete_or_not_at_all(tmp_path, monkeypatch):

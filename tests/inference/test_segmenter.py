@@ -10,29 +10,12 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 import lagseg_jax
-from configs import default
 from lagseg_jax.imaging.masks import clean_mask
-from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference import memory
 from lagseg_jax.inference import segmenter as segmenter_module
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
-from lagseg_jax.inference.segmenter import Segmenter
-from lagseg_jax.inference.slice_probability import average_probability, decoder, encoder
-
-
-@pytest.fixture(scope="module")
-def segmenter(finished_run):
-    return lagseg_jax.load_segmenter(finished_run)
-
-
-@pytest.fixture(scope="module")
-def volume(phantom):
-    return read_volume(phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz")
-
-
-def every(segmenter):
-    """What the run says, but all components."""
-    return dataclasses.replace(segmenter.postprocessing, components=0)
+from lagseg_jax.inference.slice_probability import decoder, encoder
+from segmenters import every
 
 
 def test_probability_is_on_the_input_grid(segmenter, volume):
@@ -185,133 +168,6 @@ def test_a_call_may_ask_for_other_postprocessing_than_the_runs(segmenter, volume
         assert segmenter.predict_volume(*place, post=post).sum() == voxels
 
 
-def test_mirroring_makes_the_answer_symmetric(segmenter, volume):
-    """A mirrored patient gets the mirrored probability; without `tta` the network may differ."""
-    array = volume.array[:, :, 2:7]
-    affine = np.diag([*volume.spacing, 1])
-    mirrored = {}
-    for tta in (False, True):
-        plain = segmenter.predict_probability(array, affine=affine, tta=tta)
-        for axes in ((0,), (1,), (0, 1)):
-            turned = segmenter.predict_probability(
-                np.flip(array, axes), volume.spacing, tta=tta, orientation="RAS"
-            )
-            mirrored[tta, axes] = np.abs(np.flip(turned, axes) - plain).max()
-    assert all(mirrored[True, axes] < 1e-5 < mirrored[False, axes] for _, axes in mirrored)
-
-
-def test_mirroring_is_the_mean_of_four(segmenter, volume):
-    array = volume.array[:, :, 2:7]
-    parts = [
-        np.flip(
-            segmenter.predict_probability(np.flip(array, axes), volume.spacing, orientation="RAS"),
-            axes,
-        )
-        for axes in ((), (0,), (1,), (0, 1))
-    ]
-    found = segmenter.predict_probability(array, volume.spacing, tta=True, orientation="RAS")
-    np.testing.assert_allclose(found, np.mean(parts, 0), atol=1e-5)
-
-
-def variation(segmenter, **changes):
-    """Another model: other parameters, image size or threshold."""
-    config = segmenter.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.image_size = changes.pop("image_size", config.data.image_size)
-        config.predict.threshold = changes.pop("threshold", config.predict.threshold)
-    params = jax.tree.map(lambda x: x * changes.pop("scale", 1.3), segmenter.head_params)
-    return dataclasses.replace(segmenter, config=config, head_params=params)
-
-
-def test_ensemble_is_the_mean_and_the_threshold_is_the_first_ones(segmenter, volume):
-    """Three models, one of another image size; every part of `predict` is the first one's."""
-    place = volume.array[:, :, 2:7], volume.spacing, volume.affine
-    others = variation(segmenter, image_size=56, threshold=0.9), variation(segmenter)
-    first = variation(segmenter, threshold=0.4)
-    ensemble = dataclasses.replace(first, partners=others)
-    expected = np.mean([m.predict_probability(*place) for m in (first, *others)], axis=0)
-    probability = ensemble.predict_probability(*place)
-    np.testing.assert_allclose(probability, expected, atol=1e-6)
-    assert np.abs(probability - first.predict_probability(*place)).max() > 1e-3
-    mask = ensemble.predict_volume(*place, post=every(ensemble))
-    np.testing.assert_array_equal(mask, probability >= 0.4)
-
-
-def test_a_probability_that_equals_the_threshold_is_atrium():
-    probability = jax.numpy.array([0.25, 0.5, 0.75])
-    assert average_probability([probability], 0.5).tolist() == [0, 1, 1]
-    assert average_probability([probability, probability + 0.25], 0.625).tolist() == [0, 1, 1]
-
-
-def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
-    loads = []
-    real = segmenter_module.load_frozen_encoder
-    monkeypatch.setattr(
-        segmenter_module, "load_frozen_encoder", lambda c: loads.append(c) or real(c)
-    )
-    ensemble = lagseg_jax.load_segmenter([finished_run, finished_run])
-    (partner,) = ensemble.partners
-    assert len(loads) == 1 and partner.encoder is ensemble.encoder
-
-
-def test_encoders_are_the_same_only_in_equal_weights_and_precision(monkeypatch):
-    """Runs of an ensemble share an encoder where nothing of this differs."""
-    card = {"encoder_sha256": "a"}  # of tensors and interpolation rule
-    monkeypatch.setattr(segmenter_module, "read_card", lambda folder, expected: cards[folder])
-    cards = {"one": card, "moved": dict(card), "weights": {"encoder_sha256": "b"}}
-
-    def identity(**fields):
-        encoder = default.get_config().encoder
-        encoder.update({"weights": "one", "dtype": "float32"} | fields)
-        return segmenter_module._encoder_identity(encoder)
-
-    assert identity() == identity(weights="moved")
-    others = [{"dtype": "bfloat16"}, {"weights": "weights"}]
-    others += [{"variant": "small"}, {"lora_rank": 3}, {"weights": ""}]
-    assert identity() not in [identity(**other) for other in others]
-
-
-def test_weights_that_moved_are_those_that_are_loaded(monkeypatch, tmp_path):
-    loaded = []
-    monkeypatch.setattr(segmenter_module, "read_config", lambda _: default.get_config())
-    monkeypatch.setattr(segmenter_module, "_encoder_identity", lambda encoder: encoder.weights)
-    monkeypatch.setattr(
-        segmenter_module, "load_frozen_encoder", lambda c: loaded.append(c.encoder.weights)
-    )
-    monkeypatch.setattr(
-        segmenter_module, "restore_segmenter", lambda *_: Segmenter(*[None] * 4, step=1)
-    )
-    lagseg_jax.load_segmenter([tmp_path] * 2, ["moved", "too"])
-    lagseg_jax.load_segmenter(tmp_path, "here")
-    assert loaded == ["moved", "too", "here"]
-
-
-def test_the_best_checkpoint_is_loaded_not_the_newest(monkeypatch, segmenter, tmp_path):
-    """And the newest of a run that was not validated yet."""
-    bests, steps = [(2, 0.7), None], []
-
-    class Known:
-        def __init__(self, *_, **__):
-            best = bests.pop(0)
-            self.best, self.newest = lambda: best, lambda: 5
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def restore_params(self, step, like):
-            steps.append(step)
-            return segmenter.head_params
-
-    monkeypatch.setattr("lagseg_jax.runs.best_params.Checkpoints", Known)
-    monkeypatch.setattr(segmenter_module, "read_planes", lambda _: ())
-    restore = segmenter_module.restore_segmenter
-    found = [restore(segmenter.config, tmp_path, segmenter.encoder).step for _ in range(2)]
-    assert found == steps == [2, 5]
-
-
 @pytest.mark.parametrize(
     ("array", "spacing", "found"),
     [
@@ -374,6 +230,21 @@ def test_the_mask_of_a_probability_is_that_of_the_volume(segmenter, volume, stri
         found = other.mask_of(probability, volume.affine, post)
         mask = other.predict_volume(array, affine=volume.affine, post=post)
         np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize(("backend", "stride"), [("cpu", [4]), ("gpu", []), ("tpu", [])])
+def test_the_search_is_for_cpus_alone(segmenter, volume, monkeypatch, backend, stride):
+    """Elsewhere all slices at once are faster; a config may ask for another stride."""
+    strides = []
+    monkeypatch.setattr(segmenter_module, "search", lambda *how: strides.append(how[2]))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    probability = np.ones(volume.array.shape, np.float32)
+    segmenter.mask_of(probability, volume.affine, DEFAULT)
+    assert strides == stride
+    config = segmenter.config.copy_and_resolve_references()
+    config.predict.stride = 3
+    dataclasses.replace(segmenter, config=config).mask_of(probability, volume.affine, DEFAULT)
+    assert strides == [*stride, 3]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_neither_tensorflow_nor_torch_nor_a_client_of_the_hub_is_imported(tmp_pa
 def test_files_and_metrics_need_no_jax(tmp_path):
     """So errors in files and options are printed at once."""
     modules = (
-        "imaging.volume imaging.slices config.validate data.layouts data.split data.phantom "
+        "imaging.volume imaging.slices config.validate data.layouts.detect data.split data.phantom "
         "data.quality data.prepare evaluation.metrics evaluation.statistics runtime.errors "
         "check compare info main report"
     ).split()

@@ -12,7 +12,7 @@ from lagseg_jax import export, main, predict
 from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference.export import model_card
-from lagseg_jax.inference.segmenter import load_segmenter
+from lagseg_jax.inference.load_segmenter import load_segmenter
 from lagseg_jax.runs.workdir import read_config
 
 WINDOW = (-300.0, 700.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tiny_run
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.runs.planes import read_planes
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.training.load_slices import load_slices

@@ -23,4 +23,4 @@ def options_for(phantom):
 def split(options_for, tmp_path_factory):
     """The cases of every part."""
     folder = tmp_path_factory.mktemp("split")
-    return load_split(configure(options_for(folder)), folder)
+    return load_split(configure(options_for(folder), {}), folder)

@@ -47,7 +47,7 @@ def test_affordable_steps_by_hand(options_for, tmp_path, monkeypatch):
         trials.append(config.train.steps)
 
     monkeypatch.setattr(jax_worker, "train_run", run)
-    config = configure(options_for(tmp_path))
+    config = configure(options_for(tmp_path), {})
     assert jax_worker.affordable_steps(config, {}, None, 100, lambda: clock[0]) == 45
     assert jax_worker.affordable_steps(config, {}, None, 5, lambda: clock[0]) == 1
     trials.clear()

@@ -22,7 +22,7 @@ needs_torch = pytest.mark.skipif(
 
 def test_perfect_probabilities_of_the_peer_give_the_truth(options_for, split, tmp_path):
     """The way back to the volume's own grid, the component rule and the metrics."""
-    cases = read_cases(configure(options_for(tmp_path)).data, 96, split)
+    cases = read_cases(configure(options_for(tmp_path), {}).data, 96, split)
     assert [c["name"] for c in cases["test"]] == [c.name for c in split["test"]]
     assert {c["images"].shape[1:] for c in cases["train"]} == {(96, 96)}
     probabilities = {c["name"]: c["masks"].astype(np.float16) for c in cases["test"]}
@@ -45,7 +45,7 @@ def test_perfect_probabilities_of_the_peer_give_the_truth(options_for, split, tm
 
 
 def test_the_peer_sees_images_of_a_multiple_of_16(options_for, split, tmp_path):
-    cases = read_cases(configure(options_for(tmp_path)).data, None, split)  # 42 pixels
+    cases = read_cases(configure(options_for(tmp_path), {}).data, None, split)  # 42 pixels
     assert cases["train"][0]["images"].shape[1:] == (48, 48)
     write_slices(tmp_path / "s.npz", cases)
     with np.load(tmp_path / "s.npz") as arrays:
@@ -112,7 +112,7 @@ def test_the_unets_augmentation_is_ours(field):
 def test_the_unet_learns_in_its_time(options_for, split, tmp_path, monkeypatch):
     from benchmarks.accuracy import unet_worker
 
-    cases = read_cases(configure(options_for(tmp_path)).data, None, split)
+    cases = read_cases(configure(options_for(tmp_path), {}).data, None, split)
     write_slices(tmp_path / "slices.npz", cases)
     monkeypatch.setattr(machine, "cores", lambda: 1)  # threads would wait for other tests
     monkeypatch.setattr(unet_worker, "WARMUP", 5)

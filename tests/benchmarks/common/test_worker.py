@@ -14,6 +14,7 @@ def fail():
     raise ValueError("no such\\nrow")
 
 COMMANDS = {"cores": lambda: len(os.sched_getaffinity(0)), "fail": fail, "end": lambda: os._exit(3)}
+COMMANDS["variable"] = lambda: os.environ["nnUNet_raw"]
 """
 
 
@@ -21,8 +22,9 @@ def test_a_worker_keeps_to_its_cores_and_says_why_it_cannot(tmp_path, monkeypatc
     (tmp_path / "some_commands.py").write_text(COMMANDS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     core = min(os.sched_getaffinity(0))
-    with Worker("some_commands", sys.executable, tmp_path / "log", [core]) as worker:
-        assert worker.call("cores") == 1
+    told = [core], {"nnUNet_raw": "here"}
+    with Worker("some_commands", sys.executable, tmp_path / "log", *told) as worker:
+        assert worker.call("cores") == 1 and worker.call("variable") == "here"
         assert worker.call("malloc")
         with pytest.raises(WorkerError, match="fail: ValueError: no such row"):
             worker.call("fail")

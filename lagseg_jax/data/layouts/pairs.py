@@ -20,7 +20,7 @@ from lagseg_jax.data.cases import (
     volumes,
     with_folders_below,
 )
-from lagseg_jax.data.naming import Pattern, called, pair
+from lagseg_jax.data.layouts.naming import Pattern, called, pair
 from lagseg_jax.imaging.volume import SUFFIXES, case_name, is_volume_file
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "scans", "volumes")

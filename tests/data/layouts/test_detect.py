@@ -8,7 +8,7 @@ import pytest
 
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.contents import hash_cases
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.patients import group_duplicates
 from lagseg_jax.imaging.labels import read_label
 from lagseg_jax.imaging.volume import read_volume

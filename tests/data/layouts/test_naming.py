@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from lagseg_jax.data.known_layouts import NAMINGS
-from lagseg_jax.data.layouts import detect
+from lagseg_jax.data.layouts.detect import detect
+from lagseg_jax.data.layouts.known import NAMINGS
 from lagseg_jax.runtime.errors import InputError
 from small_files import make
 
@@ -219,7 +219,7 @@ def test_tables_that_cannot_be(tmp_path, lines, expected):
 
 
 def test_lines_to_copy_stand_in_the_docs():
-    docs = open(os.path.join(os.path.dirname(__file__), "../../docs/own-data.md")).read()
+    docs = open(os.path.join(os.path.dirname(__file__), "../../../docs/own-data.md")).read()
     for layout in NAMINGS:
         images, labels = layout.line
         assert f"--config.data.images='{images}' --config.data.labels='{labels}'" in docs

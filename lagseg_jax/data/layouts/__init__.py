@@ -1,0 +1,1 @@
+"""Recognises how the files of a dataset are named: layouts, patterns, tables."""
