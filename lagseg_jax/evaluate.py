@@ -1,4 +1,4 @@
-"""Judges any labelled dataset with a finished run: python -m lagseg_jax.evaluate.
+"""Judges any labelled dataset with a finished run, or several: python -m lagseg_jax.evaluate.
 
 The results lie in a folder of their own, RUN/evaluations/NAME or --output: report, tables, masks
 and pictures as in an evaluation of the run, of which nothing else changes.
@@ -34,7 +34,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """
     parser = command_parser("evaluate", "The run's own evaluation stays as it is.")
     add = parser.add_argument_group("run and test set").add_argument
-    add("--workdir", required=True, type=Path, help="folder of a training run")
+    add(
+        "--workdir",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="folder of a training run; several: ensemble",
+    )
     add(
         "--data",
         default="",
@@ -42,10 +48,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder of a labelled dataset, another than the run's; several as ('A','NAME=B')",
     )
     add("--split", default="", metavar="FILE", help="splits.json of that dataset: its test cases")
-    add("--weights", default="", help="folder of the encoder weights, if they were moved")
+    add("--weights", default=[], nargs="+", help="folder of the encoder weights, if moved")
     add = parser.add_argument_group("results").add_argument
     add("--name", default="", help="of the test set (default: that of its folder)")
-    add("--output", default="", help="folder of the results (default: RUN/evaluations/NAME)")
+    add("--output", default="", help="folder of the results (one run: RUN/evaluations/NAME)")
     add = parser.add_argument_group("cases and reading").add_argument
     add_naming(add)
     add_selection(add)
@@ -58,7 +64,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="problems that do not count: seen_case for cases that the run has learnt from, and "
         "those of check",
     )
-    options = parser.parse_args(arguments)
+    return _checked(parser.parse_args(arguments))
+
+
+def _checked(options: argparse.Namespace) -> argparse.Namespace:
     check_orientation("--orientation", options.orientation)
     LabelRule.given(options, "label")
     options.allow = tuple(code for code in options.allow.split(",") if code)
@@ -66,6 +75,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         one_of("--allow", code, ALLOWED)
     if not options.data and not options.images:
         raise InputError("--data is missing, expected a folder, or a table in --images")
+    if len(options.workdir) > 1 and not options.output:
+        raise InputError("--output is missing, expected a folder, as --workdir names several runs")
     options.name = options.name or _name_of_data(options)
     if not re.fullmatch(r"[^/\\.\0][^/\\\0]*", options.name):
         raise InputError(
@@ -86,7 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluates; returns the exit status."""
     options = parse_arguments(arguments)
     log_to_console()
-    read_config(options.workdir)  # refused before jax is loaded
+    for workdir in options.workdir:
+        read_config(workdir)  # refused before jax is loaded
     from lagseg_jax.evaluation.evaluate import summary_line
     from lagseg_jax.evaluation.external import ExternalSet, judge_external
     from lagseg_jax.reports.page import write_report
@@ -98,9 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
         *("label_value", "label_threshold", "orientation", "max_gb", "allow"),
     )
     data = {"root": options.data, **{field: getattr(options, field) for field in fields}}
-    test = ExternalSet(
-        *(options.workdir, options.name, options.output, options.split, data, options.weights)
-    )
+    where = options.name, options.output, options.split, data
+    test = ExternalSet(tuple(options.workdir), *where, tuple(options.weights))
     try:
         segmenter, summary = judge_external(test, write_case_page)
     except InputError as error:

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{install_command('export')}"
         )
     read_config(workdir)  # refused before jax is loaded
-    from lagseg_jax.inference.segmenter import load_segmenter
+    from lagseg_jax.inference.load_segmenter import load_segmenter
 
     segmenter = load_segmenter(workdir, options.weights)
     card = write_model(segmenter, workdir, path)

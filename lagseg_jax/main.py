@@ -5,7 +5,7 @@ judges the best checkpoint again, and makes the given `predict.*` those of the r
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from lagseg_jax.runtime.files import check_writable
 from lagseg_jax.runtime.host import tune
 from lagseg_jax.runtime.processes import joined, once, process
 from lagseg_jax.runtime.signals import end_with_parent, handled
+from lagseg_jax.runtime.trace import stage
 
 if TYPE_CHECKING:
     from lagseg_jax.inference.segmenter import Segmenter
@@ -46,15 +47,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     check_config(config)
     check_continues(workdir, config)
     # Imported late: a mistake in the config is answered before jax is loaded.
-    import jax
+    with stage("import"):
+        import jax
 
-    from lagseg_jax.data.run_split import load_split
-    from lagseg_jax.inference.segmenter import restore_segmenter
-    from lagseg_jax.model.frozen_encoder import load_frozen_encoder
-    from lagseg_jax.runs.checkpoint import Checkpoints
-    from lagseg_jax.runtime.devices import use_compilation_cache
-    from lagseg_jax.training.init_from import check_init_from
-    from lagseg_jax.training.loop import train
+        from lagseg_jax.data.run_split import load_split
+        from lagseg_jax.inference.load_segmenter import restore_segmenter
+        from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+        from lagseg_jax.runs.checkpoint import Checkpoints
+        from lagseg_jax.runtime.devices import use_compilation_cache
+        from lagseg_jax.training.init_from import check_init_from
+        from lagseg_jax.training.loop import train
 
     check_processes(config, process()[1])
     _check_places(config, workdir, mode)
@@ -62,7 +64,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     if mode == "evaluate":
         encoder = load_frozen_encoder(config)
         segmenter = restore_segmenter(config, workdir, encoder)
-        summary = judge(segmenter, load_split(config, workdir)["test"], workdir)
+        summary = judge(segmenter, load_split(config, workdir), workdir)
         once(record_predict, workdir, config.predict)
         return summary
     check_batch_size("config.train.batch_size", config.train.batch_size, jax.device_count())
@@ -77,7 +79,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
         if not has_checkpoints(workdir):  # else `train` does, once it has accepted all files
             once(write_config, workdir, config)
         unsaved = train(config, workdir, split, encoder)
-        summary = judge(restore_segmenter(config, workdir, encoder), split["test"], workdir)
+        summary = judge(restore_segmenter(config, workdir, encoder), split, workdir)
     if unsaved:
         raise TrainingError(
             f"the checkpoints of steps {', '.join(map(str, unsaved))} could not be saved (see "
@@ -96,9 +98,10 @@ def _check_places(config: ml_collections.ConfigDict, workdir: Path, mode: str) -
         check_writable(folder, "a folder for the cache that can: config.data.cache_dir")
 
 
-def judge(segmenter: "Segmenter", cases: Sequence[Case], workdir: Path) -> dict:
-    """Evaluates the cases into the workdir, says what came out, and returns the summary."""
+def judge(segmenter: "Segmenter", split: Mapping[str, Sequence[Case]], workdir: Path) -> dict:
+    """Evaluates the test cases into the workdir, says what came out, and returns the summary."""
     from lagseg_jax.evaluation.evaluate import evaluate, summary_line
+    from lagseg_jax.evaluation.uncertainty import with_estimator
     from lagseg_jax.reports.page import write_report
     from lagseg_jax.reports.review import write_evaluation_review
     from lagseg_jax.reports.review_case import write_case_page
@@ -106,7 +109,8 @@ def judge(segmenter: "Segmenter", cases: Sequence[Case], workdir: Path) -> dict:
 
     folder = workdir / "evaluation"
     with locked(folder):
-        summary = evaluate(segmenter, cases, folder, case_page=write_case_page)
+        segmenter = with_estimator(segmenter, split["validation"], workdir)
+        summary = evaluate(segmenter, split["test"], folder, case_page=write_case_page)
         once(write_evaluation_review, folder)
         once(write_report, folder)
     random = " (random encoder)" if segmenter.encoder.warning else ""

@@ -193,6 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         plane=options.plane,
         allow=options.allow,
         case_page=write_case_page if options.review else None,
+        estimate=options.statistics or options.review,
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
         failed, full = predict_files(jobs, folder, request, options.statistics, options.resume)

@@ -15,7 +15,7 @@ from lagseg_jax.config.validate import check_config
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.evaluation.evaluate import evaluate
 from lagseg_jax.imaging.volume import read_volume
-from lagseg_jax.inference.segmenter import restore_segmenter
+from lagseg_jax.inference.load_segmenter import restore_segmenter
 from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.runs.workdir import write_config
 from lagseg_jax.training.loop import train as train_run

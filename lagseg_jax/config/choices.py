@@ -71,4 +71,6 @@ SEVERITY = {
     "slab": "warning",
     "volume": "warning",
 }
-ALLOWED = tuple(SEVERITY)[10:]  # what `config.data.allow` and `--allow` may name
+# What `config.data.allow` and `--allow` may name; "instances" and "spacing" also of a DICOM series,
+# which without them cannot be read.
+ALLOWED = (*tuple(SEVERITY)[10:], "instances")

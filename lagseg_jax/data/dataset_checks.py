@@ -115,6 +115,7 @@ def check_datasets(
     orientation: str = "",
     plane: str = "",
     patient: str = "",
+    allow: Sequence[str] = (),
 ) -> tuple[list[Inspection], list[Problem]]:
     """Inspects every labelled case, and looks for duplicates among all of them.
 
@@ -125,12 +126,13 @@ def check_datasets(
         orientation: of files that do not say it, as in `parse_volume`.
         plane: of the slices, as in `to_slices`.
         patient: the rule of `assign_patients`.
+        allow: what a DICOM series may have, as in `parse_volume`.
 
     Returns:
         The inspections in the order of the cases, and all problems, errors first.
     """
     cases = assign_patients(labelled(datasets), patient, "--patient")
-    how = rule, max_bytes, orientation, plane
+    how = rule, max_bytes, orientation, plane, allow
     inspections = in_parallel("checking volumes", lambda case: inspect_case(case, *how)[0], cases)
     problems = [problem for inspection in inspections for problem in inspection.problems]
     problems += find_duplicates(inspections) + find_other_planes(inspections)

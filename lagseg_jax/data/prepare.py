@@ -29,17 +29,18 @@ from lagseg_jax.data.quality import (
     errors_of,
     inspect_case,
 )
+from lagseg_jax.imaging.dicom_geometry import ALLOWED as DICOM_ALLOWED
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
-from lagseg_jax.runtime.console import in_parallel, still
+from lagseg_jax.runtime.console import count_of, in_parallel, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, files_below, read_json, user_path
 from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # raise when the content of an entry changes for the same key
+FORMAT = 5  # raise when the content of an entry changes for the same key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +69,12 @@ class PreparedCase:
 
     Attributes:
         name: of the case.
-        images: (Z, S, S) float16 in 0..1.
-        masks: (Z, S, S) uint8.
+        images: (Z, E, E) float16 in 0..1.
+        masks: (Z, E, E) uint8.
         plane: of the slices, one of `slices.PLANES`.
         dataset: its name, where there are several.
         key: of its entry in the cache, which stands for everything that decides the images.
+        atrium_ml: volume of the atrium in its label, in the case's own grid.
     """
 
     name: str
@@ -81,6 +83,7 @@ class PreparedCase:
     key: str = ""
     plane: str = ""
     dataset: str = ""
+    atrium_ml: float = 0.0
 
 
 def cache_folder(configured: str) -> Path:
@@ -127,10 +130,26 @@ def prepare_cases(
     evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
     return [
         dataclasses.replace(
-            _open_entry(entry, case.name), plane=inspection.facts["plane"], dataset=case.dataset
+            _open_entry(entry, case.name),
+            plane=inspection.facts["plane"],
+            dataset=case.dataset,
+            atrium_ml=inspection.facts["atrium_ml"],
         )
         for entry, case, inspection in zip(entries, cases, inspections)
     ]
+
+
+def voxel_hashes(
+    cases: Sequence[Case], checked: Sequence[Case], preparation: Preparation, folder: Path
+) -> dict[str, str]:
+    """{case: hash of its image's voxels} of those that `prepare_cases` decoded or checked."""
+    uses = [(case, "decoded") for case in cases] + [(case, "checked") for case in checked]
+    return {
+        case.name: _read_inspection(folder / _key(case, preparation, use), case).facts[
+            "voxels_sha256"
+        ]
+        for case, use in uses
+    }
 
 
 def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule) -> None:
@@ -154,7 +173,7 @@ def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule
     told = Counter(inspection.facts.get("orientation") for inspection in inspections)
     for note, count in told.items():
         if note:
-            log.warning("data: orientation of %d cases: %s", count, note)
+            log.warning("data: orientation of %s: %s", count_of(count, "case"), note)
     allowed = Counter(p.code for p in problems if p.severity == "error")
     if allowed:
         counts = ", ".join(f"{code} {count}" for code, count in allowed.items())
@@ -182,6 +201,8 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
         files.append((str(path.resolve()), *seen))
     settings: tuple = (preparation.label_value, preparation.label_threshold)
     settings += (preparation.orientation, preparation.plane)
+    if case.image.is_dir():  # what cannot be read otherwise
+        settings += tuple(name for name in DICOM_ALLOWED if name in preparation.allow)
     if use == "decoded":
         settings += (preparation.image_size, preparation.clip_percentiles, preparation.window)
     return key_of([FORMAT, use, files, settings])
@@ -196,6 +217,7 @@ def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) ->
             preparation.max_bytes,
             preparation.orientation,
             preparation.plane,
+            preparation.allow,
         )
     _log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
     if image is None or mask is None or not inspection.usable:

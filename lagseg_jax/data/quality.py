@@ -35,7 +35,6 @@ from lagseg_jax.imaging.volume import (
     check_same_shape,
     on_grid_of,
     parse_volume,
-    to_canonical,
 )
 from lagseg_jax.runtime.errors import InputError
 
@@ -94,6 +93,7 @@ def inspect_case(
     max_bytes: int = MAX_BYTES,
     orientation: str = "",
     plane: str = "",
+    allow: Sequence[str] = (),
 ) -> tuple[Inspection, Volume | None, Volume | None]:
     """Reads both files of a case once and applies every check.
 
@@ -103,6 +103,7 @@ def inspect_case(
         max_bytes: of voxels in one file.
         orientation: of files that do not say it, as in `parse_volume`.
         plane: of the slices, as in `to_slices`.
+        allow: what a DICOM series may have, as in `parse_volume`.
 
     Returns:
         The inspection, the image and its uint8 mask with the image's affine; None for what could
@@ -110,7 +111,7 @@ def inspect_case(
     """
     found = _Findings(case.name)
     attempt, add = found.attempt, found.add
-    image, label = _read(case, found, max_bytes, orientation)
+    image, label = _read(case, found, max_bytes, orientation, allow)
     mask = None
     if label is not None:
         if image is not None and is_image(image, label):
@@ -138,14 +139,15 @@ def inspect_case(
 
 
 def _read(
-    case: Case, found: _Findings, max_bytes: int, orientation: str
+    case: Case, found: _Findings, max_bytes: int, orientation: str, allow: Sequence[str]
 ) -> tuple[Volume | None, Volume | None]:
     """Image and label, as far as they are there and can be read."""
     image = label = None
     if case.label is not None and case.label.is_file() and not os.path.lexists(case.image):
         found.add("missing_image", f"{case.label}: label without its image, expected {case.image}.")
     else:
-        image = found.attempt("unreadable_image", parse_volume, case.image, max_bytes, orientation)
+        how = max_bytes, orientation, allow
+        image = found.attempt("unreadable_image", parse_volume, case.image, *how)
     if case.label is None or not case.label.is_file():
         found.add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
     else:
@@ -175,12 +177,25 @@ def _facts(image: Volume | None, mask: Volume | None, plane: str) -> dict[str, A
 
 
 def voxels_sha256(volume: Volume) -> str:
-    """Hash of the decoded voxels, whatever the file format, data type and axis order."""
-    canonical, _ = to_canonical(volume.array, volume.affine)
-    digest = hashlib.sha256(str(canonical.shape).encode())
-    for plane in canonical.transpose(2, 1, 0):
+    """Hash of the decoded voxels, whatever the file format, data type, axis order and affine.
+
+    Axes are ordered and turned by what they hold: a copy whose orientation was lost is a copy.
+    """
+    profiles = [_profile(volume.array, axis) for axis in range(3)]
+    backwards = [profile[::-1] for profile in profiles]
+    turned = tuple(slice(None, None, -1 if a > b else 1) for a, b in zip(profiles, backwards))
+    keys = [(len(a), min(a, b)) for a, b in zip(profiles, backwards)]
+    array = volume.array[turned].transpose(sorted(range(3), key=keys.__getitem__))
+    digest = hashlib.sha256(str(array.shape).encode())
+    for plane in array:
         digest.update(np.ascontiguousarray(plane, np.float32).data)
     return digest.hexdigest()
+
+
+def _profile(array: np.ndarray, axis: int) -> list[float]:
+    """The sums of all planes across an axis; exact for integers, whatever the order of voxels."""
+    others = tuple(other for other in range(3) if other != axis)
+    return array.sum(axis=others, dtype=np.float64).tolist()
 
 
 def errors_of(problems: Iterable[Problem], allow: Sequence[str] = ()) -> list[Problem]:

@@ -1,19 +1,24 @@
 """Keeps cases that a model has learnt from out of the cases that it is judged on."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from lagseg_jax.data.contents import Contents
+from lagseg_jax.data.cases import Case
+from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.patients import listed
+from lagseg_jax.data.quality import voxels_sha256
 from lagseg_jax.data.split import read_content
+from lagseg_jax.imaging.volume import parse_volume
 from lagseg_jax.runs.init_source import read_source
+from lagseg_jax.runs.voxel_hashes import read_voxel_hashes
+from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
 
 SEEN = "seen_case"
 
 
 def seen_images(workdir: Path) -> dict[str, str]:
-    """{SHA-256 of the image's file: case} of all that a run has learnt from.
+    """{hash of the image's file, and that of its voxels: case} of all that a run has learnt from.
 
     These are its training and validation cases, and those of the runs that it began with.
 
@@ -30,18 +35,49 @@ def seen_images(workdir: Path) -> dict[str, str]:
             f"{path}: no sha256 of the training and validation cases found, expected what training "
             "wrote."
         ) from None
+    voxels = read_voxel_hashes(workdir)
+    own |= {voxels[name]: name for name in names if name in voxels}
     source = read_source(workdir)
     return {**(source["seen"] if source else {}), **own}
 
 
+def image_hashes(
+    cases: Sequence[Case], max_bytes: int, orientation: str, allow: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """{case: what its image is recognised by}: the hash of its file, and that of its voxels.
+
+    A file that cannot be read has none; whoever uses the case says what is wrong with it.
+
+    Args:
+        cases: to be judged on.
+        max_bytes: of voxels in one file.
+        orientation: of files that do not say it, as in `parse_volume`.
+        allow: what a DICOM series may have, as there.
+    """
+
+    def of_voxels(case: Case) -> str:
+        try:
+            return voxels_sha256(parse_volume(case.image, max_bytes, orientation, allow))
+        except InputError:
+            return ""
+
+    voxels = in_parallel("looking for cases that were learnt from", of_voxels, cases)
+    files = hash_cases(cases)
+    return {case.name: (files[case.name]["image"], one) for case, one in zip(cases, voxels)}
+
+
 def check_unseen(
-    seen: Mapping[str, str], contents: Contents, workdir: object, allow: Collection[str], way: str
+    seen: Mapping[str, str],
+    hashes: Mapping[str, Collection[str]],
+    workdir: object,
+    allow: Collection[str],
+    way: str,
 ) -> list[str]:
-    """Refuses to judge a model on images that it has learnt from; files are told by their content.
+    """Refuses to judge a model on images that it has learnt from, under whatever name and format.
 
     Args:
         seen: from `seen_images`.
-        contents: of the cases that the model is to be judged on.
+        hashes: from `image_hashes`, of the cases that the model is to be judged on.
         workdir: of the run that has seen them, for the sentence.
         allow: "seen_case" in it lets them pass.
         way: what the user can write to allow them.
@@ -52,7 +88,7 @@ def check_unseen(
     Raises:
         InputError: there are some, and they are not allowed.
     """
-    names = [case for case, one in contents.items() if one["image"] and one["image"] in seen]
+    names = [case for case, found in hashes.items() if any(one and one in seen for one in found)]
     if names and SEEN not in allow:
         raise InputError(
             f"the images of {listed(names)} are among the training and validation cases of "

@@ -23,9 +23,11 @@ from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.views import slices_affine
 from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
+from lagseg_jax.inference.estimated_mask import predict_estimated
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.segmenter import Segmenter
-from lagseg_jax.runtime.console import Progress, log, still
+from lagseg_jax.inference.uncertainty import COLUMNS
+from lagseg_jax.runtime.console import Progress, count_of, log, still
 from lagseg_jax.runtime.files import short_name, write_csv, write_json
 from lagseg_jax.runtime.processes import allgather, once, process, share
 
@@ -48,7 +50,7 @@ def evaluate(
     Several processes share the cases; the first one writes the tables and pictures over all.
 
     Args:
-        segmenter: a trained model.
+        segmenter: a trained model; what its estimator says stands beside the truth.
         cases: labelled cases.
         folder: gets `per_case.csv`, `summary.json`, `masks/<case>.nii.gz`, `overlays/*.png` of the
             best, the median and the worst case, `fusion_weights.csv` and `manifest.json`; all that
@@ -72,7 +74,7 @@ def evaluate(
         (folder / "review").mkdir(exist_ok=True)
     rows, said = _judge(segmenter, share(cases), folder, case_page)
     for remark, count in said.items():
-        log.warning("%d cases: %s", count, remark)
+        log.warning("%s: %s", count_of(count, "case"), remark)
     by_name = {row["case"]: row for part in allgather(rows) for row in part}
     rows = [by_name[case.name] for case in cases]
     summary = _summary(segmenter, cases, rows)
@@ -133,7 +135,9 @@ def _write(
     origin = summary["encoder"]["weights"]
     table = ({**row, "encoder_weights": origin} for row in rows)
     several = ["dataset"] * any(case.dataset for case in cases)
-    write_csv(folder / "per_case.csv", ["case", *several, *METRICS, "encoder_weights"], table)
+    estimates = [name for name in COLUMNS if name in rows[0]]
+    columns = ["case", *several, *METRICS, *estimates, "encoder_weights"]
+    write_csv(folder / "per_case.csv", columns, table)
     _write_overlays(segmenter, cases, rows, folder)
     _write_fusion_weights(folder / "fusion_weights.csv", segmenter)
     write_json(folder / "manifest.json", run_manifest(segmenter, cases, external))
@@ -154,14 +158,13 @@ def mask_file(folder: Path, case: Case) -> Path:
     return folder / "masks" / f"{short_name(case.name)}.nii.gz"
 
 
-def _score(
-    segmenter: Segmenter, image: Volume, label: Volume
-) -> tuple[np.ndarray, dict[str, float]]:
-    """The mask (x, y, z) of an image and its `case_metrics`."""
+def _score(segmenter: Segmenter, image: Volume, label: Volume) -> tuple[np.ndarray, dict[str, Any]]:
+    """The mask (x, y, z) of an image, its `case_metrics`, and what is estimated of them."""
     _, geometry = to_slices(image.array, image.affine, segmenter.plane)
     segmenter.check_plane(geometry, str(image.path))
-    mask = segmenter.predict_volume(image.array, image.spacing, image.affine)
-    return mask, case_metrics(label.array, mask, image.affine, geometry.volume_axis)
+    post = segmenter.postprocessing
+    mask, estimates = predict_estimated(segmenter, image.array, image.affine, False, post)
+    return mask, case_metrics(label.array, mask, image.affine, geometry.volume_axis) | estimates
 
 
 def _write_fusion_weights(path: Path, segmenter: Segmenter) -> None:
@@ -195,11 +198,12 @@ def _write_overlays(
         truth, prediction = (
             to_slices(v.array, v.affine, segmenter.plane)[0] for v in (label, mask)
         )
-        window = segmenter.config.data.window
-        shown = normalise(shown, grey_range(shown, (0.5, 99.5), window))
+        window = tuple(segmenter.config.data.window)
+        if not window:
+            shown = normalise(shown, grey_range(shown, (0.5, 99.5)))
         affine = slices_affine(image.affine, image.array.shape, geometry)
         path = overlays / f"{short_name(f'{rank}_{case.name}')}.png"
-        write_overlay(path, shown, truth, prediction, title, affine)
+        write_overlay(path, shown, truth, prediction, title, affine, window)
 
 
 def _title(name: str, row: dict[str, float], segmenter: Segmenter) -> str:
@@ -226,4 +230,4 @@ def summary_line(summary: dict[str, Any]) -> str:
         if value["mean"] is not None:
             spread = "" if value["sd"] is None else f" +- {value['sd']:.{digits}f}"
             parts.append(f"{title} {value['mean']:.{digits}f}{spread}{unit}")
-    return ", ".join(parts) + f" (mean over {summary['n_cases']} cases)"
+    return ", ".join(parts) + f" (mean over {count_of(summary['n_cases'], 'case')})"

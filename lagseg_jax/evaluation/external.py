@@ -1,4 +1,4 @@
-"""Judges a finished run on another labelled dataset, apart from the run's own evaluation."""
+"""Judges finished runs on another labelled dataset, apart from what a run itself evaluates."""
 
 import dataclasses
 import logging
@@ -9,18 +9,17 @@ from typing import Any
 import ml_collections
 
 from lagseg_jax.data.cases import Case
-from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.datasets import config_datasets, labelled, say_datasets
-from lagseg_jax.data.seen_cases import check_unseen, seen_images
+from lagseg_jax.data.seen_cases import check_unseen, image_hashes, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
+from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
-from lagseg_jax.inference.segmenter import Segmenter, restore_segmenter
-from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+from lagseg_jax.inference.load_segmenter import load_segmenter
+from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runs.lock import NAME, locked
 from lagseg_jax.runs.workdir import read_config
-from lagseg_jax.runtime.devices import use_compilation_cache
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import read_json
 
@@ -31,28 +30,33 @@ FOLDER = "evaluations"  # in the workdir, a folder for each external test set
 
 @dataclasses.dataclass(frozen=True)
 class ExternalSet:
-    """A labelled dataset that a run is judged on, and where the results go.
+    """A labelled dataset that a run, or an ensemble, is judged on, and where the results go.
 
     Attributes:
-        workdir: of the run, of which nothing changes but `evaluations/`.
+        workdirs: of the runs, of which nothing changes but `evaluations/` of the first.
         name: of the dataset in reports, and of the folder of its results.
         output: this folder, where it lies elsewhere; "": WORKDIR/evaluations/NAME.
         split: a splits.json, of which only the test cases count; "": all labelled cases.
         data: fields of `config.data` that belong to the dataset, not to the run.
-        weights: folder of the encoder weights, if they moved since the training.
+        weights: folders of the encoder weights, one or one for each run, if they were moved.
     """
 
-    workdir: Path
+    workdirs: tuple[Path, ...]
     name: str
     output: str
     split: str
     data: dict[str, Any]
-    weights: str = ""
+    weights: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
         """Of the results."""
-        return Path(self.output) if self.output else self.workdir / FOLDER / self.name
+        return Path(self.output) if self.output else self.workdirs[0] / FOLDER / self.name
+
+    @property
+    def runs(self) -> str:
+        """Their folders in words."""
+        return ", ".join(str(workdir.absolute()) for workdir in self.workdirs)
 
 
 def judge_external(
@@ -64,21 +68,29 @@ def judge_external(
         The segmenter, and the content of summary.json.
 
     Raises:
-        InputError: the run, a case or the folder cannot be used; or the run has learnt from a case.
+        InputError: a run, a case or the folder cannot be used; or a run has learnt from a case.
     """
     config = external_config(test)
     _check_folder(test)
     cases = _cases(config, test.split)
     way = "--allow=seen_case"
-    seen = seen_images(test.workdir)
-    names = check_unseen(seen, hash_cases(cases), test.workdir, config.data.allow, way)
+    seen = {key: case for run in test.workdirs for key, case in seen_images(run).items()}
+    data = config.data
+    reading = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
+    hashes = image_hashes(cases, *reading)
+    names = check_unseen(seen, hashes, test.runs, config.data.allow, way)
     if names:
         log.warning("the run has learnt from %d of these cases", len(names))
-    use_compilation_cache()
-    encoder = load_frozen_encoder(config)
-    segmenter = restore_segmenter(config, test.workdir, encoder)
+    segmenter = load_segmenter(test.workdirs, test.weights or None)
+    config.encoder.weights = segmenter.config.encoder.weights
+    estimator = None
+    if len(test.workdirs) == 1:  # its evaluation speaks of one model, not of several
+        model = segmenter.step, config.data, segmenter.plane
+        estimator = Estimator.of(test.workdirs[0], *model)
+    segmenter = dataclasses.replace(segmenter, config=config, estimator=estimator)
     about = {
-        "run": str(test.workdir.absolute()),
+        "run": str(test.workdirs[0].absolute()),
+        "partners": _partners(test, segmenter),
         "name": test.name,
         "split": test.split,
         "seen_cases": names,
@@ -88,16 +100,27 @@ def judge_external(
         return segmenter, evaluate(segmenter, cases, test.folder, about, case_page)
 
 
+def _partners(test: ExternalSet, segmenter: Segmenter) -> list[dict[str, Any]]:
+    """What the manifest says of the further runs of an ensemble."""
+    return [
+        {
+            "run": str(workdir.absolute()),
+            "checkpoint_step": member.step,
+            "seed": member.config.seed,
+            "encoder": member.encoder.report(),
+        }
+        for workdir, member in zip(test.workdirs[1:], segmenter.partners)
+    ]
+
+
 def external_config(test: ExternalSet) -> ml_collections.ConfigDict:
-    """The run's config with the fields that say what the dataset is like and where it lies.
+    """The first run's config with the fields that say what the dataset is like and where it lies.
 
     Raises:
         InputError: the folder is not a run.
     """
-    config = read_config(test.workdir)
+    config = read_config(test.workdirs[0])
     config.data.update(test.data)
-    if test.weights:
-        config.encoder.weights = test.weights
     return config
 
 
@@ -131,14 +154,16 @@ def _check_folder(test: ExternalSet) -> None:
 
 
 def _identity(test: ExternalSet) -> tuple[str, str]:
-    return str(test.workdir.absolute()), dataset_root(external_config(test).data)
+    return test.runs, dataset_root(external_config(test).data)
 
 
 def _about(manifest: Path) -> tuple[str, str] | None:
     """Run and dataset of the evaluation that is there; None if it is not an external one."""
     try:
         content = read_json(manifest, "the manifest of an evaluation")
-        return content["external"]["run"], content["dataset"]["root"]
+        external = content["external"]
+        runs = [external["run"], *(one["run"] for one in external["partners"])]
+        return ", ".join(runs), content["dataset"]["root"]
     except (InputError, KeyError, TypeError):
         return None
 

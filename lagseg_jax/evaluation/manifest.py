@@ -30,8 +30,9 @@ def run_manifest(
     Args:
         segmenter: the model that was evaluated.
         cases: the labelled cases it was evaluated on; every file of theirs is read once.
-        external: of a test set that is not the run's own: `run` (its folder), `name` of the test
-            set, `split` ("" for all cases), and `seen_cases` that the run has learnt from.
+        external: of a test set that is not the run's own: `run` (its folder), `partners` of an
+            ensemble, `name` of the test set, `split` ("" for all cases), and `seen_cases` that
+            they have learnt from.
 
     Returns:
         JSON-serialisable: `date` (UTC), `command`, `git` (None outside a checkout), `seed`,

@@ -21,8 +21,9 @@ from lagseg_jax.evaluation.metrics import case_metrics, dice, summarise
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import bounding_box
 from lagseg_jax.imaging.slices import SliceGeometry, to_slices
+from lagseg_jax.inference.load_segmenter import load_segmenter
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing, smooth_across_slices
-from lagseg_jax.inference.segmenter import Segmenter, load_segmenter
+from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runs.workdir import has_checkpoints, read_config
 from lagseg_jax.runtime.console import Progress, still
 from lagseg_jax.runtime.errors import InputError

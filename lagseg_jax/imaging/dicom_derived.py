@@ -91,9 +91,11 @@ def write_derived(path: Path, stack: Stack, make: Callable[[], Any]) -> None:
         with quiet():
             stream = io.BytesIO()
             make().save_as(stream, enforce_file_format=True)
-    except (InputError, OSError, MemoryError):
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # its text may quote the patient
+        if isinstance(error, OSError) and error.errno:
+            raise  # of a disk; those of pydicom have no number
         raise InputError(
             f"{stack.folder}: no DICOM object can be made of these headers "
             f"({type(error).__name__}), expected those of complete MR images"

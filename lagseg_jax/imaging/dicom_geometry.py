@@ -109,7 +109,7 @@ def check_spacing(folder: Path, frames: Sequence[Frame], affine: np.ndarray) -> 
         raise InputError(
             f"{folder}: SpacingBetweenSlices is {between:g} mm, but the positions lie "
             f"{plane_distances(affine)[2]:.4g} mm apart, expected one distance: images may be "
-            "missing; --allow=spacing takes the positions"
+            "missing; --allow=spacing (config.data.allow) takes the positions"
         )
 
 
@@ -170,7 +170,7 @@ def check_instances(folder: Path, frames: Sequence[Frame]) -> str:
         raise InputError(
             f"{folder}: instance numbers {min(known)} to {max(known)} for {len(frames)} images "
             f"found, without {listed}, expected every number from {first} on: slices may be "
-            "missing; --allow=instances accepts it"
+            "missing; --allow=instances (config.data.allow) accepts it"
         )
     return ""
 

@@ -99,7 +99,7 @@ def read_image_and_label(
     allow: Sequence[str] = (),
 ) -> tuple[Volume, Volume]:
     """Reads a labelled case: `read_volume`, `read_label` and `on_grid_of`."""
-    read = read_volume(image, max_bytes, orientation)
+    read = read_volume(image, max_bytes, orientation, allow)
     mask = placed(read_label(label, rule, max_bytes, orientation), read)
     return read, on_grid_of(read, mask, allow)
 

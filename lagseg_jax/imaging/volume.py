@@ -33,14 +33,24 @@ def case_name(path: str | Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def read_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str = "") -> Volume:
+def read_volume(
+    path: str | Path,
+    max_bytes: int = MAX_BYTES,
+    orientation: str = "",
+    allow: Sequence[str] = (),
+) -> Volume:
     """`parse_volume` and `check_finite`: what everything but the check of a dataset wants."""
-    volume = parse_volume(path, max_bytes, orientation)
+    volume = parse_volume(path, max_bytes, orientation, allow)
     check_finite(volume)
     return volume
 
 
-def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str = "") -> Volume:
+def parse_volume(
+    path: str | Path,
+    max_bytes: int = MAX_BYTES,
+    orientation: str = "",
+    allow: Sequence[str] = (),
+) -> Volume:
     """Reads a 3-D volume from `.nii`, `.nii.gz` or `.nrrd`; its voxels may be NaN or infinite.
 
     Args:
@@ -48,6 +58,7 @@ def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str 
         max_bytes: of voxels; more is refused before they are allocated.
         orientation: letters such as "LPS", "sform" or "qform", for a file that does not say its
             orientation or contradicts itself (see `orientation`); others say it themselves.
+        allow: what a DICOM series may have, as in `find_studies`.
 
     Raises:
         OrientationError: such a file, and no `orientation` that settles it.
@@ -57,7 +68,7 @@ def parse_volume(path: str | Path, max_bytes: int = MAX_BYTES, orientation: str 
     """
     path = Path(path)
     if path.is_dir() and holds_dicom(path):
-        return read_series(path, max_bytes)
+        return read_series(path, max_bytes, allow)
     if is_dicom_file(path):
         return read_segmentation(path, max_bytes)
     if not is_volume_file(path):

@@ -3,7 +3,7 @@
 Positions are scanner positions in mm, RAS as in NIfTI; voxel indices count from 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from lagseg_jax.data.checks import ATRIUM_ML
 from lagseg_jax.imaging.grid import column_lengths
 from lagseg_jax.imaging.masks import bounding_box, label_components, volume_ml
+from lagseg_jax.inference.uncertainty import COLUMNS, estimate_line, estimate_warnings
 from lagseg_jax.runtime.files import write_csv, write_json
 
 UNITS = {
@@ -25,16 +26,20 @@ UNITS = {
     "touches_border": "whether the mask reaches the border of the volume, which may cut it off",
     "remarks": "what was told, or is unusual, about the geometry of the image, and about the mask",
     "suspicious_volume": "whether the volume is outside {:g}-{:g} mL".format(*ATRIUM_ML),
+    **COLUMNS,
 }
 VECTORS = ("box_first", "box_last", "box_mm", "centroid_ras_mm")
 
 
-def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+def mask_statistics(
+    mask: np.ndarray, affine: np.ndarray, estimates: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The numbers of `UNITS` for one mask.
 
     Args:
         mask: (x, y, z), non-zero inside.
         affine: (4, 4) voxel index -> scanner position in mm, RAS.
+        estimates: values of `uncertainty.COLUMNS`, as far as they are known.
 
     Returns:
         JSON-serialisable values; box and centroid are None for an empty mask.
@@ -63,6 +68,7 @@ def mask_statistics(mask: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
         "touches_border": bool(voxels) and any(reaches),
         "suspicious_volume": not ATRIUM_ML[0] <= volume <= ATRIUM_ML[1],
     }
+    row |= estimates or {}
     return row | {"remarks": "; ".join(mask_warnings(row))}
 
 
@@ -75,7 +81,7 @@ def mask_warnings(row: dict[str, Any]) -> list[str]:
         found.append("a volume outside {:g}-{:g} mL is suspicious".format(*ATRIUM_ML))
     if row["touches_border"]:
         found.append("the mask reaches the border of the volume")
-    return found
+    return found + estimate_warnings(row)
 
 
 def statistics_line(row: dict[str, Any]) -> str:
@@ -86,7 +92,7 @@ def statistics_line(row: dict[str, Any]) -> str:
     centre = ", ".join(f"{x:.1f}" for x in row["centroid_ras_mm"])
     return (
         f"{row['volume_ml']:.1f} mL, {row['voxels']} voxels from {first} to {last}, "
-        f"centroid RAS ({centre}) mm, components: {row['components']}"
+        f"centroid RAS ({centre}) mm, components: {row['components']}{estimate_line(row)}"
     ) + "".join(f" WARNING: {warning}" for warning in mask_warnings(row))
 
 

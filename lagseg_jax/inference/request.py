@@ -22,6 +22,7 @@ class Request:
         plane: that all volumes are cut in; "": as the run says.
         allow: what DICOM series may have.
         case_page: writes the review page of a case, for outputs that have one.
+        estimate: whether the Dice and the volume of masks are estimated.
     """
 
     workdirs: Sequence[str]
@@ -34,3 +35,4 @@ class Request:
     plane: str = ""
     allow: Sequence[str] = ()
     case_page: CasePage | None = None
+    estimate: bool = False

@@ -1,4 +1,4 @@
-"""Loads the trained model of one or several runs as a function from a volume to its atrium mask.
+"""The trained model of one or several runs as a function from a volume to its atrium mask.
 
 Everything from the slice's grey values to the probability on the slice's own grid is one compiled
 function: normalising, padding and resizing (two matrix products), encoder, fusion, decoder, and
@@ -6,37 +6,31 @@ resizing back. Several models are an ensemble: their probabilities are averaged,
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
+from lagseg_jax.imaging.grey_values import grey_range
 from lagseg_jax.imaging.slices import SliceGeometry, check_trained_plane, from_slices, to_slices
+from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.given import Given, voxels_and_affine
 from lagseg_jax.inference.memory import check_memory, refused_where_memory_ends
 from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
 from lagseg_jax.inference.slice_probability import (
+    Cut,
     average_probability,
     resampling,
     slice_probability,
 )
-from lagseg_jax.inference.slice_search import search
-from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
-from lagseg_jax.model.lora import LORA
-from lagseg_jax.model.segmentation import Model, build_model
-from lagseg_jax.model.weights import read_card
-from lagseg_jax.runs.best_params import restore_best
-from lagseg_jax.runs.init_source import read_source
-from lagseg_jax.runs.planes import read_planes
-from lagseg_jax.runs.workdir import read_config
-from lagseg_jax.runtime.devices import split_batch, use_compilation_cache
-from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.inference.slice_search import one_ahead, search
+from lagseg_jax.model.frozen_encoder import FrozenEncoder
+from lagseg_jax.model.segmentation import Model
+from lagseg_jax.runtime.devices import split_batch
 
 BUCKET = 64  # slice sizes are padded to multiples of this: few sizes, few compilations
-Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +48,7 @@ class Segmenter:
         planes: of the slices it was trained on; none: not known.
         plane: that volumes are cut in; "": as `slices.through_plane` says, if it was trained on.
         source: the run that this one began with (`init_source.read_source`), or None.
+        estimator: of the Dice and the volume of its masks, where that is wanted and known.
     """
 
     config: ml_collections.ConfigDict
@@ -65,6 +60,7 @@ class Segmenter:
     planes: tuple[str, ...] = ()
     plane: str = ""
     source: dict[str, Any] | None = None
+    estimator: Estimator | None = None
 
     @property
     def postprocessing(self) -> PostProcessing:
@@ -82,8 +78,7 @@ class Segmenter:
     ) -> np.ndarray:
         """Segments the left atrium.
 
-        Where one component is to be kept and nothing smoothed, slices far from it are not computed,
-        as `config.predict.stride` says (see `slice_search`).
+        Slices that cannot matter are left out, as `config.predict.stride` says (`slice_search`).
 
         Args:
             volume: path of a file, nibabel image, or array (x, y, z) of grey values of any real
@@ -102,12 +97,7 @@ class Segmenter:
         """
         volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
         post = post or self.postprocessing
-        if post.smooth_mm:
-            probability = self.predict_probability(volume, None, affine, tta, post.smooth_mm)
-            return post.mask(probability, affine)
-        # Compared on the device: a whole volume of probabilities would be the largest array here.
-        mask = self._predict(volume, affine, tta, post.threshold, self._stride(post))
-        return post.clean(mask, affine)
+        return self.finish(self.compute(self.cut(volume, affine), tta, post), affine, post)[0]
 
     def predict_probability(
         self,
@@ -125,18 +115,57 @@ class Segmenter:
         if smooth_mm is None:
             smooth_mm = self.postprocessing.smooth_mm
         volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
-        probability = self._predict(volume, affine, tta)
+        probability = self.compute(self.cut(volume, affine), tta)
         return smooth_across_slices(probability, affine, smooth_mm, self.plane)
+
+    def cut(self, volume: np.ndarray, affine: np.ndarray, what: str = "the volume") -> Cut:
+        """What the devices need of a volume (x, y, z); in any thread.
+
+        Raises:
+            InputError: as `check_plane`; no voxel within the window.
+        """
+        slices, geometry = to_slices(volume, affine, self.plane)
+        self.check_plane(geometry, what)
+        of = [member.config.data for member in self._members]
+        rules = [(tuple(data.clip_percentiles), tuple(data.window)) for data in of]
+        found = {rule: grey_range(slices, *rule) for rule in set(rules)}
+        return Cut(slices, geometry, [found[rule] for rule in rules])
+
+    def compute(
+        self,
+        cut: Cut,
+        tta: bool = False,
+        post: PostProcessing | None = None,
+        probable: bool = False,
+    ) -> np.ndarray:
+        """(x, y, z): the probability, float32; with `post`, where it reaches the threshold, uint8.
+
+        Where `post` smooths, or if `probable`, it is the probability, too, which is 0 in slices
+        that are left out: `finish` makes masks of both.
+        """
+        if post is None:
+            return from_slices(self._predict_slices(cut, tta, 0.0, 1, False), cut.geometry)
+        # Compared on the device: a whole volume of probabilities would be the largest array here.
+        how = post.threshold, self._stride(post), not (post.smooth_mm or probable)
+        return from_slices(self._predict_slices(cut, tta, *how), cut.geometry)
+
+    def finish(
+        self, computed: np.ndarray, affine: np.ndarray, post: PostProcessing
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The mask (x, y, z) of what `compute` gave, and the probability if it gave that."""
+        if computed.dtype == np.uint8:
+            return post.clean(computed, affine), None
+        probability = smooth_across_slices(computed, affine, post.smooth_mm, self.plane)
+        return self.mask_of(probability, affine, post), probability
 
     def mask_of(
         self, probability: np.ndarray, affine: np.ndarray, post: PostProcessing
     ) -> np.ndarray:
         """The mask that `predict_volume` gives, of the probability (x, y, z) of all slices.
 
-        Slices that it does not compute do not count here, either: a mask is the same whether or
-        not its probability is wanted, too.
+        Slices that it does not compute do not count here, either.
         """
-        if post.smooth_mm or self._stride(post) == 1:
+        if self._stride(post) == 1:
             return post.mask(probability, affine)
         slices, geometry = to_slices(probability >= post.threshold, affine, self.plane)
         mask = np.zeros(slices.shape, np.uint8)
@@ -150,7 +179,7 @@ class Segmenter:
 
     def _stride(self, post: PostProcessing) -> int:
         """Of `slice_search`; on accelerators, looking at all slices at once is faster."""
-        if post.components != 1:
+        if post.components != 1 or post.smooth_mm:
             return 1
         return self.config.predict.stride or (4 if jax.default_backend() == "cpu" else 1)
 
@@ -166,32 +195,28 @@ class Segmenter:
 
     def check_plane(self, geometry: SliceGeometry, what: str) -> None:
         """Raises InputError for slices in a plane that a member was not trained on, unless told."""
-        for member in (self, *self.partners):
+        for member in self._members:
             check_trained_plane(geometry, () if self.plane else member.planes, what)
 
-    def _predict(
-        self,
-        volume: np.ndarray,
-        affine: np.ndarray,
-        tta: bool,
-        threshold: float | None = None,
-        stride: int = 1,
-    ) -> np.ndarray:
-        """Volume -> probability (x, y, z) float32; uint8, where it is at a threshold or above."""
-        slices, geometry = to_slices(volume, affine, self.plane)
-        self.check_plane(geometry, "the volume")
-        return from_slices(self._predict_slices(slices, tta, threshold, stride), geometry)
+    @property
+    def _members(self) -> tuple["Segmenter", ...]:
+        return self, *self.partners
 
     def _predict_slices(
-        self, slices: np.ndarray, tta: bool, threshold: float | None, stride: int
+        self, cut: Cut, tta: bool, threshold: float, stride: int, binary: bool
     ) -> np.ndarray:
-        """Slices (Z, H, W) -> the same as `_predict` for each; 0 where `search` leaves them out."""
+        """The same as `compute` for each of the slices; 0 where `search` leaves them out."""
+        slices = cut.slices
         count, height, width = slices.shape
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
         batch = self._batch
-        check_memory(slices.shape, padded, batch, slices.itemsize, threshold is None)
-        members = [(m, resampling(m.config.data, slices, padded)) for m in (self, *self.partners)]
-        result = np.zeros(slices.shape, np.float32 if threshold is None else np.uint8)
+        check_memory(slices.shape, padded, batch, slices.itemsize, not binary)
+        members = [
+            (m, resampling(m.config.data.image_size, slices.shape[1:], padded, grey))
+            for m, grey in zip(self._members, cut.grey)
+        ]
+        lowest = 1 if binary else threshold
+        result = np.zeros(slices.shape, np.uint8 if binary else np.float32)
 
         def start(numbers: np.ndarray) -> tuple[np.ndarray, jax.Array]:
             """The numbers of one batch, and what the devices are computing of these slices."""
@@ -202,89 +227,14 @@ class Segmenter:
                 slice_probability(m.model, m.encoder.params, m.head_params, block, how, tta)
                 for m, how in members
             ]
-            return numbers, average_probability(outputs, threshold)
+            return numbers, average_probability(outputs, threshold if binary else None)
 
         def look(numbers: np.ndarray) -> list[bool]:
             batches = (numbers[i : i + batch] for i in range(0, len(numbers), batch))
-            for some, output in _one_ahead(map(start, batches)):
+            for some, output in one_ahead(map(start, batches)):
                 result[some] = np.asarray(output)[: len(some), :height, :width]
-            return [bool(result[number].any()) for number in numbers]
+            return [bool((result[number] >= lowest).any()) for number in numbers]
 
         with refused_where_memory_ends(slices.shape):
             search(look, count, stride, batch)
         return result
-
-
-def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, each when the next one has been started: devices have always work."""
-    items = iter(items)
-    before = next(items)
-    for item in items:
-        yield before
-        before = item
-    yield before
-
-
-def load_segmenter(
-    workdir: str | Path | Sequence[str | Path], weights: str | Sequence[str] | None = None
-) -> Segmenter:
-    """Loads the best checkpoint of a run, or of several runs as an ensemble.
-
-    The mean probability of an ensemble is compared to the threshold of the first run, whose
-    `config.predict` counts for all. Runs of one encoder share its weights on the device.
-
-    Args:
-        workdir: folder of a finished or unfinished training run, or several of them.
-        weights: folder of the converted encoder weights, if they moved since the training; one for
-            all runs or one for each.
-
-    Raises:
-        InputError: a folder is not a run, has no checkpoint, or the encoder is another one.
-    """
-    workdirs = [Path(w) for w in ([workdir] if isinstance(workdir, str | Path) else workdir)]
-    moved = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
-    if len(moved) == 1:
-        moved *= len(workdirs)
-    if len(moved) != len(workdirs):
-        raise InputError(
-            f"{len(moved)} folders of weights for {len(workdirs)} workdirs, expected one for all "
-            "or one for each"
-        )
-    use_compilation_cache()
-    encoders: dict[tuple, FrozenEncoder] = {}
-    members = []
-    for folder, place in zip(workdirs, moved):
-        config = read_config(folder)
-        if place is not None:
-            config.encoder.weights = str(place)
-        key = _encoder_identity(config.encoder)
-        if key not in encoders:
-            encoders[key] = load_frozen_encoder(config)
-        members.append(restore_segmenter(config, folder, encoders[key]))
-    return dataclasses.replace(members[0], partners=tuple(members[1:]))
-
-
-def _encoder_identity(encoder: ml_collections.ConfigDict) -> tuple:
-    """Equal for encoders of equal weights and rules in equal precision, adapted in equal shape."""
-    weights = ("random", encoder.seed)
-    if encoder.weights:
-        card = read_card(encoder.weights, (encoder.variant, encoder.registers))
-        weights = ("converted", card["encoder_sha256"])
-    adapter = encoder.lora_rank, encoder.lora_blocks
-    return encoder.variant, encoder.registers, encoder.dtype, *adapter, *weights
-
-
-def restore_segmenter(
-    config: ml_collections.ConfigDict, workdir: Path, encoder: FrozenEncoder
-) -> Segmenter:
-    """As `load_segmenter`, with the encoder already loaded."""
-    model = build_model(config, encoder.spec)
-    size = config.data.image_size
-    step, params = restore_best(workdir, encoder.sha256, model.init_params, size)
-    if model.adapter is not None:
-        merged = jax.jit(model.adapted)(encoder.params, params)
-        encoder = dataclasses.replace(encoder, params=merged)
-        del params[LORA]
-    trained = {"planes": read_planes(workdir), "plane": config.data.plane}
-    trained["source"] = read_source(workdir)
-    return Segmenter(config, model, encoder, params, step, **trained)

@@ -9,11 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from lagseg_jax.imaging.grey_values import grey_range
-from lagseg_jax.imaging.slices import resize_matrices, restore_matrices
+from lagseg_jax.imaging.slices import SliceGeometry, resize_matrices, restore_matrices
 from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
 
@@ -25,8 +23,8 @@ class Resampling(NamedTuple):
     """How slices become the network's images, and its probability returns to their grid.
 
     Attributes:
-        there: `rows (S, H)` and `columns (S, W)` of `slices.resize_matrices`.
-        back: `rows (H, S)` and `columns (W, S)` of `slices.restore_matrices`.
+        there: `rows (E, H)` and `columns (E, W)` of `slices.resize_matrices`.
+        back: `rows (H, E)` and `columns (W, E)` of `slices.restore_matrices`.
         grey: (2,) the values that become 0 and 1.
     """
 
@@ -35,11 +33,25 @@ class Resampling(NamedTuple):
     grey: jax.Array
 
 
+class Cut(NamedTuple):
+    """A volume as the devices take it.
+
+    Attributes:
+        slices: (Z, H, W), as stored.
+        geometry: of the slices.
+        grey: for each model, the values that become 0 and 1.
+    """
+
+    slices: np.ndarray
+    geometry: SliceGeometry
+    grey: Sequence[tuple[float, float]]
+
+
 def resampling(
-    data: ml_collections.ConfigDict, slices: np.ndarray, padded: Sequence[int]
+    size: int, shape: Sequence[int], padded: Sequence[int], grey: tuple[float, float]
 ) -> Resampling:
-    """For slices (Z, H, W), padded to these sides, and the images of `config.data`."""
-    size, (height, width) = data.image_size, slices.shape[1:]
+    """For slices (H, W), padded to these sides, images of this size, and `Cut.grey`."""
+    height, width = shape
     # Zero columns (rows) in the matrices make the padding of the slices irrelevant.
     there = [
         np.pad(m, ((0, 0), (0, p - m.shape[1])))
@@ -49,8 +61,7 @@ def resampling(
         np.pad(m, ((0, p - m.shape[0]), (0, 0)))
         for m, p in zip(restore_matrices(height, width, size), padded)
     ]
-    grey = np.array(grey_range(slices, data.clip_percentiles, data.window), np.float32)
-    return Resampling(*jax.device_put((there, back, grey)))
+    return Resampling(*jax.device_put((there, back, np.array(grey, np.float32))))
 
 
 def slice_probability(
@@ -86,7 +97,7 @@ def encode(
     how: Resampling,
     mirrored: Mirroring,
 ) -> tuple[jax.Array, jax.Array]:
-    """Slices -> images (B, S, S) as the network sees them, and their fused tokens."""
+    """Slices -> images (B, E, E) as the network sees them, and their fused tokens."""
     grey = how.grey
     images = jnp.clip((slices.astype(jnp.float32) - grey[0]) / (grey[1] - grey[0]), 0, 1)
     images = _mirror(_product(how.there[0], images, how.there[1]), mirrored)
@@ -121,7 +132,7 @@ def decoder(dtype: jnp.dtype) -> Callable:
 
 
 def _mirror(images: jax.Array, mirrored: Mirroring) -> jax.Array:
-    """Images (B, S, S) with rows and columns reversed as two bools say; None: as they are."""
+    """Images (B, E, E) with rows and columns reversed as two bools say; None: as they are."""
     if mirrored is None:
         return images
     for axis in (1, 2):

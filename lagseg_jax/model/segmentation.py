@@ -59,10 +59,12 @@ class Model:
     def init_params(self, key: jax.Array, image_size: int) -> dict:
         """All that is trained, freshly initialised, float32: the head, and the adapter if any."""
         params = self.init_head(key, image_size)
-        if self.adapter is None:
-            return params
-        lora = self.adapter.init(jax.random.fold_in(key, 1), self.encoder.spec.width)
-        return {**params, LORA: lora}
+        return params if self.adapter is None else {**params, LORA: self.init_adapter(key)}
+
+    def init_adapter(self, key: jax.Array) -> dict[str, jax.Array]:
+        """Freshly initialised parameters of the adapter, which has to be there; float32."""
+        assert self.adapter is not None
+        return self.adapter.init(jax.random.fold_in(key, 1), self.encoder.spec.width)
 
     def init_head(self, key: jax.Array, image_size: int) -> dict:
         """Freshly initialised parameters of the head, float32."""

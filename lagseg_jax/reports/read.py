@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from lagseg_jax.evaluation.metrics import METRICS
+from lagseg_jax.inference.uncertainty import COLUMNS, UNLIKE
 from lagseg_jax.runs.metrics_log import read_rows
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import read_json, read_text
@@ -31,7 +32,7 @@ MANIFEST: dict[str, Any] = {
     "devices": {"count": int, "kind": str, "platform": str, "processes": int},
     **{"versions": {}, "config": {"fusion": {}}},
 }
-EXTERNAL = {"run": str, "name": str, "seen_cases": list}
+EXTERNAL = {"run": str, "partners": list, "name": str, "seen_cases": list}
 CURVES = ("loss", "dice", "validation_loss", "validation_dice")
 PARTS = {"train": "training", "validation": "validation", "test": "test"}  # in words
 LARGEST = 1e30  # a number beyond it is none that a run wrote, and cannot be drawn
@@ -56,6 +57,8 @@ class Evaluation:
         split: how parts were told apart, "by patient (...)" or only by file; "": not known.
         parts: {"train": number of cases, ...} of the run; empty: not known.
         allowed: codes of the problems of the data that were accepted.
+        estimates: column of estimates -> (cases,), NaN where there is none; empty without them.
+        unlike: in what each case differs from the training cases; "": in nothing.
     """
 
     name: str
@@ -72,6 +75,8 @@ class Evaluation:
     split: str = ""
     parts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     allowed: Sequence[str] = ()
+    estimates: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unlike: Sequence[str] = ()
 
     @property
     def split_line(self) -> str:
@@ -97,12 +102,15 @@ def read_evaluation(folder: Path) -> Evaluation:
     path = folder / "manifest.json"
     manifest = _read_json(path, MANIFEST) if path.exists() else None
     names, datasets, values = read_cases(folder / "per_case.csv")
+    estimates, unlike = _read_estimates(folder / "per_case.csv")
     scales, fusion = _read_fusion(folder / "fusion_weights.csv")
     split = folder.parent / "splits.json"
     return Evaluation(
         name=_name(folder, manifest),
         names=names,
         values=values,
+        estimates=estimates,
+        unlike=unlike,
         summary=summary,
         manifest=manifest,
         curve=_read_curve(folder.parent / "metrics.jsonl"),
@@ -124,7 +132,8 @@ def _name(folder: Path, manifest: dict[str, Any] | None) -> str:
         return folder.resolve().parent.name
     if wrong := _unlike(external, EXTERNAL):
         raise _damaged(folder / "manifest.json", wrong)
-    return f"{Path(external['run']).name} on {external['name']}"
+    more = f" and {len(external['partners'])} more" * bool(external["partners"])
+    return f"{Path(external['run']).name}{more} on {external['name']}"
 
 
 def read_split_rule(path: Path) -> str:
@@ -210,7 +219,7 @@ def read_cases(
         InputError: it is none.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path))))
+        rows = _rows(path)
         names = [row["case"] for row in rows]
         datasets = [row.get("dataset") or "" for row in rows]
         columns = {m: np.array([float(row[m] or math.nan) for row in rows]) for m in metrics}
@@ -220,6 +229,24 @@ def read_cases(
         if not (np.isnan(column) | (np.abs(column) < LARGEST)).all():
             raise _damaged(path, f"{metric} is beyond {LARGEST:g}")
     return names, datasets, columns
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(read_text(path))))
+
+
+def _read_estimates(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Estimates of a per_case.csv that `read_cases` has accepted: see `Evaluation`."""
+    rows = _rows(path)
+    unlike = [row.get(UNLIKE) or "" for row in rows]
+    columns = [name for name in COLUMNS if name != UNLIKE and name in rows[0]] if rows else []
+    try:
+        found = {n: np.array([float(row[n] or math.nan) for row in rows]) for n in columns}
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, str(error)) from None
+    if any((np.abs(values) >= LARGEST).any() for values in found.values()):
+        raise _damaged(path, f"an estimate is beyond {LARGEST:g}")
+    return found, unlike
 
 
 def _read_fusion(path: Path) -> tuple[list[str], np.ndarray | None]:

@@ -1,6 +1,6 @@
 """Writes review.html: the table of all cases, what needs a look first, and a verdict for each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from lagseg_jax.data.checks import ATRIUM_ML
 from lagseg_jax.inference.records import rows_on_record
+from lagseg_jax.inference.uncertainty import LOW_DICE, UNLIKE, estimate_warnings
 from lagseg_jax.reports.figures import number
 from lagseg_jax.reports.html import RESEARCH, Html, beside, data, join, self_contained, tag
 from lagseg_jax.reports.read import read_evaluation
@@ -17,7 +18,14 @@ from lagseg_jax.runtime.files import file_sha256, short_name, write_atomically
 PAGE, FOLDER = "review.html", "review"
 VERDICTS = ("accept", "correct", "reject")
 UNUSUAL = 3.5  # of the robust z-score, as Iglewicz and Hoaglin (1993) call a value an outlier
-LOW_DICE = 0.8
+
+
+ESTIMATE, ESTIMATED = "estimated_dice", "Estimated Dice"
+ESTIMATES = {
+    ESTIMATE: ESTIMATED,
+    "volume_low_ml": "Volume from (mL)",
+    "volume_high_ml": "to (mL)",
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,14 @@ def write_prediction_review(folder: Path, asked: bool = True) -> None:
         return
     rows = rows_on_record(folder)
     found = [name for name in rows if _page_of(folder, name).is_file()]
+    estimated = any(rows[name].get(ESTIMATE) is not None for name in found)
     cases = [
-        ReviewedCase(name, {"Volume (mL)": rows[name]["volume_ml"]}, _said(rows[name]))
+        ReviewedCase(
+            name,
+            {"Volume (mL)": rows[name]["volume_ml"]}
+            | (_estimates(rows[name]) if estimated else {}),
+            _said(rows[name]),
+        )
         for name in found
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,10 +84,19 @@ def write_evaluation_review(folder: Path) -> Path:
     cases = []
     for at, name in enumerate(found.names):
         values = {title: float(found.values[metric][at]) for title, metric in columns.items()}
+        estimates: dict[str, Any] = {n: float(v[at]) for n, v in found.estimates.items()}
+        values |= _estimates(estimates) if estimates else {}
         said = [_volume_warning(values["Volume (mL)"])]
-        said += ["Dice below 0.8"] * (values["Dice"] < LOW_DICE)
+        said += estimate_warnings(estimates | {UNLIKE: found.unlike[at]})
+        said += [f"Dice below {LOW_DICE:g}"] * (values["Dice"] < LOW_DICE)
         cases.append(ReviewedCase(name, values, [one for one in said if one]))
     return _write(folder, f"Evaluation of {found.name}", cases)
+
+
+def _estimates(row: Mapping[str, Any]) -> dict[str, float]:
+    """The columns of estimates, NaN where there is none."""
+    known = {title: row.get(name) for name, title in ESTIMATES.items()}
+    return {title: np.nan if value is None else float(value) for title, value in known.items()}
 
 
 def _page_of(folder: Path, name: str) -> Path:
@@ -87,6 +110,7 @@ def _said(row: dict[str, Any]) -> list[str]:
         said.append("the mask reaches the border of the volume")
     if row["components"] > 1:
         said.append(f"{row['components']} components")
+    said += estimate_warnings(row)
     return [one for one in [*said, row.get("remarks", "")] if one]
 
 
@@ -116,10 +140,10 @@ def with_unusual_volumes(cases: Sequence[ReviewedCase]) -> list[ReviewedCase]:
 
 
 def by_need(cases: Iterable[ReviewedCase]) -> list[ReviewedCase]:
-    """What needs a look first: more warnings, then a lower Dice, then the order that was given."""
+    """What needs a look first: more warnings, then a lower Dice, true or estimated, or none."""
 
     def need(case: ReviewedCase) -> tuple[int, float]:
-        dice = case.values.get("Dice", 1.0)
+        dice = case.values.get("Dice", case.values.get(ESTIMATED, 1.0))
         return -len(case.warnings), dice if np.isfinite(dice) else 0.0
 
     return sorted(cases, key=need)
@@ -164,7 +188,8 @@ def _introduction(count: int) -> Html:
     return join(
         tag(
             "p",
-            f"{count} cases, those with most warnings first, then those with the lowest Dice. "
+            f"{count} cases, those with most warnings first, then those with the lowest Dice, "
+            "which is estimated where there is no truth. "
             "Press a name to look at every slice, a column to sort.",
         ),
         tag(

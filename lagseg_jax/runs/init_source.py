@@ -17,8 +17,8 @@ def write_source(workdir: Path, source: dict[str, Any], seen: dict[str, str]) ->
         workdir: of the run that begins.
         source: `FIELDS`: the folder of the other run, the step of its checkpoint, SHA-256 of the
             parameters in it and of its config.json.
-        seen: {SHA-256 of an image: case} of all that the other run has learnt from, which stays
-            known when that run is gone.
+        seen: {hash of an image's file or of its voxels: case} of all that the other run has learnt
+            from, which stays known when that run is gone.
     """
     write_json(workdir / INIT_SOURCE, {**source, "seen": seen})
 

@@ -3,16 +3,19 @@
 import logging
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from lagseg_jax.config.validate import flat_fields
 from lagseg_jax.data.seen_cases import check_unseen, seen_images
 from lagseg_jax.data.split import read_content
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
+from lagseg_jax.model.lora import LORA
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.best_params import restore_best
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runs.init_source import write_source
+from lagseg_jax.runs.voxel_hashes import read_voxel_hashes
 from lagseg_jax.runs.workdir import CONFIG, read_config
 from lagseg_jax.runtime.devices import tree_hash
 from lagseg_jax.runtime.errors import InputError
@@ -23,8 +26,9 @@ log = logging.getLogger(__name__)
 
 # What the shapes of the trained parameters, or what they mean, depend on. The size of an image is
 # not among them: fusion and decoder work at any.
+ADAPTER = ("encoder.lora_rank", "encoder.lora_blocks")
 SHAPES = (
-    *("encoder.variant", "encoder.registers", "encoder.lora_rank", "encoder.lora_blocks"),
+    *("encoder.variant", "encoder.registers", *ADAPTER),
     *("fusion.blocks", "fusion.learned"),
     *("decoder.scales", "decoder.widths", "decoder.image_injection", "decoder.image_path"),
 )
@@ -32,6 +36,8 @@ SHAPES = (
 
 def check_init_from(config: ml_collections.ConfigDict, encoder: FrozenEncoder) -> None:
     """Refuses a run in `config.train.init_from` whose parameters do not fit.
+
+    A run with an adapter may begin with one of the frozen encoder, whose adapter does nothing yet.
 
     Raises:
         InputError: no run, no checkpoint, another encoder, or parameters of other shapes.
@@ -42,8 +48,9 @@ def check_init_from(config: ml_collections.ConfigDict, encoder: FrozenEncoder) -
     except InputError as error:
         raise InputError(f"config.train.init_from: {error}") from None
     now = flat_fields(config)
+    new_adapter = not before["encoder.lora_rank"]
     for field in SHAPES:
-        if before[field] != now[field]:
+        if before[field] != now[field] and not (new_adapter and field in ADAPTER):
             raise InputError(
                 f"config.{field} is {now[field]!r}, but {source}, which config.train.init_from "
                 f"names, was trained with {before[field]!r}, expected the same value, so that its "
@@ -61,6 +68,8 @@ def initial_params(
 ) -> dict:
     """The parameters of the best checkpoint of `config.train.init_from`; workdir gets its record.
 
+    An adapter that the source has not is new.
+
     Raises:
         InputError: see `check_init_from`; or that run has learnt from a test case of this one.
     """
@@ -68,11 +77,16 @@ def initial_params(
     source = Path(config.train.init_from).expanduser()
     seen, record = seen_images(source), read_content(workdir / "splits.json")
     assert isinstance(record, dict)  # `load_split` wrote or checked it
-    test = {name: record["sha256"][name] for name in record["test"]}
+    voxels = read_voxel_hashes(workdir)
+    test = {n: (record["sha256"][n]["image"], voxels.get(n, "")) for n in record["test"]}
     names = check_unseen(seen, test, source, config.data.allow, "config.data.allow=('seen_case',)")
     if names:
         log.warning("%d test cases are among those that %s has seen", len(names), source)
-    step, params = restore_best(source, encoder.sha256, model.init_params, config.data.image_size)
+    size = config.data.image_size
+    if new := model.adapter is not None and not read_config(source).encoder.lora_rank:
+        step, params = restore_best(source, encoder.sha256, model.init_head, size)
+    else:
+        step, params = restore_best(source, encoder.sha256, model.init_params, size)
     about = {
         "path": str(source.absolute()),
         "checkpoint_step": step,
@@ -81,4 +95,7 @@ def initial_params(
     }
     once(write_source, workdir, about, seen)
     log.info("beginning with the parameters of step %d of %s", step, source)
+    if new:
+        log.info("that run has no adapter: this one's begins with no effect")
+        params = {**params, LORA: model.init_adapter(jax.random.key(config.seed))}
     return params

@@ -61,8 +61,8 @@ def set_up(
     """
     options, threads = config.train, config.data.read_threads
     model = build_model(config, encoder.spec)
-    params = _init_params(config, workdir, model, encoder)
     slices, validation_slices = load_slices(config, workdir, split, model, encoder)
+    params = _init_params(config, workdir, model, encoder)
     plan = make_plan(options, len(slices))
     optimizer = make_optimizer(options, plan.steps)
     balanced = config.data.balance == "datasets"

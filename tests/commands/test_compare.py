@@ -36,8 +36,10 @@ def folders(tmp_path):
 
 def test_scores_and_differences(folders, tmp_path, capsys):
     truth, a, b = folders
+    (tmp_path / "out").mkdir()
     assert call(truth, a, b, "--output", tmp_path / "out") == 0
     out = capsys.readouterr().out
+    assert "|volume_error_ml|" in out and "|dice|" not in out  # magnitudes
     assert "0.8333" in out and "0.6667" in out and "better in 7, worse in 0" in out
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert found["predictions"]["a"]["dice"]["mean"] == pytest.approx(5 / 6)

@@ -5,13 +5,17 @@ import json
 import shutil
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 
 from lagseg_jax import evaluate, report
 from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.phantom import write_dataset
+from lagseg_jax.data.quality import voxels_sha256
+from lagseg_jax.imaging.volume import parse_volume
 from lagseg_jax.runs.lock import locked
+from lagseg_jax.runs.voxel_hashes import read_voxel_hashes, write_voxel_hashes
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.files import file_sha256
 
@@ -57,6 +61,7 @@ def test_the_run_stays_as_it_is_while_it_trains(finished_run, other, tmp_path):
         np.testing.assert_allclose(float(row["dice"]), 2 * (label & mask).sum() / total, rtol=1e-6)
     manifest = json.loads((folder / "manifest.json").read_text())
     about = {"run": str(workdir), "name": "hospital_b", "split": "", "seen_cases": []}
+    about["partners"] = []
     assert manifest["external"] == about and manifest["dataset"]["root"] == str(other)
     page = (folder / "report.html").read_text()
     assert "run on hospital_b" in page and "No fair test" not in page
@@ -92,6 +97,32 @@ def test_any_naming_some_cases_and_merged_labels(finished_run, other, tmp_path):
     assert rows_of(tmp_path / "b") == rows_of(tmp_path / "a")
 
 
+def test_several_runs_are_an_ensemble(finished_run, other, tmp_path, capsys):
+    """Twice the same model is that model; a partner counts, and its training cases, too."""
+    runs = f"--data={other}", "--workdir", finished_run, finished_run
+    assert call(*runs) == 2
+    assert "--output is missing" in capsys.readouterr().err
+    assert call(f"--workdir={finished_run}", f"--data={other}", f"--output={tmp_path / 'a'}") == 0
+    assert call(*runs, f"--output={tmp_path / 'b'}") == 0
+    assert rows_of(tmp_path / "b") == rows_of(tmp_path / "a")
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    (partner,) = manifest["external"]["partners"]
+    assert partner["run"] == str(finished_run) and partner["seed"] == manifest["seed"]
+    assert partner["checkpoint_step"] == manifest["checkpoint_step"]
+    assert f"{finished_run.name} and 1 more on" in (tmp_path / "b" / "report.html").read_text()
+    assert call(f"--workdir={finished_run}", f"--data={other}", f"--output={tmp_path / 'b'}") == 2
+
+    learnt = shutil.copytree(finished_run, tmp_path / "learnt")
+    hashes = read_voxel_hashes(learnt)
+    train = json.loads((learnt / "splits.json").read_text())["train"]
+    image = parse_volume(detect(other).cases[1].image)
+    write_voxel_hashes(learnt, {**hashes, train[0]: voxels_sha256(image)})
+    capsys.readouterr()
+    several = "--workdir", finished_run, learnt
+    assert call(f"--data={other}", *several, f"--output={tmp_path / 'c'}") == 2
+    assert "'train_2'" in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
 def test_cases_that_the_run_has_seen_are_named(finished_run, phantom, tmp_path, capsys):
     output = tmp_path / "out"
     split = json.loads((finished_run / "splits.json").read_text())
@@ -111,6 +142,32 @@ def test_cases_that_the_run_has_seen_are_named(finished_run, phantom, tmp_path, 
     assert "No fair test" in (output / "report.html").read_text()
 
 
+def test_copies_in_other_files_are_seen_cases(finished_run, phantom, tmp_path, capsys):
+    """In another format, with another affine, with axes turned about: the voxels count."""
+    split = json.loads((finished_run / "splits.json").read_text())
+    cases = {case.name: case for case in detect(phantom).cases}
+    names = [*split["train"][:2], split["validation"][0], split["test"][0]]
+    images = [nibabel.load(cases[name].image) for name in names]
+    voxels = [np.asarray(image.dataobj) for image in images]
+    data = tmp_path / "data"
+    for folder in ("images", "labels"):
+        (data / folder).mkdir(parents=True)
+    noisy = nibabel.Nifti1Image(voxels[0].astype(np.float32), images[0].affine + np.eye(4) * 1e-5)
+    noisy.header["descrip"] = b"anonymised"
+    nibabel.save(noisy, data / "images" / "a.nii")
+    header = {"space": "left-posterior-superior", "space directions": np.diag([2.5, 2.5, 5.0])}
+    nrrd.write(str(data / "images" / "b.nrrd"), voxels[1], header)
+    turned = voxels[2].transpose(2, 0, 1)[::-1, :, ::-1]
+    nibabel.save(nibabel.Nifti1Image(turned, np.eye(4)), data / "images" / "c.nii.gz")
+    shutil.copy(cases[names[3]].image, data / "images" / "d.nii.gz")
+    for key, name in zip("abcd", names):
+        shutil.copy(cases[name].label, data / "labels" / f"{key}.nii.gz")
+    out = f"--output={tmp_path / 'out'}", "--orientation=LPS"
+    assert call(f"--workdir={finished_run}", f"--data={data}", *out) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "'a', 'b', 'c'" in said and "'d'" not in said and not (tmp_path / "out").exists()
+
+
 def test_nothing_of_others_is_written_over(finished_run, other, tmp_path, capsys):
     strange = tmp_path / "strange"
     strange.mkdir()
@@ -118,6 +175,7 @@ def test_nothing_of_others_is_written_over(finished_run, other, tmp_path, capsys
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     about = {"run": str(finished_run), "name": "x", "split": "", "seen_cases": []}
+    about["partners"] = []
     record = {"external": about, "dataset": {"root": "/data/another"}}
     (elsewhere / "manifest.json").write_text(json.dumps(record))
     own = finished_run / "evaluation"

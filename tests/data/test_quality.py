@@ -155,6 +155,8 @@ def test_implausible_atrium_volume_is_a_warning(tmp_path, slices, expected):
 def test_duplicates(tmp_path):
     """The same file is a warning; the same voxels in another format, type and orientation an error.
 
+    So are voxels whose orientation was lost: axes in another order, and an affine of another scan.
+
     An image that differs in one voxel is no duplicate.
     """
     image, label = good()
@@ -173,10 +175,14 @@ def test_duplicates(tmp_path):
     changed = image.copy()
     changed[1, 2, 3] += 1
     four = write(tmp_path, changed, label, name="four")
-    inspections = [inspect_case(case)[0] for case in (one, two, three, four)]
+    turned = image.transpose(1, 2, 0)[:, ::-1]
+    nib.save(nib.Nifti1Image(turned, np.diag([1.5, -2.5, 1.5, 1])), tmp_path / "five.nii")
+    five = Case("five", "five", tmp_path / "five.nii", one.label)
+    inspections = [inspect_case(case)[0] for case in (one, two, three, four, five)]
     found = [(p.case, p.code, p.severity) for p in find_duplicates(inspections)]
-    assert found == [("two", "same_file", "warning"), ("three", "duplicate", "error")]
-    assert find_duplicates(inspections[:1] + inspections[3:]) == []
+    copies = [(name, "duplicate", "error") for name in ("three", "five")]
+    assert found == [("two", "same_file", "warning"), *copies]
+    assert find_duplicates(inspections[:1] + inspections[3:4]) == []
 
 
 def test_cases_that_cannot_be_read_are_no_duplicates():

@@ -2,9 +2,10 @@
 
     python tests/faults/fuzz_dicom.py [--count=5000] [--seed=0]
 
-As fuzz_volumes.py: every case gives a valid volume or one sentence (InputError) that names it. The
+As fuzz_volumes.py: every case gives a valid volume or one sentence (InputError) that names it, and
+a series that can be read gives a segmentation object and a structure set, or such a sentence. The
 decoders are C and C++: a crash of theirs is seen from here. No message, log line or warning may
-have what stands in the patient's fields.
+have what stands in the patient's fields, which hold markup.
 """
 
 import io
@@ -30,9 +31,10 @@ import dicom_series
 import fuzz_volumes
 from fuzz_volumes import CAP, NUMBERS
 from lagseg_jax.imaging.dicom import read_series, read_stack
-from lagseg_jax.imaging.dicom_choice import study_text
+from lagseg_jax.imaging.dicom_choice import choose, study_text
 from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.dicom_segmentation import write_segmentation
+from lagseg_jax.imaging.dicom_structures import write_structures
 from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
@@ -40,11 +42,13 @@ from lagseg_jax.runtime.errors import InputError
 SHAPE = (3, 37, 41)  # slices, rows, columns
 SECRET = "Qzxw"  # of the patient's name
 SYNTAXES = (RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1)
+OBJECTS = {"segmentation": write_segmentation, "structures": write_structures}
 KEYWORDS = """Rows Columns NumberOfFrames BitsAllocated BitsStored HighBit SamplesPerPixel
     PixelRepresentation InstanceNumber SeriesNumber RescaleSlope RescaleIntercept PixelSpacing
     ImagePositionPatient ImageOrientationPatient SliceThickness SpacingBetweenSlices ImageType
-    PhotometricInterpretation SOPClassUID SeriesInstanceUID SeriesDescription Modality
-    TriggerTime TemporalPositionIdentifier EchoTime InversionTime AcquisitionTime""".split()
+    PhotometricInterpretation FrameOfReferenceUID PatientName StudyDate SOPClassUID
+    SeriesInstanceUID SeriesDescription Modality TriggerTime TemporalPositionIdentifier EchoTime
+    InversionTime AcquisitionTime""".split()
 KINDS = "bytes head cut insert repeat nested value value value stream stream".split()
 # A sequence and an item in it, both of undefined length, and their ends.
 OPEN = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
@@ -67,7 +71,8 @@ TEXTS = (
 def seeds(folder: Path) -> dict[str, list[bytes]]:
     """Small intact cases: {kind: the content of its files}."""
     pixels = np.random.default_rng(0).integers(0, 4096, SHAPE).astype(np.uint16)
-    about = {"PatientName": f"{SECRET}^Name", "PatientID": SECRET}
+    about = {"PatientName": f"{SECRET}^<img src=x onerror=alert(1)>", "PatientID": SECRET}
+    about |= {"PatientComments": f"{SECRET}</script><script>alert(1)</script>"}
     cases = {"single": dicom_series.write_series(folder / "s", pixels, **about)}
     cases["enhanced"] = [dicom_series.write_enhanced(folder / "e" / "x.dcm", pixels, **about)]
     for syntax in SYNTAXES:
@@ -77,8 +82,9 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
         cases[syntax.name.partition(" Im")[0].partition(",")[0]] = paths
     ((stack,),) = find_studies(folder / "s")
     mask = (read_stack(stack).array > 2000).astype(np.uint8)
-    write_segmentation(folder / "seg.dcm", mask, stack, Algorithm("1", "2"))
-    cases["segmentation"] = [folder / "seg.dcm"]
+    for kind, write in OBJECTS.items():
+        write(folder / f"{kind}.dcm", mask, stack, Algorithm("1", "2"))
+        cases[kind] = [folder / f"{kind}.dcm"]
     return {kind: [path.read_bytes() for path in paths] for kind, paths in cases.items()}
 
 
@@ -181,6 +187,8 @@ def attempt(path: Path, cap: int = CAP) -> tuple[str, int]:
         outcome = f"{type(error).__name__}: {error}"
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    if outcome == "volume" and path.suffix != ".dcm":
+        outcome = written(path)
     try:
         said = "".join(study_text(path))
         if SECRET in said:
@@ -190,6 +198,23 @@ def attempt(path: Path, cap: int = CAP) -> tuple[str, int]:
     except BaseException as error:
         outcome = f"in info: {type(error).__name__}: {error}"
     return outcome, peak
+
+
+def written(path: Path) -> str:
+    """What came of writing objects that refer to the series of a case: "volume" if all is well."""
+    ((*stacks,),) = find_studies(path)
+    stack = choose(path, stacks)
+    mask = np.random.default_rng(0).random(stack.shape) > 0.5
+    for kind, write in OBJECTS.items():
+        try:
+            with tempfile.TemporaryDirectory() as place:
+                write(Path(place) / "made.dcm", mask, stack, Algorithm("1", "2"))
+        except InputError as error:
+            if "expected" not in str(error) or SECRET in str(error):
+                return f"{kind}: not one sentence without a patient: {error}"
+        except BaseException as error:
+            return f"{kind}: {type(error).__name__}: {error}"
+    return "volume"
 
 
 def campaign(count: int, seed: int, folder: Path) -> Iterator[tuple[str, bytes, str, int, float]]:
@@ -204,7 +229,7 @@ def campaign(count: int, seed: int, folder: Path) -> Iterator[tuple[str, bytes, 
         which = int(rng.integers(len(contents)))
         contents[which] = mutated(rng, contents[which])
         path = folder / f"case {number}"
-        if kind == "segmentation":
+        if kind in OBJECTS:
             path = path.with_suffix(".dcm")
             path.write_bytes(contents[0])
         elif rng.random() < 0.2:
@@ -217,13 +242,13 @@ def campaign(count: int, seed: int, folder: Path) -> Iterator[tuple[str, bytes, 
             path.mkdir()
             for name, content in enumerate(contents):
                 (path / f"{name}").write_bytes(content)
-        start = time.monotonic()
+        start = time.process_time()  # of a busy machine, too
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             outcome, peak = attempt(path)
         if said:
             outcome = f"said more than its sentence: {said[0].message}"
-        yield kind, contents[which], outcome, peak, time.monotonic() - start
+        yield kind, contents[which], outcome, peak, time.process_time() - start
 
 
 if __name__ == "__main__":

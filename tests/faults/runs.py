@@ -10,6 +10,7 @@ sys.path[:0] = [str(TESTS / "helpers"), str(TESTS.parent)]
 
 import tiny_run
 from configs import default
+from pod import FAST_COMPILATION
 
 
 def arguments(workdir, root, **train):
@@ -30,7 +31,7 @@ def launcher(folder):
 
     Imports are made once, in a server that has no devices and is forked for each start.
     """
-    os.environ.pop("XLA_FLAGS", None)  # one device
+    os.environ["XLA_FLAGS"] = FAST_COMPILATION  # one device
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder) / "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -29,20 +29,29 @@ def tiny_config(**train):
 
 
 def setup(config, steps=50):
-    spec = EncoderSpec("tiny")
-    model = build_model(config, spec)
-    encoder = random_params(spec, 0, "float32")
+    """Model, encoder, state, and (devices) -> step; equal configs share what they compile."""
+    key = f"{steps} {config.to_json()}"
+    if key not in _made:
+        _made[key] = _make(config.copy_and_resolve_references(), steps)
+    model, optimizer, params, step = _made[key]
+    state = init_state(jax.tree.map(jnp.copy, params), optimizer)
+    return model, random_params(EncoderSpec("tiny"), 0, "float32"), state, step
+
+
+_made: dict[str, tuple] = {}
+
+
+def _make(config, steps):
+    model = build_model(config, EncoderSpec("tiny"))
     optimizer = make_optimizer(config.train, steps)
-    state = init_state(model.init_params(jax.random.key(1), SIZE), optimizer)
-    step = functools.partial(
-        make_train_step,
-        model,
-        optimizer,
-        config.train.loss,
-        augmentation_of(config.augment),
-        3,
-    )
-    return model, encoder, state, step
+    augmentation = augmentation_of(config.augment)
+
+    @functools.cache
+    def of_devices(devices):
+        return make_train_step(model, optimizer, config.train.loss, augmentation, 3, devices)
+
+    params = model.init_params(jax.random.key(1), SIZE)
+    return model, optimizer, params, lambda devices=None: of_devices(devices and tuple(devices))
 
 
 def batch_of(count, seed=0):

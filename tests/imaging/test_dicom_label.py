@@ -1,18 +1,24 @@
 """DICOM as training data: folders as images, segmentation objects of any program as labels."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lagseg_jax.data.layouts.detect import Case, detect
-from lagseg_jax.data.prepare import Preparation, _key
+from lagseg_jax.data.prepare import Preparation, _key, prepare_cases
 from lagseg_jax.data.quality import inspect_case
+from lagseg_jax.data.seen_cases import image_hashes
 from lagseg_jax.imaging.dicom import read_series, read_stack
 from lagseg_jax.imaging.dicom_choice import choose
 from lagseg_jax.imaging.dicom_derived import Algorithm, header_of
 from lagseg_jax.imaging.dicom_segmentation import write_segmentation
 from lagseg_jax.imaging.dicom_study import find_studies
+from lagseg_jax.imaging.formats import MAX_BYTES
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label, read_label
 from lagseg_jax.imaging.volume import read_volume, write_mask, write_voxels
+from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import content_sha256
 
@@ -115,6 +121,41 @@ def test_the_check_of_a_dataset_accepts_them(case, tmp_path):
     errors = [problem for problem in inspection.problems if problem.severity == "error"]
     assert not errors and image is not None
     np.testing.assert_array_equal(found.array, mask)
+
+
+def test_what_a_series_may_have_is_allowed_in_a_dataset_too(case, tmp_path):
+    """A gap in the numbers of images; what was read so is not reused where it may not be."""
+    _, mask, stack = case
+    folder = shutil.copytree(case[0], tmp_path / "series")
+    for file in folder.iterdir():
+        header = pydicom.dcmread(file)
+        header.InstanceNumber += 2 * (header.InstanceNumber > 5)
+        header.save_as(file)
+    write_mask(tmp_path / "label.nii.gz", mask, read_stack(stack))
+    one = Case("a", "a", folder, tmp_path / "label.nii.gz")
+    allowed = replace(PREPARATION, allow=("instances", "volume"))
+    with pytest.raises(InputError, match=r"config\.data\.allow"):
+        prepare_cases([one], PREPARATION, tmp_path / "cache", 1)
+    (prepared,) = prepare_cases([one], allowed, tmp_path / "cache", 1)
+    assert prepared.masks.any() and prepared.images.std() > 0
+    with pytest.raises(InputError, match="instance numbers"):
+        prepare_cases([one], PREPARATION, tmp_path / "cache", 1)
+    read_image_and_label(one.image, one.label, allow=("instances",))
+    assert image_hashes([one], MAX_BYTES, "", ("instances",))["a"][1]
+    assert not image_hashes([one], MAX_BYTES, "", ())["a"][1]
+
+
+def test_a_folder_with_its_segmentation_in_it_is_a_case(case, tmp_path):
+    folder, mask, stack = case
+    patient = shutil.copytree(folder, tmp_path / "data" / "P1")
+    segmentation(patient / "la_seg.dcm", stack, mask)
+    (found,) = detect(tmp_path).cases
+    assert (found.name, found.image, found.label) == ("P1", patient, patient / "la_seg.dcm")
+    image, label = read_image_and_label(found.image, found.label)
+    np.testing.assert_array_equal(image.array, read_stack(stack).array)
+    np.testing.assert_array_equal(label.array, mask)
+    (scan,) = find_inputs(tmp_path / "data")
+    assert scan.name == "P1" and scan.stack is not None
 
 
 def test_a_table_names_folders_and_segmentations(case, tmp_path):

@@ -99,7 +99,7 @@ def test_outputs_that_cannot_be_written_are_answered_before_the_work(
 
     monkeypatch.setattr("lagseg_jax.check.check_datasets", work)
     monkeypatch.setattr("lagseg_jax.compare.score_masks", work)
-    monkeypatch.setattr("lagseg_jax.inference.segmenter.load_frozen_encoder", work)
+    monkeypatch.setattr("lagseg_jax.inference.load_segmenter.load_frozen_encoder", work)
     monkeypatch.setattr("lagseg_jax.model.frozen_encoder.load_frozen_encoder", work)
     for command, *arguments in (
         (check, phantom, "--json", below),

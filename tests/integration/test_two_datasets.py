@@ -12,8 +12,7 @@ from lagseg_jax import export, main, predict
 from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference.export import model_card
-from lagseg_jax.inference.segmenter import load_segmenter
-from lagseg_jax.inference.slice_probability import resampling
+from lagseg_jax.inference.load_segmenter import load_segmenter
 from lagseg_jax.runs.workdir import read_config
 
 WINDOW = (-300.0, 700.0)
@@ -73,8 +72,7 @@ def test_the_window_holds_in_training_prediction_and_export(finished, phantom):
     assert read_config(workdir).data.window == WINDOW
     segmenter = load_segmenter(workdir)
     volume = read_volume(phantom / "task2/train_data/train_6/enhanced.nii.gz")
-    how = resampling(segmenter.config.data, volume.array.transpose(2, 1, 0), (64, 64))
-    np.testing.assert_array_equal(how.grey, WINDOW)
+    np.testing.assert_array_equal(segmenter.cut(volume.array, volume.affine).grey, [WINDOW])
     assert model_card(segmenter, workdir)["input"]["window"] == list(WINDOW)
     assert 'how["window"]' in export.__doc__
 

@@ -11,7 +11,7 @@ import tiny_run
 from configs import giant
 from lagseg_jax import main
 from lagseg_jax.config.choices import VARIANTS
-from lagseg_jax.inference.segmenter import load_segmenter
+from lagseg_jax.inference.load_segmenter import load_segmenter
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.frozen_encoder import load_frozen_encoder
 from lagseg_jax.model.weights import TENSORS, encoder_hash, random_params

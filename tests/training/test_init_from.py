@@ -90,13 +90,14 @@ def test_it_takes_the_best_parameters_and_nothing_else(finished_run, phantom, tm
     saved = raw_checkpoint(finished_run, source["checkpoint_step"])["params"]
     jax.tree.map(np.testing.assert_array_equal, params, saved)
     # Who is judged on cases of the first run later is told so, when that run has gone.
-    seen = {split["sha256"][n]["image"]: n for n in split["train"] + split["validation"]}
-    assert source["seen"] == seen
+    names = split["train"] + split["validation"]
+    assert {split["sha256"][n]["image"]: n for n in names}.items() <= source["seen"].items()
+    assert sorted(source["seen"].values()) == sorted(2 * names)  # file and voxels
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("decoder.widths", (16, 16, 16)), ("encoder.lora_rank", 2), ("fusion.blocks", "last")],
+    [("decoder.widths", (16, 16, 16)), ("encoder.registers", 4), ("fusion.blocks", "last")],
 )
 def test_other_shapes_are_named(finished_run, phantom, tmp_path, field, value):
     config, _ = prepared(finished_run, phantom, tmp_path)
@@ -108,6 +109,30 @@ def test_other_shapes_are_named(finished_run, phantom, tmp_path, field, value):
     section, name = field.split(".")
     for said in (f"config.{field}", repr(value), repr(before[section][name]), str(finished_run)):
         assert said in str(error.value)
+
+
+def test_an_adapted_run_begins_as_the_frozen_one_that_it_is_given(finished_run, phantom, tmp_path):
+    """Its adapter has no effect at first; other adapters than the source's are refused."""
+    config, _ = prepared(finished_run, phantom, tmp_path)
+    config.encoder.lora_rank = 2
+    encoder = load_frozen_encoder(config)
+    model = build_model(config, encoder.spec)
+    check_init_from(config, encoder)
+    params = initial_params(config, tmp_path, model, encoder)
+    saved = raw_checkpoint(finished_run, read_source(tmp_path)["checkpoint_step"])["params"]
+    jax.tree.map(np.testing.assert_array_equal, {k: params[k] for k in saved}, saved)
+    assert set(params) - set(saved) == {"lora"} and np.any(params["lora"]["a"])
+    start = model.adapted(encoder.params, params)
+    jax.tree.map(np.testing.assert_array_equal, start, encoder.params)
+
+    source = shutil.copytree(finished_run, tmp_path / "adapted")
+    record = json.loads((source / "config.json").read_text())
+    record["encoder"]["lora_rank"] = 4
+    (source / "config.json").write_text(json.dumps(record))
+    for rank in (0, 2):
+        config.encoder.lora_rank, config.train.init_from = rank, str(source)
+        with pytest.raises(InputError, match=f"config.encoder.lora_rank is {rank}, but .* with 4"):
+            check_init_from(config, encoder)
 
 
 def test_another_encoder_is_refused(finished_run, phantom, tmp_path):

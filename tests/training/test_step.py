@@ -89,7 +89,9 @@ def test_donated_replicated_state_stays_replicated():
     step = step()
     state, encoder = replicate(state), replicate(encoder)
     batch = split_over_devices(batch_of(4), jax.local_device_count())
+    given = jax.tree.leaves((state.params, state.opt_state))
     state, *_ = step(state, encoder, batch)
+    assert all(leaf.is_deleted() for leaf in given)  # their memory is the new state's
     with jax.transfer_guard_device_to_device("disallow"):
         state, metrics, _ = step(state, encoder, batch)
         jax.block_until_ready(metrics)
@@ -117,6 +119,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(what, monkeypa
         bad["image"][3] = 0
     if what == "loss alone":
         monkeypatch.setattr(step_module, "slice_losses", broken_for_empty_masks)
+        step = compiled_anew(config, model)
         bad["image"][3], bad["mask"][3] = good["image"][3], 0
     run = on_devices(step, 2)
     state, first, outcome = run(state, encoder, split_over_devices(good, 2))
@@ -162,9 +165,13 @@ def with_broken_gradient(config, model):
         def head_logits(self, params, tokens, images):
             return poisoned(model.head_logits(params, tokens, images), images)
 
+    return compiled_anew(config, Poisoned())
+
+
+def compiled_anew(config, model):
     optimizer = make_optimizer(config.train, 9)
     augmentation = augmentation_of(config.augment)
-    return functools.partial(make_train_step, Poisoned(), optimizer, "bce", augmentation, 3)
+    return functools.partial(make_train_step, model, optimizer, "bce", augmentation, 3)
 
 
 def test_the_learning_rate_is_that_of_the_step_and_the_update_that_of_adamw():
@@ -202,7 +209,8 @@ def test_validation_dice_is_the_mean_over_cases():
     batch = batch_of(4) | {"case": np.array([0, 1, 1, 0], np.int32)}
     batch["weight"] = np.array([1, 1, 1, 0], np.float32)
     images = jnp.asarray(batch["image"], float)
-    logits = np.asarray(model.head_logits(state.params, model.tokens(encoder, images), images))
+    tokens = jax.jit(model.tokens)(encoder, images)
+    logits = np.asarray(jax.jit(model.head_logits)(state.params, tokens, images))
     expected = []
     for slices in ([0], [1, 2]):
         predicted, truth = logits[slices] > 0, batch["mask"][slices] > 0

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.common.worker import ROOT
 from benchmarks.speed import compare, table
+from pod import FAST_COMPILATION
 
 
 @pytest.mark.skipif(
@@ -36,7 +37,7 @@ def test_the_command_as_a_whole(tmp_path):
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "", "OMP_WAIT_POLICY": "PASSIVE"},
+        env=os.environ | {"XLA_FLAGS": FAST_COMPILATION, "OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         text=True,
     )

@@ -1,9 +1,10 @@
-"""The loop over cases, with a model that is a function: writing overlaps computing, in order."""
+"""The loop over cases, with a model that is a function: what overlaps computing, in order."""
 
 import errno
 import logging
 import re
 import threading
+import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,18 @@ import nibabel
 import numpy as np
 import pytest
 
+from lagseg_jax.imaging import overlay
+from lagseg_jax.imaging.mesh import MeshOptions
 from lagseg_jax.imaging.volume import read_volume
-from lagseg_jax.inference import files
+from lagseg_jax.inference import predict_files
+from lagseg_jax.inference.cases import AHEAD, predict_cases
 from lagseg_jax.inference.files import Outputs, plan_outputs
+from lagseg_jax.inference.input_volume import Input
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.postprocess import PostProcessing
-from lagseg_jax.inference.predict_files import predict_cases
 from lagseg_jax.inference.request import Request
 from lagseg_jax.runtime.errors import InputError
+from stand_in_segmenter import ball, segmenter_of, segmenter_of_probability
 
 SECONDS = 30  # for another thread to come
 
@@ -37,19 +42,31 @@ def jobs(tmp_path):
     return plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out")
 
 
-def segmenter_of(predict_volume, window=()):
-    return SimpleNamespace(
-        postprocessing=PostProcessing(0.25, 2, 1.5),
-        encoder=SimpleNamespace(warning=""),
-        config=SimpleNamespace(data=SimpleNamespace(window=window)),
-        plane="",
-        check_plane=lambda geometry, what: None,
-        predict_volume=predict_volume,
-    )
-
-
-def threshold(volume, spacing, affine, tta, post):
+def threshold(volume, tta, post, probable=False):
     return (volume > 0).astype(np.uint8)
+
+
+def test_cases_are_read_while_the_one_before_is_computed(jobs, monkeypatch):
+    """As many as there is room for, and not one more."""
+    read, enough, computed = [], threading.Event(), []
+    found = Input.read
+
+    def reading(self, *arguments):
+        read.append(self.name)
+        if len(read) == 1 + AHEAD:
+            enough.set()
+        return found(self, *arguments)
+
+    def compute(volume, tta, post, probable=False):
+        if not computed:
+            assert enough.wait(SECONDS), "the next cases were not read"
+        computed.append(volume.max())
+        assert len(read) <= len(computed) + AHEAD
+        return threshold(volume, tta, post)
+
+    monkeypatch.setattr(Input, "read", reading)
+    predict_cases(segmenter_of(compute), jobs, Request([]))
+    assert computed == [1, 2, 3, 4] and sorted(read) == ["0", "1", "2", "3"]
 
 
 def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
@@ -57,7 +74,7 @@ def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
     started[4].set()  # there is no fifth case
     write = Outputs.write
 
-    def predict_volume(volume, *others):
+    def compute(volume, *others):
         started[volume.max() - 1].set()
         return threshold(volume, *others)
 
@@ -66,7 +83,7 @@ def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
         return write(self, *arguments)
 
     monkeypatch.setattr(Outputs, "write", waiting)
-    rows = predict_cases(segmenter_of(predict_volume), jobs, Request([])).rows
+    rows = predict_cases(segmenter_of(compute), jobs, Request([])).rows
     assert [row["voxels"] for row in rows.values()] == [1, 2, 3, 4]
     for number, outputs in enumerate(jobs.values(), 1):
         assert read_volume(outputs.mask).array.sum() == number
@@ -75,16 +92,13 @@ def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
 @pytest.mark.parametrize("cut", [0.25, 0.5, 0.8])
 def test_mask_and_surface_are_where_the_probability_is_the_threshold(tmp_path, cut):
     """A ball whose probability falls by 0.1 per voxel, from 1.2 in its centre; voxels of 1 mm."""
-    pytest.importorskip("skimage")
-    distance = np.sqrt(sum((a - c) ** 2 for a, c in zip(np.indices((31, 29, 27)), (15, 14, 13))))
-    probability = np.clip(1.2 - distance / 10, 0, 1).astype(np.float32)
+    pytest.importorskip("fast_simplification")
+    probability = ball((31, 29, 27), (15, 14, 13), 1.2)
     (tmp_path / "in").mkdir()
     nibabel.save(nibabel.Nifti1Image(100 * probability, np.eye(4)), tmp_path / "in" / "a.nii.gz")
-    segmenter = segmenter_of(None)
-    segmenter.postprocessing = PostProcessing(cut)
-    segmenter.predict_probability = lambda *_: probability
-    segmenter.mask_of = lambda probability, affine, post: post.mask(probability, affine)
-    jobs = plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out", probability=True, mesh=True)
+    segmenter = segmenter_of_probability(probability, cut)
+    wanted = {"probability": True, "mesh": MeshOptions()}
+    jobs = plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out", **wanted)
     (row,) = predict_cases(segmenter, jobs, Request([])).rows.values()
     ((_, outputs),) = jobs.items()
     np.testing.assert_array_equal(read_volume(outputs.mask).array, probability >= cut)
@@ -120,23 +134,30 @@ def test_a_review_page_shows_the_case_and_costs_no_mask(tmp_path, jobs):
 def test_pictures_show_the_window_of_the_model(tmp_path, jobs, monkeypatch):
     plans = plan_outputs(list(jobs)[:1], tmp_path / "out", preview=True, review=True)
     seen = []
-    monkeypatch.setattr(files, "write_overlay", lambda path, *rest: seen.append(rest[-1]))
+    monkeypatch.setattr(overlay, "write_overlay", lambda path, *rest: seen.append(rest[-1]))
     request = Request([], case_page=lambda path, title, content: seen.append(content["grey"]))
     predict_cases(segmenter_of(threshold, (-3.0, 2.0)), plans, request)
     assert [tuple(one) for one in seen] == [(-3, 2), (-3, 2)]
 
 
-def test_one_case_at_a_time_waits_for_the_disk(jobs):
+def test_a_few_cases_wait_for_the_disk(jobs, monkeypatch):
     masks, alive = [], []
 
-    def predict_volume(*arguments):
+    def compute(*arguments):
         alive.append(sum(mask() is not None for mask in masks))
         mask = threshold(*arguments)
         masks.append(weakref.ref(mask))
         return mask
 
-    predict_cases(segmenter_of(predict_volume), jobs, Request([]))
-    assert len(alive) == 4 and max(alive) <= 1
+    write = Outputs.write
+
+    def slow(self, *arguments):
+        time.sleep(0.1)
+        return write(self, *arguments)
+
+    monkeypatch.setattr(Outputs, "write", slow)
+    predict_cases(segmenter_of(compute), jobs, Request([]))
+    assert len(alive) == 4 and max(alive) == AHEAD
 
 
 def test_what_fails_is_reported_in_its_turn(jobs, monkeypatch, caplog):
@@ -144,7 +165,7 @@ def test_what_fails_is_reported_in_its_turn(jobs, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "lagseg_jax")
     write = Outputs.write
 
-    def predict_volume(volume, *others):
+    def compute(volume, *others):
         if volume.max() == 2:
             raise InputError("it is the second")
         return threshold(volume, *others)
@@ -155,7 +176,7 @@ def test_what_fails_is_reported_in_its_turn(jobs, monkeypatch, caplog):
         return write(self, *arguments)
 
     monkeypatch.setattr(Outputs, "write", full)
-    rows = predict_cases(segmenter_of(predict_volume), jobs, Request([])).rows
+    rows = predict_cases(segmenter_of(compute), jobs, Request([])).rows
     assert [one.name for one in rows] == ["0", "3"]
     said = [record.getMessage() for record in caplog.records]
     assert [sentence.split()[0] for sentence in said] == ["1/4", "2/4", "3/4", "4/4"]
@@ -178,15 +199,15 @@ def test_an_unexpected_error_of_the_writer_is_not_lost(jobs, monkeypatch):
 def test_what_is_asked_for_has_precedence_over_the_run(jobs):
     asked = []
 
-    def predict_volume(volume, spacing, affine, tta, post):
-        asked.append((spacing, post, tta))
-        return threshold(volume, spacing, affine, tta, post)
+    def compute(volume, tta, post, probable=False):
+        asked.append((post, tta))
+        return threshold(volume, tta, post)
 
-    segmenter = segmenter_of(predict_volume)
+    segmenter = segmenter_of(compute)
     predict_cases(segmenter, jobs, Request([]))
     predict_cases(segmenter, jobs, Request([], components=0, min_mm3=5.0, tta=True))
-    assert asked[0] == ((1, 2, 3), PostProcessing(0.25, 2, 1.5), False)
-    assert asked[4] == ((1, 2, 3), PostProcessing(0.25, 0, 1.5, 5.0), True)
+    assert asked[0] == (PostProcessing(0.25, 2, 1.5), False)
+    assert asked[4] == (PostProcessing(0.25, 0, 1.5, 5.0), True)
 
 
 def test_masks_never_replace_their_inputs(jobs):
@@ -196,3 +217,18 @@ def test_masks_never_replace_their_inputs(jobs):
         plan_outputs([one], folder)
     with pytest.raises(InputError, match="is a file, expected a folder"):
         plan_outputs([one], one.source)
+
+
+@pytest.mark.parametrize(("flips", "warned"), [((0.5, 0.3), False), ((0.5, 0.0), True)])
+def test_mirroring_warns_of_a_model_that_never_saw_a_mirrored_heart(
+    flips, warned, monkeypatch, caplog
+):
+    """Of any member of an ensemble."""
+    first, second = (
+        SimpleNamespace(config=SimpleNamespace(augment=SimpleNamespace(flip=flip)), partners=())
+        for flip in flips
+    )
+    first.partners = (second,)
+    monkeypatch.setattr("lagseg_jax.inference.load_segmenter.load_segmenter", lambda *_: first)
+    predict_files._load(Request(["a", "b"], tta=True))
+    assert ("config.augment.flip is 0" in caplog.text) == warned
