@@ -6,6 +6,7 @@ shrink, and none moves farther than half a voxel; the triangles are then thinned
 the volume is that of the voxels. What comes out is checked; where it fails, less is done.
 """
 
+import errno
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from lagseg_jax.runtime.extras import install_command
 SPACES = ("LPS", "RAS")
 TRIANGLES = 20000
 MAX_VOLUME_ERROR = 0.01
+MAX_FACES = 1_500_000  # of voxels; an atrium has some 50 000, noise would take all memory
 MAX_DISTANCE = 0.5  # 95 % of the surface, in voxels
 _LARGE = 200  # triangles; bodies of fewer are not thinned
 _PASSES = 100
@@ -130,11 +132,15 @@ def atrium_surface(
 
     Returns:
         The surface; without triangles for an empty mask.
+
+    Raises:
+        OSError: the surface would be far too large for one of an atrium.
     """
     if not mask.any():
         return Surface(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64), space)
     box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in bounding_box(mask))
     inside = mask[box] != 0
+    _check_size(inside)
     height = np.ones(inside.shape, np.float32)
     if probability is not None:
         height = _height(inside, probability[box], threshold)
@@ -155,6 +161,17 @@ def atrium_surface(
             break
         remark = f"{less}, as else {amiss}" if less else f"but {amiss}"
     return replace(found, remark=remark)
+
+
+def _check_size(inside: np.ndarray) -> None:
+    padded = np.pad(inside, 1)
+    faces = sum(int(np.count_nonzero(np.diff(padded, axis=axis))) for axis in range(3))
+    if faces > MAX_FACES:
+        raise OSError(
+            errno.EFBIG,
+            f"the surface of its mask has {faces} voxel faces, expected {MAX_FACES} at most, as it "
+            "looks like noise",
+        )
 
 
 def _height(inside: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
