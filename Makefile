@@ -11,6 +11,7 @@ RUN = $(VENV)/bin/python
 demo: $(VENV)/demo-installed
 	$(RUN) -m lagseg_jax.main --config=configs/demo.py --workdir=runs/demo
 
+# A worker that dies ends the suite: xdist would wait for what it was to test for ever.
 test: $(VENV)/test-installed
 	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0 $(COVERAGE)
 

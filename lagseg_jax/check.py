@@ -30,7 +30,7 @@ from lagseg_jax.reports.dataset_check import (
     verdict,
 )
 from lagseg_jax.runtime.commands import command_parser
-from lagseg_jax.runtime.console import exit_status, log_to_console, say
+from lagseg_jax.runtime.console import count_of, exit_status, log_to_console, say
 from lagseg_jax.runtime.errors import InputError, one_of
 from lagseg_jax.runtime.files import check_writable, write_json
 
@@ -99,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
         *([f"{'labels':10}{rule.merged}"] if rule.merged else []),
         *problem_lines(problems, options.allow),
     )
-    say(f"{sentence} ({len(inspections)} cases in {time.monotonic() - start:.1f} s)")
+    cases = count_of(len(inspections), "case")
+    say(f"{sentence} ({cases} in {time.monotonic() - start:.1f} s)")
     if options.json:
         content = check_record(datasets, inspections, problems, options.allow) | {"status": status}
         write_json(Path(options.json), content)

@@ -64,7 +64,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="problems that do not count: seen_case for cases that the run has learnt from, and "
         "those of check",
     )
-    options = parser.parse_args(arguments)
+    return _checked(parser.parse_args(arguments))
+
+
+def _checked(options: argparse.Namespace) -> argparse.Namespace:
     check_orientation("--orientation", options.orientation)
     LabelRule.given(options, "label")
     options.allow = tuple(code for code in options.allow.split(",") if code)

@@ -24,6 +24,8 @@ from benchmarks.accuracy.record import Record
 from benchmarks.common.worker import WorkerError
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.runs.workdir import write_config
+from lagseg_jax.runtime.console import say_error
+from lagseg_jax.runtime.errors import InputError
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -96,4 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:  # signals end it at once, and its workers with it
+        sys.exit(main())
+    except InputError as problem:
+        say_error(f"error: {problem}")
+        sys.exit(2)

@@ -156,5 +156,6 @@ def _worker(
 def _told(options: argparse.Namespace, folder: Path) -> dict:
     """What every worker is told, and how long its answer is waited for."""
     limit = 180 * options.minutes + 1800
+    limit *= 10 if options.clock == "cpu" else 1  # minutes of the arm; others may use its core
     told = {"folder": str(folder), "minutes": options.minutes, "clock": options.clock}
     return told | {"timeout": limit}

@@ -63,7 +63,7 @@ def write_slices(path: Path, cases: dict[str, list[dict]]) -> None:
 
 
 def judge(path: Path, cases: list[dict]) -> dict[str, dict[str, float]]:
-    """Probabilities (Z, S, S) of the test cases -> the metrics, by the rules of our prediction."""
+    """Probabilities (Z, E, E) of the test cases -> the metrics, by the rules of our prediction."""
     found = {}
     with np.load(path) as probabilities:
         for case in cases:

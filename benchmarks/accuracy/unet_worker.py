@@ -99,7 +99,7 @@ def fit(
     seconds: float,
     now: Callable[[], float],
 ) -> tuple[int, float]:
-    """Trains on slices (N, S, S) for so long by the clock; returns steps and seconds."""
+    """Trains on slices (N, E, E) for so long by the clock; returns steps and seconds."""
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     start = now()  # after what torch imports late
     step, order = 0, torch.empty(0, dtype=torch.int64)
@@ -129,7 +129,7 @@ def logits_of(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def augment(
     strength: dict[str, float], images: torch.Tensor, masks: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slices and masks (B, S, S), transformed as `data.augment` does it."""
+    """Slices and masks (B, E, E), transformed as `data.augment` does it."""
     batch, size = len(images), images.shape[-1]
 
     def uniform(*shape):
@@ -159,7 +159,7 @@ def augment(
 
 @torch.no_grad()
 def probability(network: nn.Module, slices: np.ndarray) -> np.ndarray:
-    """Slices (Z, S, S) -> probability of atrium (Z, S, S), float16."""
+    """Slices (Z, E, E) -> probability of atrium (Z, E, E), float16."""
     images = torch.from_numpy(slices).to(DEVICE).float()
     parts = [logits_of(network, part).sigmoid() for part in images.split(BATCH)]
     return torch.cat(parts).cpu().numpy().astype(np.float16)

@@ -22,7 +22,7 @@ def wait() -> None:
 
 
 def loss_of(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """`config.train.loss`: (logits, masks), both (B, S, S) float32, -> scalar."""
+    """`config.train.loss`: (logits, masks), both (B, E, E) float32, -> scalar."""
     parts = {"bce": F.binary_cross_entropy_with_logits, "dice": soft_dice}
     return lambda logits, masks: sum(parts[part](logits, masks) for part in name.split("+"))
 

@@ -58,7 +58,7 @@ def compiled(function: Callable, *arguments, options: dict | None = None) -> Pre
 
 
 def device_batch(problem: Problem) -> tuple[jax.Array, jax.Array]:
-    """Images (B, S, S) float32 and masks (B, S, S) uint8, on the device."""
+    """Images (B, E, E) float32 and masks (B, E, E) uint8, on the device."""
     return jnp.asarray(problem.batch["image"], jnp.float32), jnp.asarray(problem.batch["mask"])
 
 

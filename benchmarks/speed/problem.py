@@ -30,7 +30,7 @@ class Problem:
         model: encoder and head.
         encoder: frozen, random weights.
         head_params: trained parameters, not as they start: nothing is zero or equal.
-        batch: {image (B, S, S) float16, mask (B, S, S) uint8, slice (B,), case (B,)} on the host.
+        batch: {image (B, E, E) float16, mask (B, E, E) uint8, slice (B,), case (B,)} on the host.
         volume: (x, y, z) int16.
     """
 

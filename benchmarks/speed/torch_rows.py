@@ -61,7 +61,7 @@ class Peer:
         return torch.autocast(DEVICE.type, torch.bfloat16, enabled=enabled)
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and masks (B, S, S) float32, from the host: a training step starts with it."""
+        """Images and masks (B, E, E) float32, from the host: a training step starts with it."""
         arrays = (torch.from_numpy(self.inputs[name]) for name in ("image", "mask"))
         images, masks = (array.to(DEVICE, non_blocking=True).float() for array in arrays)
         return images, masks

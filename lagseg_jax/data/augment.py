@@ -40,11 +40,11 @@ def augment(
     Args:
         strength: how much.
         keys: (B,) typed keys.
-        images: (B, S, S) float32 in 0..1.
-        masks: (B, S, S) with values 0 and 1.
+        images: (B, E, E) float32 in 0..1.
+        masks: (B, E, E) with values 0 and 1.
 
     Returns:
-        Images (B, S, S) float32 in 0..1, masks (B, S, S) float32 of 0 and 1.
+        Images (B, E, E) float32 in 0..1, masks (B, E, E) float32 of 0 and 1.
     """
     return jax.vmap(lambda k, i, m: _augment_slice(strength, k, i, m))(keys, images, masks)
 
@@ -91,7 +91,7 @@ def _uniform(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
 
 
 def _affine_coordinates(strength: Augmentation, key: jax.Array, size: int) -> jax.Array:
-    """Where each output pixel is read in the input: (2, S, S), about the image centre."""
+    """Where each output pixel is read in the input: (2, E, E), about the image centre."""
     turn, zoom, shift = jax.random.split(key, 3)
     angle = jnp.deg2rad(strength.rotation_degrees) * _uniform(turn)
     factor = jnp.exp(jnp.log1p(strength.scale) * _uniform(zoom))
@@ -104,7 +104,7 @@ def _affine_coordinates(strength: Augmentation, key: jax.Array, size: int) -> ja
 
 
 def _smooth_field(key: jax.Array, size: int) -> jax.Array:
-    """A field (S, S) within -1..1: a random mixture of the lowest cosines of both axes."""
+    """A field (E, E) within -1..1: a random mixture of the lowest cosines of both axes."""
     mixture = _uniform(key, (3, 3)) / 3
     x = jnp.linspace(0, jnp.pi, size)
     cosines = jnp.cos(jnp.arange(3)[:, None] * x)  # (3, S)

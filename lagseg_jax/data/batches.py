@@ -33,7 +33,7 @@ class SliceSource:
         return len(self.index)
 
     def __getitem__(self, number: int) -> Batch:
-        """One slice: image (S, S) float16 in 0..1, mask (S, S) uint8, its number and its case's.
+        """One slice: image (E, E) float16 in 0..1, mask (E, E) uint8, its number and its case's.
 
         With cached features its tokens (L, h, w, D), too. Raises InputError if a file of the cache
         was cut short.

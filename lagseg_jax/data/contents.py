@@ -33,11 +33,13 @@ def hash_cases(cases: Sequence[Case], folder: Path | None = None) -> Contents:
     kept = folder and folder / f"hashes-{key_of(images)}.json"
     known = _read_known(kept)
     mine = share(cases)
-    paths = {path for case in mine for path in (case.image, case.label) if path is not None}
-    states = {path: _state(path) for path in paths}
+    files = {case.image: _files(case) for case in mine}
+    files |= {case.label: [case.label] for case in mine if case.label}
+    states = {path: _state(path, files[path]) for path in files}
     hashes = {path: known[state] for path, state in states.items() if state in known}
-    unread = sorted(paths - hashes.keys())
-    hashes |= zip(unread, in_parallel("reading files", _hash, unread))
+    unread = sorted(files.keys() - hashes.keys())
+    read = in_parallel("reading files", lambda path: _hash(path, files[path]), unread)
+    hashes |= zip(unread, read)
     parts = allgather(
         (
             {
@@ -47,7 +49,7 @@ def hash_cases(cases: Sequence[Case], folder: Path | None = None) -> Contents:
                 }
                 for case in mine
             },
-            {states[path]: sha256 for path, sha256 in hashes.items() if _is_settled(path, states)},
+            {states[p]: sha for p, sha in hashes.items() if _is_settled(p, files[p], states[p])},
             bool(unread),
         )
     )
@@ -75,28 +77,33 @@ def _read_known(kept: Path | None) -> dict[str, str]:
     return {state: sha for state, sha in found.items() if re.fullmatch("[0-9a-f]{64}", str(sha))}
 
 
-def _state(path: Path) -> str:
-    """What changes whenever a file does, or one in a folder; "" for what is not there."""
+def _files(case: Case) -> list[Path]:
+    """The files of an image; of a folder those in it and below, but for a label that lies there."""
+    return [file for file in files_below(case.image) if file != case.label]
+
+
+def _state(path: Path, files: Sequence[Path]) -> str:
+    """What changes whenever one of the files at a path does; "" for what is not there."""
     try:
-        found = [file.stat() for file in files_below(path)]
+        found = [file.stat() for file in files]
     except OSError:
         return ""
     numbers = [[s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in found]
     return f"{os.fspath(path.resolve())!a} {key_of(numbers)}"
 
 
-def _is_settled(path: Path, states: Mapping[Path, str]) -> bool:
+def _is_settled(path: Path, files: Sequence[Path], state: str) -> bool:
     """Whether a later change must show: not while clocks may still say the same time."""
     try:
-        age = time.time() - max(file.stat().st_ctime for file in files_below(path))
+        age = time.time() - max(file.stat().st_ctime for file in files)
     except (OSError, ValueError):  # gone, or an empty folder
         return False
-    return age > SETTLED_SECONDS and states[path] == _state(path)
+    return age > SETTLED_SECONDS and state == _state(path, files)
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, files: Sequence[Path]) -> str:
     try:
-        return content_sha256(path)
+        return content_sha256(path, files)
     except OSError:  # the check of the case says what is wrong with it
         return ""
 

@@ -33,7 +33,7 @@ from lagseg_jax.imaging.dicom_geometry import ALLOWED as DICOM_ALLOWED
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.imaging.volume import MAX_BYTES
-from lagseg_jax.runtime.console import in_parallel, still
+from lagseg_jax.runtime.console import count_of, in_parallel, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, files_below, read_json, user_path
 from lagseg_jax.runtime.processes import barrier, share
@@ -69,8 +69,8 @@ class PreparedCase:
 
     Attributes:
         name: of the case.
-        images: (Z, S, S) float16 in 0..1.
-        masks: (Z, S, S) uint8.
+        images: (Z, E, E) float16 in 0..1.
+        masks: (Z, E, E) uint8.
         plane: of the slices, one of `slices.PLANES`.
         dataset: its name, where there are several.
         key: of its entry in the cache, which stands for everything that decides the images.
@@ -173,7 +173,7 @@ def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule
     told = Counter(inspection.facts.get("orientation") for inspection in inspections)
     for note, count in told.items():
         if note:
-            log.warning("data: orientation of %d cases: %s", count, note)
+            log.warning("data: orientation of %s: %s", count_of(count, "case"), note)
     allowed = Counter(p.code for p in problems if p.severity == "error")
     if allowed:
         counts = ", ".join(f"{code} {count}" for code, count in allowed.items())

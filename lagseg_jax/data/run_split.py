@@ -16,6 +16,7 @@ from lagseg_jax.data.patients import (
     find_visits,
     group_duplicates,
     listed,
+    visits_rule,
 )
 from lagseg_jax.data.prepare import cache_folder
 from lagseg_jax.data.split import (
@@ -87,12 +88,14 @@ def _cache(data: ml_collections.ConfigDict) -> Path | None:
 def _say(patients: str, path: Path, split: Split, cases: Sequence[Case]) -> None:
     sizes = ", ".join(f"{part} {len(names)}" for part, names in split.items())
     log.info("split %s: %s cases (%s)", describe_patients(patients), sizes, path)
-    visits = find_visits(case.name_in_dataset for case in cases)
+    names = [case.name_in_dataset for case in cases]
+    visits = find_visits(names)
     if visits and not patients:
+        rule = visits_rule(names)
         log.warning(
             "data: %s look like several scans of one patient, but no patients are known, "
-            "so that one may be in training and test; name them with config.data.patient",
-            listed(next(iter(visits.values()))),
+            "so that one may be in training and test; name them with config.data.patient%s",
+            *(listed(next(iter(visits.values()))), f", such as '{rule}'" * bool(rule)),
         )
 
 

@@ -27,7 +27,7 @@ from lagseg_jax.inference.estimated_mask import predict_estimated
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.uncertainty import COLUMNS
-from lagseg_jax.runtime.console import Progress, log, still
+from lagseg_jax.runtime.console import Progress, count_of, log, still
 from lagseg_jax.runtime.files import short_name, write_csv, write_json
 from lagseg_jax.runtime.processes import allgather, once, process, share
 
@@ -74,7 +74,7 @@ def evaluate(
         (folder / "review").mkdir(exist_ok=True)
     rows, said = _judge(segmenter, share(cases), folder, case_page)
     for remark, count in said.items():
-        log.warning("%d cases: %s", count, remark)
+        log.warning("%s: %s", count_of(count, "case"), remark)
     by_name = {row["case"]: row for part in allgather(rows) for row in part}
     rows = [by_name[case.name] for case in cases]
     summary = _summary(segmenter, cases, rows)
@@ -198,11 +198,12 @@ def _write_overlays(
         truth, prediction = (
             to_slices(v.array, v.affine, segmenter.plane)[0] for v in (label, mask)
         )
-        window = segmenter.config.data.window
-        shown = normalise(shown, grey_range(shown, (0.5, 99.5), window))
+        window = tuple(segmenter.config.data.window)
+        if not window:
+            shown = normalise(shown, grey_range(shown, (0.5, 99.5)))
         affine = slices_affine(image.affine, image.array.shape, geometry)
         path = overlays / f"{short_name(f'{rank}_{case.name}')}.png"
-        write_overlay(path, shown, truth, prediction, title, affine)
+        write_overlay(path, shown, truth, prediction, title, affine, window)
 
 
 def _title(name: str, row: dict[str, float], segmenter: Segmenter) -> str:
@@ -229,4 +230,4 @@ def summary_line(summary: dict[str, Any]) -> str:
         if value["mean"] is not None:
             spread = "" if value["sd"] is None else f" +- {value['sd']:.{digits}f}"
             parts.append(f"{title} {value['mean']:.{digits}f}{spread}{unit}")
-    return ", ".join(parts) + f" (mean over {summary['n_cases']} cases)"
+    return ", ".join(parts) + f" (mean over {count_of(summary['n_cases'], 'case')})"

@@ -9,7 +9,7 @@ from lagseg_jax.data.layouts.naming import Pattern, only_images
 from lagseg_jax.data.layouts.pairs import pairs_in_a_folder
 from lagseg_jax.data.split import read_split
 from lagseg_jax.imaging.volume import SUFFIXES, case_name, is_volume_file
-from lagseg_jax.runtime.console import log
+from lagseg_jax.runtime.console import count_of, log
 from lagseg_jax.runtime.errors import InputError
 
 
@@ -71,5 +71,6 @@ def _find_labels(
     if files and not images and pairs_in_a_folder(folder) is None:
         return find_masks(folder)
     dataset = detect(folder, images, labels, "--")
-    log.info("truth: %s at %s, %d cases", dataset.layout, dataset.root, len(dataset.cases))
+    cases = count_of(len(dataset.cases), "case")
+    log.info("truth: %s at %s, %s", dataset.layout, dataset.root, cases)
     return {case.name: case.label for case in dataset.cases if case.label}

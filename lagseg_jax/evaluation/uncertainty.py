@@ -52,7 +52,9 @@ def with_estimator(segmenter: Segmenter, cases: Sequence[Case], workdir: Path) -
     progress = Progress("measuring uncertainty", len(cases))
     for case in share(cases):
         with still(f"predicting {case.image}"):
-            rows.append(_measured(segmenter, case))
+            image, label = read_labelled(case, segmenter.config.data)
+            numbers, _ = measured(segmenter, image.array, image.affine, label.array)
+            rows.append({"case": case.name, **numbers})
         progress.advance({"dice": f"{rows[-1]['dice']:.3f}"})
     progress.close()
     by_name = {row["case"]: row for part in allgather(rows) for row in part}
@@ -66,18 +68,26 @@ def with_estimator(segmenter: Segmenter, cases: Sequence[Case], workdir: Path) -
     return dataclasses.replace(segmenter, estimator=estimator)
 
 
-def _measured(segmenter: Segmenter, case: Case) -> dict[str, Any]:
-    image, label = read_labelled(case, segmenter.config.data)
-    axis = to_slices(image.array, image.affine, segmenter.plane)[1].volume_axis
+def measured(
+    segmenter: Segmenter, grey: np.ndarray, affine: np.ndarray, truth: np.ndarray
+) -> tuple[dict[str, float], np.ndarray]:
+    """The numbers of a case that `fit` needs, and its mask.
+
+    Args:
+        segmenter: a trained model.
+        grey: (x, y, z), grey values as stored.
+        affine: (4, 4), voxel index -> mm.
+        truth: (x, y, z), non-zero inside.
+    """
+    axis = to_slices(grey, affine, segmenter.plane)[1].volume_axis
     post = segmenter.postprocessing
-    mask, probability = mask_and_probability(segmenter, image.array, image.affine, False, post)
+    mask, probability = mask_and_probability(segmenter, grey, affine, False, post)
     return {
-        "case": case.name,
-        "dice": dice(label.array, mask),
+        "dice": dice(truth, mask),
         "stability": stability(probability, mask, post.threshold, axis),
-        "truth_ml": volume_ml(label.array, image.affine),
-        "prediction_ml": volume_ml(mask, image.affine),
-    }
+        "truth_ml": volume_ml(truth, affine),
+        "prediction_ml": volume_ml(mask, affine),
+    }, mask
 
 
 def fit(step: int, rows: Sequence[Mapping[str, Any]]) -> Uncertainty:

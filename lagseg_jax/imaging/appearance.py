@@ -10,8 +10,8 @@ def appearance(images: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     """Grey values inside and around the atrium, and how much neighbours differ.
 
     Args:
-        images: (Z, S, S), 0..1.
-        masks: (Z, S, S), non-zero inside.
+        images: (Z, E, E), 0..1.
+        masks: (Z, E, E), non-zero inside.
 
     Returns:
         `brightness`, the mean inside; `contrast`, that minus the mean of a ring around it in the

@@ -8,6 +8,7 @@ the volume is that of the voxels. What comes out is checked; where it fails, les
 
 import importlib.util
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -92,9 +93,10 @@ class MeshOptions:
     space: str = "LPS"
     triangles: int = TRIANGLES
 
-    def file_name(self, case: str) -> str:
-        """Of a case; LPS, what most programs expect, goes without saying."""
-        return f"{case}{'_RAS' if self.space == 'RAS' else ''}.{self.file_format}"
+    def place(self, case: str) -> Path:
+        """The file of a case; LPS, what most programs expect, goes without saying."""
+        folder = "meshes_RAS" if self.space == "RAS" else "meshes"
+        return Path(folder, f"{case}.{self.file_format}")
 
 
 def check_mesh_support() -> None:

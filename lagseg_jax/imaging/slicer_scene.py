@@ -1,12 +1,14 @@
 """Writes a scene that opens an image, its mask and its surface in place in 3D Slicer (MRML)."""
 
 import os
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 from lagseg_jax.runtime.files import write_atomically
 
 _ESCAPED = {"%": "%25", " ": "%20", "'": "%27", ">": "%3E", "<": "%3C", '"': "%22"}
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ORANGE = "0.9 0.62 0.12"  # of the prediction, as on the review page
 # Of each kind of data: its element, the prefixes of its storage's and its display's class, and how
 # it is shown.
@@ -71,4 +73,4 @@ def _place(file: Path, scene: Path) -> dict[str, str]:
 
 def _readable(text: str) -> str:
     """Text without signs that no XML file may have."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)

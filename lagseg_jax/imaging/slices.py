@@ -3,8 +3,8 @@
 The canonical volume has LPS+ axes, so that a slice shows the patient as radiologists look at him:
 rows run from anterior to posterior, columns from the patient's right to his left. Slices are cut
 across the through-plane axis (see `through_plane`), padded to a square around their centre and
-resized to S pixels. Padding and resizing are one pair of matrices, `rows (S, H)` and `columns
-(S, W)`: the network's image is `rows @ slice @ columns.T`, and a probability goes back through a
+resized to S pixels. Padding and resizing are one pair of matrices, `rows (E, H)` and `columns
+(E, W)`: the network's image is `rows @ slice @ columns.T`, and a probability goes back through a
 second pair.
 """
 
@@ -126,7 +126,7 @@ def slice_order(axis: int) -> tuple[int, int, int]:
 
 
 def resize_matrices(height: int, width: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Slices (H, W) -> images (S, S): `rows (S, H)` and `columns (S, W)`, float32.
+    """Slices (H, W) -> images (E, E): `rows (E, H)` and `columns (E, W)`, float32.
 
     The padding to a square (zeros, the darkest grey) needs no memory: the matrix that would
     multiply it is cut off.
@@ -137,7 +137,7 @@ def resize_matrices(height: int, width: int, image_size: int) -> tuple[np.ndarra
 
 
 def restore_matrices(height: int, width: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (S, S) -> slices (H, W): `rows (H, S)` and `columns (W, S)`, float32."""
+    """Images (E, E) -> slices (H, W): `rows (H, E)` and `columns (W, E)`, float32."""
     matrix = linear_matrix(image_size, max(height, width))
     return _window(matrix, height), _window(matrix, width)
 
@@ -154,14 +154,14 @@ def network_images(
     percentiles: tuple[float, float],
     window: Sequence[float] = (),
 ) -> np.ndarray:
-    """Slices (Z, H, W) of any grey scale -> images (Z, S, S), float32 in 0..1."""
+    """Slices (Z, H, W) of any grey scale -> images (Z, E, E), float32 in 0..1."""
     _, height, width = slices.shape
     rows, columns = resize_matrices(height, width, image_size)
     return rows @ normalise(slices, grey_range(slices, percentiles, window)) @ columns.T
 
 
 def network_masks(slices: np.ndarray, image_size: int) -> np.ndarray:
-    """Label slices (Z, H, W) of 0 and 1 -> masks (Z, S, S), uint8: interpolated, then >= 1/2.
+    """Label slices (Z, H, W) of 0 and 1 -> masks (Z, E, E), uint8: interpolated, then >= 1/2.
 
     Rounding the interpolated coverage keeps the outline where it is; taking the nearest voxel
     would move it by up to half a voxel.

@@ -89,10 +89,9 @@ class _Work:
         """What the devices make of a case: the probability, where the outputs need it."""
         outputs, volume = self.jobs[one], read.volume
         post = None if outputs.probability or outputs.mesh else self.post
-        array = self.segmenter.compute(read.cut, self.request.tta, post)
-        if (
-            not outputs.drawn and self.segmenter.estimator is None
-        ):  # the largest array goes, its shape stays
+        estimated = self.segmenter.estimator is not None
+        array = self.segmenter.compute(read.cut, self.request.tta, post, estimated)
+        if not (outputs.drawn or estimated):  # the largest array goes, its shape stays
             volume = replace(volume, array=np.broadcast_to(np.uint8(0), array.shape))
         return _Computed(volume, read.input_hash, array)
 
@@ -126,13 +125,14 @@ class _Work:
     def _prediction(
         self, one: Input, computed: _Computed, mask: np.ndarray, probability: np.ndarray | None
     ) -> Prediction:
-        window = self.segmenter.config.data.window
-        done = Prediction(computed.volume, mask, probability, computed.input_hash, window=window)
+        window, outputs = self.segmenter.config.data.window, self.jobs[one]
+        shown = probability if outputs.probability or outputs.mesh else None
+        done = Prediction(computed.volume, mask, shown, computed.input_hash, window=window)
         if probability is not None:
             place = computed.volume.array, computed.volume.affine
             estimates = estimates_of(self.segmenter, *place, mask, probability, self.post)
             done = replace(done, estimates=estimates)
-        if not self.jobs[one].dicom:
+        if not outputs.dicom:
             return done
         runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in self.request.workdirs)
         algorithm = Algorithm(str(library_versions()["lagseg_jax"]), runs)

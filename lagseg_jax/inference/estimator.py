@@ -24,6 +24,8 @@ from lagseg_jax.runs.training_range import read_training_range, unlike_training
 
 log = logging.getLogger(__name__)
 
+FEW = 5  # validation cases; with fewer, estimates are said to rest on few
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
@@ -52,6 +54,8 @@ class Estimator:
         """
         found = read_uncertainty(workdir)
         if found is not None and found.step == step:
+            few = "" if found.cases >= FEW else ", which are few"
+            log.info("estimates: calibrated on %d validation cases%s", found.cases, few)
             return cls(found, read_training_range(workdir), data, plane)
         log.warning(
             "no estimates of Dice and volume: %s has no evaluation of step %d, which "
@@ -81,7 +85,7 @@ class Estimator:
             Estimates of None for an empty mask, and for a case that `unlike_training` says how it
             differs from all training cases: the validation cases say nothing about it.
         """
-        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {UNLIKE: ""}
         if not mask.any():
             return row
         volume = volume_ml(mask, affine)

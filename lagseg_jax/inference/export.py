@@ -17,6 +17,7 @@ from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.data.split import PARTS
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.slice_probability import Resampling, decode, encode
+from lagseg_jax.inference.uncertainty import LEVEL, read_uncertainty
 from lagseg_jax.runtime.devices import params_hash
 from lagseg_jax.runtime.files import read_json, written_atomically
 
@@ -150,10 +151,26 @@ def model_card(segmenter: Segmenter, workdir: Path) -> dict:
             "config": config.to_dict(),
         },
         "evaluation": _evaluation(workdir),
+        "uncertainty": _uncertainty(workdir, segmenter.step),
         "encoder": segmenter.encoder.report(),
         "head_sha256": params_hash(segmenter.head_params),
         "jax_version": jax.__version__,
     }
+
+
+def _uncertainty(workdir: Path, step: int) -> dict | None:
+    """What estimates need beside the probability; None where no evaluation of this step did it."""
+    found = read_uncertainty(workdir)
+    if found is None or found.step != step:
+        return None
+    meaning = {
+        "stability": "2 b / (a + b): a voxels of probability 0.3 and more, b voxels of the mask of "
+        "0.7 and more, for a threshold of 0.5; else its odds times 3/7 and 7/3",
+        "estimated_dice": "odds(stability) exp(shift), as a share",
+        "volume_interval": "volume of the mask times exp(-+ t volume_error (1 - stability)), t of "
+        f"{LEVEL:.0%} and `cases` degrees of freedom",
+    }
+    return {**dataclasses.asdict(found), "meaning": meaning}
 
 
 def _counts(workdir: Path) -> dict[str, int] | None:

@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 MESH = MeshOptions()
 # Folders beside the masks.
-BESIDES = ("previews", "probabilities", "meshes", "scenes", "segmentations", "structures", "review")
+BESIDES = (
+    *("previews", "probabilities", "meshes", "meshes_RAS"),
+    *("scenes", "segmentations", "structures", "review"),
+)
 # Writes a review page: its path, its title, what `case_content` gave.
 CasePage = Callable[[Path, str, dict[str, Any]], None]
 
@@ -163,13 +166,10 @@ class Outputs:
             content = case_content(volume, mask, None, probability, plane, done.window)
             case_page(path, title, content)
 
-        def segmentation(path: Path) -> None:
+        def dicom(path: Path) -> None:
             assert done.stack is not None and done.algorithm is not None
-            write_segmentation(path, mask, done.stack, done.algorithm)
-
-        def structures(path: Path) -> None:
-            assert done.stack is not None and done.algorithm is not None
-            write_structures(path, mask, done.stack, done.algorithm)
+            write = write_segmentation if path == self.segmentation else write_structures
+            write(path, mask, done.stack, done.algorithm)
 
         def mesh(path: Path) -> None:
             assert probability is not None
@@ -179,23 +179,24 @@ class Outputs:
             log.info("%s: %s", path, surface)
             write_surface(path, surface)
 
-        def scene(path: Path) -> None:
-            named = self.image, self.mask, self.mesh, self.mesh_options.space
-            write_scene(path, path.stem, *named)
-
         def probabilities(path: Path) -> None:
             assert probability is not None
             write_voxels(path, probability, volume)
 
         return [
-            (self.segmentation, segmentation),
-            (self.structures, structures),
+            (self.segmentation, dicom),
+            (self.structures, dicom),
             (self.probability, probabilities),
             (self.mesh, mesh),
-            (self.scene, scene),
+            (self.scene, self._write_scene),
             (self.preview, preview),
             (self.review, review),
         ]
+
+    def _write_scene(self, path: Path) -> None:
+        surface = self.mesh if self.mesh and self.mesh.exists() else None
+        shown = self.image, self.mask, surface, self.mesh_options.space
+        write_scene(path, path.stem, *shown)
 
 
 def plan_outputs(
@@ -231,7 +232,7 @@ def plan_outputs(
             folder / one.mask_name,
             folder / "previews" / f"{one.name}.png" if preview else None,
             folder / "probabilities" / f"{one.name}.nii.gz" if probability else None,
-            folder / "meshes" / mesh.file_name(one.name) if mesh else None,
+            folder / mesh.place(one.name) if mesh else None,
             folder / "segmentations" / f"{one.name}.dcm" if segmentation else None,
             folder / "structures" / f"{one.name}.dcm" if structures else None,
             folder / "review" / f"{one.name}.html" if review else None,

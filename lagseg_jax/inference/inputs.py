@@ -13,6 +13,7 @@ from lagseg_jax.imaging.volume import case_name, is_volume_file
 from lagseg_jax.inference.input_volume import Input
 from lagseg_jax.inference.records import is_recorded
 from lagseg_jax.inference.study_inputs import study_inputs
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import short_name
 
@@ -87,14 +88,14 @@ def _find(path: Path, series: str, allow: Sequence[str]) -> list[Input]:
         if (paired := pairs_in_a_folder(path, files)) is not None:
             return _of_dataset([(f"pairs of files ({paired[0]})", path, paired[1])])
         return [Input(file, _short(file.name)) for file in files]
-    return _of_dataset(find_layouts(path)) or study_inputs(path, series, allow)
+    return _of_dataset(find_layouts(path, series=False)) or study_inputs(path, series, allow)
 
 
 def _of_dataset(found: Sequence[Found]) -> list[Input]:
     """The images of the datasets, with labels or without."""
     inputs = []
     for layout, folder, cases in found:
-        log.info("input: %s at %s, %d cases", layout, folder, len(cases))
+        log.info("input: %s at %s, %s", layout, folder, count_of(len(cases), "case"))
         for case in cases:
             if not os.path.lexists(case.image):
                 log.info("%s: skipped, a label without its image %s", case.label, case.image)

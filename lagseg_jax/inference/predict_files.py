@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import write_statistics
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
 from lagseg_jax.inference.request import Request
-from lagseg_jax.inference.uncertainty import UNLIKE, has_uncertainty
+from lagseg_jax.inference.uncertainty import UNLIKE, has_uncertainty, read_uncertainty
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.processes import allgather, process, share
@@ -65,6 +65,8 @@ def predict_files(
         ordered += [case for case in found if case not in set(ordered)]
         told = {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
         told |= {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
+        if request.estimate and (known := read_uncertainty(Path(request.workdirs[0]))):
+            told["uncertainty"] = asdict(known)
         if ordered:
             write_statistics(folder, [{"case": case, **found[case]} for case in ordered], told)
     failed, full = map(sum, zip(*parts))
@@ -87,7 +89,7 @@ def _is_done(
     And whether its statistics have these columns.
     """
     content = Record.of(outputs.mask.parent, one.name).content
-    if not set(columns) <= set(content.get("row", ())):
+    if any(content.get("row", {}).get(name) is None for name in columns):
         return False
     made_from = content.get("made_from") or {}
     same = json.loads(json.dumps(about))  # tuples as lists
@@ -118,10 +120,10 @@ def _load(request: Request) -> "Segmenter":
             "%d models, %d mirrorings: %d times the computing of one prediction",
             *(models, mirrorings, models * mirrorings),
         )
-    if request.tta:
+    if request.tta and not all(m.config.augment.flip for m in (segmenter, *segmenter.partners)):
         log.warning(
-            "--tta shows the model mirrored hearts, which training never does; it cost 9 "
-            "points of Dice with configs/cpu.py: compare both on labelled cases first"
+            "--tta shows the model mirrored hearts, which its training never did "
+            "(config.augment.flip is 0); it cost 9 points of Dice: compare both on labelled cases"
         )
     return segmenter
 

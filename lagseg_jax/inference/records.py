@@ -20,6 +20,8 @@ from lagseg_jax.runtime.files import file_sha256, read_json, write_json
 log = logging.getLogger(__name__)
 
 FOLDER = "records"
+# Of what is written besides volumes.
+_SUFFIXES = (".png", ".stl", ".ply", ".vtk", ".mrml", ".dcm", ".html")
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,7 @@ class Record:
 def is_recorded(path: Path) -> bool:
     """Whether `predict` made this file, and nobody has changed it since."""
     for folder in (path.parent, path.parent.parent):
-        named_by_stem = path.suffix in (".png", ".stl", ".dcm", ".html")
-        case = path.stem if named_by_stem else case_name(path)
+        case = path.stem if path.suffix in _SUFFIXES else case_name(path)
         files = Record.of(folder, case).content.get("files", {})
         name = path.relative_to(folder).as_posix()
         if name in files and path.is_file() and not path.is_symlink():

@@ -23,8 +23,8 @@ class Resampling(NamedTuple):
     """How slices become the network's images, and its probability returns to their grid.
 
     Attributes:
-        there: `rows (S, H)` and `columns (S, W)` of `slices.resize_matrices`.
-        back: `rows (H, S)` and `columns (W, S)` of `slices.restore_matrices`.
+        there: `rows (E, H)` and `columns (E, W)` of `slices.resize_matrices`.
+        back: `rows (H, E)` and `columns (W, E)` of `slices.restore_matrices`.
         grey: (2,) the values that become 0 and 1.
     """
 
@@ -97,7 +97,7 @@ def encode(
     how: Resampling,
     mirrored: Mirroring,
 ) -> tuple[jax.Array, jax.Array]:
-    """Slices -> images (B, S, S) as the network sees them, and their fused tokens."""
+    """Slices -> images (B, E, E) as the network sees them, and their fused tokens."""
     grey = how.grey
     images = jnp.clip((slices.astype(jnp.float32) - grey[0]) / (grey[1] - grey[0]), 0, 1)
     images = _mirror(_product(how.there[0], images, how.there[1]), mirrored)
@@ -132,7 +132,7 @@ def decoder(dtype: jnp.dtype) -> Callable:
 
 
 def _mirror(images: jax.Array, mirrored: Mirroring) -> jax.Array:
-    """Images (B, S, S) with rows and columns reversed as two bools say; None: as they are."""
+    """Images (B, E, E) with rows and columns reversed as two bools say; None: as they are."""
     if mirrored is None:
         return images
     for axis in (1, 2):

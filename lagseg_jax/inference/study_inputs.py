@@ -11,6 +11,7 @@ from lagseg_jax.imaging.dicom_files import check_dicom_support, dicom_files, is_
 from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.volume import SUFFIXES
 from lagseg_jax.inference.input_volume import Input
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import short_name
 
@@ -26,7 +27,7 @@ def study_inputs(path: Path, series: str, allow: Sequence[str]) -> list[Input]:
         )
     check_dicom_support()
     found = find_studies(path, allow)
-    log.info("input: %d DICOM studies at %s", len(found), path)
+    log.info("input: %s at %s", count_of(len(found), "DICOM study"), path)
     inputs: dict[str, Input] = {}  # by the UID of the study
     for stacks in found or [[]]:
         if path.is_file() and not is_zip(path) and stacks and len(stacks[0].frames) == 1:

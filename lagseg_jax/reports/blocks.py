@@ -31,12 +31,6 @@ def banner(title: str, sentence: str) -> Html:
     return tag("p", tag("strong", title), f" {sentence}", class_="banner", role="alert")
 
 
-def count_of(count: int, what: str) -> str:
-    """Number and noun: 1 case, 2 cases, 2 processes."""
-    plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{count} {what if count == 1 else plural}"
-
-
 def table(heads: Sequence[str], rows: Iterable[Sequence[Content]]) -> Html:
     """A table of texts."""
     head = tag("tr", [tag("th", title, scope="col") for title in heads])

@@ -8,11 +8,12 @@ import numpy as np
 
 from lagseg_jax.evaluation.compare import Scores, compare_pair
 from lagseg_jax.evaluation.metrics import DIGITS, summarise
-from lagseg_jax.reports.blocks import agreements, case_table, count_of, facts, missing, note, table
+from lagseg_jax.reports.blocks import agreements, case_table, facts, missing, note, table
 from lagseg_jax.reports.figures import number
 from lagseg_jax.reports.html import DASH, RESEARCH, Html, document, join, tag
 from lagseg_jax.reports.paired_figure import paired_figure
 from lagseg_jax.reports.sections import VOLUME
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.files import write_atomically
 
 

@@ -9,6 +9,7 @@ from lagseg_jax.data.cases import Dataset
 from lagseg_jax.data.datasets import passed_over, patients_of
 from lagseg_jax.data.patients import describe_patients
 from lagseg_jax.data.quality import Inspection, Problem
+from lagseg_jax.runtime.console import count_of
 
 LISTED = 5  # problems of one kind in the table; the JSON file has all of them
 
@@ -39,7 +40,7 @@ def dataset_summary(
     planes = Counter(fact["plane"] for fact in facts if "plane" in fact)
     lines.append(f"{'slices':10}{', '.join(f'{plane} {n}' for plane, n in planes.items())}")
     told = Counter(fact.get("orientation") for fact in facts)
-    lines += [f"{'told':10}{note} ({n} cases)" for note, n in told.items() if note]
+    lines += [f"{'told':10}{note} ({count_of(n, 'case')})" for note, n in told.items() if note]
     volumes = [fact["atrium_ml"] for fact in facts if "atrium_ml" in fact]
     if volumes:
         lines.append(

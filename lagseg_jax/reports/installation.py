@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lagseg_jax.config.shipped import shipped_configs
-from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS
+from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS, SERIES
 from lagseg_jax.runtime.commands import COMMANDS, example_of
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, read_json
@@ -62,7 +62,9 @@ def installation(weights: Sequence[Path]) -> dict:
         "versions": library_versions(),
         "accelerators": [name for name in ACCELERATORS if importlib.util.find_spec(name)],
         "configs": find_configs(shipped_configs()),
-        "layouts": [{"layout": one.name, "files": one.files} for one in (*LAYOUTS, *NAMINGS)],
+        "layouts": [
+            {"layout": one.name, "files": one.files} for one in (*LAYOUTS, *NAMINGS, *SERIES)
+        ],
         "weights": find_weights(weights),
         "cache": {
             **_cache(),

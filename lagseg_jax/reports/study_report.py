@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lagseg_jax.reports.blocks import agreements, banner, case_table, count_of, note, table
+from lagseg_jax.reports.blocks import agreements, banner, case_table, note, table
 from lagseg_jax.reports.html import RESEARCH, Html, document, join, png, tag
 from lagseg_jax.reports.paired_figure import paired_figure
 from lagseg_jax.reports.study_table import METRICS, Result, case_values, row_name, table_cells
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.files import without_nan, write_atomically
 
 Groups = Mapping[str, Sequence[str]]  # title -> arms that were judged on the same cases

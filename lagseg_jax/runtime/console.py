@@ -25,6 +25,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # no fault of what 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
+def count_of(count: int, what: str) -> str:
+    """Number and noun: 1 case, 2 cases, 2 processes, 2 studies."""
+    stem, end = (what[:-1], "ies") if what.endswith("y") else (what, "es" * what.endswith("s"))
+    plural = stem + (end or "s")
+    return f"{count} {what if count == 1 else plural}"
+
+
 def printable(text: str) -> str:
     """Text from files and their names as a terminal can take it, escapes written out."""
     return text.encode("utf-8", "backslashreplace").decode().translate(_CONTROLS)

@@ -222,11 +222,17 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_sha256(path: Path) -> str:
-    """SHA-256 of a file; of a folder, of the names and contents of the files in and below it."""
+def content_sha256(path: Path, files: Sequence[Path] | None = None) -> str:
+    """SHA-256 of a file; of a folder, of the names and contents of the files in and below it.
+
+    Args:
+        path: of the file or folder.
+        files: only these of the folder.
+    """
     if not path.is_dir():
         return file_sha256(path)
-    found = [(str(file.relative_to(path)), file_sha256(file)) for file in files_below(path)]
+    files = files_below(path) if files is None else files
+    found = [(str(file.relative_to(path)), file_sha256(file)) for file in files]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 

@@ -43,7 +43,7 @@ def make_encode(model: Model, augmentation: Augmentation, seed: int) -> Callable
     """The function to map: (step, encoder_params, batch of this device) -> what the step takes.
 
     The batch is one of `TrainingBatches`; if it has tokens, the encoder is left out. Returns {image
-    (B, S, S) float32, mask (B, S, S) float32, tokens (L, B, h, w, D)}; no tokens where an adapter
+    (B, E, E) float32, mask (B, E, E) float32, tokens (L, B, h, w, D)}; no tokens where an adapter
     is trained, whose gradient needs the encoder in the same function.
     """
 

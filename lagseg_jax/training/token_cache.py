@@ -120,7 +120,7 @@ def _make_room(
 
 
 def _make_encode(model: Model, params: dict, batch_size: int) -> Encode:
-    """The function images (Z, S, S) -> batches of tokens (B, L, h, w, D), Z slices in all."""
+    """The function images (Z, E, E) -> batches of tokens (B, L, h, w, D), Z slices in all."""
     devices = jax.local_devices()  # each process encodes cases of its own
 
     def tokens(params: dict, images: jax.Array) -> jax.Array:

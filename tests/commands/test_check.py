@@ -199,7 +199,7 @@ def test_an_unknown_orientation_is_an_error_until_told(dataset, capsys):
     assert "error   orientation" in out and "qform_code and sform_code 0" in out
     assert call(root, "--orientation=LPS") == 0
     assert (
-        "LPS as told, the file has qform_code and sform_code 0 (1 cases)" in capsys.readouterr().out
+        "LPS as told, the file has qform_code and sform_code 0 (1 case)" in capsys.readouterr().out
     )
     assert call(root, "--orientation=LPX") == 2
     assert "--orientation is 'LPX'" in capsys.readouterr().err

@@ -101,3 +101,20 @@ def test_the_refusal_is_what_python_runs(name):
     done = subprocess.run([sys.executable, "-m", name], capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {name} is a part of the library and no command")
+
+
+@pytest.mark.parametrize(
+    ("started", "given", "found"),
+    [
+        ("-m", None, "1"),
+        ("/usr/bin/lagseg", None, "1"),
+        ("-m", "3", "3"),  # what the user says has precedence
+        ("/home/me/notebook.py", None, None),
+    ],
+)
+def test_commands_leave_the_cores_to_our_threads(started, given, found, monkeypatch):
+    environment = {} if given is None else {"OPENBLAS_NUM_THREADS": given}
+    monkeypatch.setattr(lagseg_jax.os, "environ", environment)
+    monkeypatch.setattr(sys, "argv", [started, "predict"])
+    lagseg_jax._leave_the_cores_to_our_threads()
+    assert environment.get("OPENBLAS_NUM_THREADS") == found

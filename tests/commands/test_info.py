@@ -13,7 +13,7 @@ import pytest
 
 import lagseg_jax
 from lagseg_jax import info
-from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS
+from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS, SERIES
 from lagseg_jax.reports import installation
 from lagseg_jax.runtime.console import exit_status
 
@@ -62,7 +62,8 @@ def test_json(weights, tmp_path, monkeypatch, capsys):
     assert {"configs/base.py", "configs/cpu.py", "configs/default.py"} <= paths
     assert all((ROOT / path).is_file() for path in paths)
     assert all(len(one["about"]) > 10 for one in found["configs"])
-    assert [one["layout"] for one in found["layouts"]] == [one.name for one in (*LAYOUTS, *NAMINGS)]
+    layouts = [*LAYOUTS, *NAMINGS, *SERIES]
+    assert [one["layout"] for one in found["layouts"]] == [one.name for one in layouts]
     assert found["cache"]["slices_gb"] == pytest.approx(0.003) and found["cache"]["xla_gb"] == 0
     import jax
 

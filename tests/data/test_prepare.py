@@ -188,7 +188,7 @@ def test_a_told_orientation_makes_the_same_slices_and_is_said(cases, folder, cap
     with pytest.raises(InputError, match="orientation is not known"):
         prepare(cases, folder)
     found = prepare(cases, folder, replace(PREPARATION, orientation="LPS"))
-    assert "orientation of 1 cases: LPS as told" in caplog.text
+    assert "orientation of 1 case: LPS as told" in caplog.text
     np.testing.assert_array_equal(found[1].images, expected[1].images)
     np.testing.assert_array_equal(found[1].masks, expected[1].masks)
     # Another orientation is another entry of the cache.

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def case_file(root, name, part):
 def change(path):
     """Another voxel, under the same size of volume and date."""
     image = nib.load(path)
-    voxels, affine, time = np.array(image.dataobj), image.affine, path.stat().st_mtime_ns
+    voxels, affine, time = np.asarray(image.dataobj).copy(), image.affine, path.stat().st_mtime_ns
     place = np.unravel_index(np.argmax(voxels), voxels.shape)
     voxels[place] = 0
     path.unlink()
@@ -298,6 +299,10 @@ def test_names_that_look_like_visits_are_warned_about(phantom, tmp_path, caplog)
         load_split(config_of(tmp_path / "data"), tmp_path / "run")
     assert "by file: no patients known" in caplog.text
     assert "2 cases ('P01_post', 'P01_pre') look like several scans of one patient" in caplog.text
+    (rule,) = re.findall("such as '(.+)'$", caplog.messages[-1])
+    named = load_split(config_of(tmp_path / "data", patient=rule), tmp_path / "named")
+    patients = {case.name: case.patient for part in named.values() for case in part}
+    assert patients["P01_pre"] == patients["P01_post"] != patients["P02_pre"]
 
 
 def test_a_second_start_reads_no_file_again_and_a_changed_one_is_seen(
@@ -309,7 +314,7 @@ def test_a_second_start_reads_no_file_again_and_a_changed_one_is_seen(
     load_split(config, tmp_path / "run")
     read = []
 
-    def reading(path):
+    def reading(path, files):
         read.append(path)
         return file_sha256(path)
 

@@ -119,8 +119,26 @@ def test_nothing_found_anywhere_is_described(labelled, tmp_path):
     masks = [np.zeros_like(label.array) for label in labels[:1]]
     summary = evaluate(segmenter_of(masks), cases[:1], tmp_path)
     assert summary["hd95_mm"]["mean"] is None and summary["dice"]["mean"] == 0
-    assert summary_line(summary) == "Dice 0.0000, IoU 0.0000 (mean over 1 cases)"
+    assert summary_line(summary) == "Dice 0.0000, IoU 0.0000 (mean over 1 case)"
     assert [p.name for p in (tmp_path / "overlays").iterdir()] == [f"worst_{cases[0].name}.png"]
+
+
+def test_pictures_show_the_window_that_the_network_sees(labelled, tmp_path, monkeypatch):
+    """A window of the config is black and white in the picture; percentiles have no say."""
+    cases, labels = labelled
+    drawn = []
+    monkeypatch.setattr(
+        module, "write_overlay", lambda _, image, *about: drawn.append((image, about))
+    )
+    for window in ((), (-50.0, 700.0)):
+        segmenter = segmenter_of([labels[0].array])
+        segmenter.config.data.window = window
+        evaluate(segmenter, cases[:1], tmp_path)
+    (plain, about), (windowed, told) = drawn
+    assert about[-1] == () and 0 <= plain.min() < plain.max() <= 1
+    assert told[-1] == (-50.0, 700.0)
+    image = read_image_and_label(cases[0].image, cases[0].label)[0]
+    assert (windowed.min(), windowed.max()) == (image.array.min(), image.array.max())
 
 
 @pytest.mark.parametrize("cut", ["per_case.csv", "overlays", "manifest.json"])

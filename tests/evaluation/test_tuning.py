@@ -11,7 +11,14 @@ from configs import default
 from lagseg_jax.config.flags import parse_flags
 from lagseg_jax.data.layouts.detect import Case
 from lagseg_jax.evaluation.metrics import dice
-from lagseg_jax.evaluation.tuning import best_setting, dice_of_settings, grid, score_test_cases
+from lagseg_jax.evaluation.tuning import (
+    best_setting,
+    dice_of_settings,
+    grid,
+    score_grid,
+    score_test_cases,
+    seconds_per_volume,
+)
 from lagseg_jax.imaging.masks import clean_mask
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing
 from lagseg_jax.main import define_flags
@@ -67,8 +74,44 @@ def test_slices_are_those_of_the_coarsest_axis(tmp_path):
         assert rows[setting][0]["slice_dice"] == pytest.approx(5 / 7)
 
 
+def test_the_grid_is_scored_on_every_case_and_has_the_distance_of_its_slices(case, tmp_path):
+    probability, truth = case
+    for name in ("image", "label"):
+        nib.save(nib.Nifti1Image(truth, AFFINE), tmp_path / f"{name}.nii.gz")
+    segmenter = SimpleNamespace(
+        config=default.get_config(), plane="", predict_probability=lambda *_, **__: probability
+    )
+    cases = [Case(n, n, tmp_path / "image.nii.gz", tmp_path / "label.nii.gz") for n in "ab"]
+    found = score_grid(segmenter, cases)
+    assert {setting.smooth_mm for setting in found} == {0, 1.5, 3, 6}
+    assert found[DEFAULT] == [dice(truth, clean_mask(probability >= 0.5, (1, 1, 1), 1))] * 2
+
+
+def test_times_are_of_what_they_are_called(tmp_path):
+    """One slice first, which compiles; mirrored and smoothed in their turns only."""
+    voxels, calls = np.zeros((13, 11, 7), np.int16), []
+    voxels[2:8, 3:8, 2:5] = 420
+    for name in ("image", "label"):
+        nib.save(nib.Nifti1Image(voxels, AFFINE), tmp_path / f"{name}.nii.gz")
+
+    def predict_volume(volume, spacing, affine, tta, post):
+        np.testing.assert_allclose(np.abs(np.diag(affine)[:3]), spacing)
+        calls.append((volume.shape, tta, post.smooth_mm))
+
+    segmenter = SimpleNamespace(
+        config=default.get_config(), plane="", predict_volume=predict_volume
+    )
+    case = Case("c", "p", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+    assert list(seconds_per_volume(segmenter, case)) == ["plain", "tta", "smoothing"]
+    shapes, mirrored, smoothed = zip(*calls)
+    assert shapes == ((13, 11, 1), (13, 11, 7)) * 3
+    assert mirrored == (False, False, True, True, False, False)
+    assert smoothed == (0, 0, 0, 0, 3, 3)
+
+
 def test_the_unit_of_smoothing_is_the_median_distance_of_slices():
     assert {setting.smooth_mm for setting in grid([1.0, 2.5, 4.0])} == {0, 1.25, 2.5, 5}
+    assert {setting.smooth_mm for setting in grid([1.2346])} == {0, 0.617, 1.235, 2.469}  # whole um
 
 
 def test_of_equal_settings_the_one_nearest_to_the_default():

@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 BROWSER = next(
@@ -108,18 +109,24 @@ class Page:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
+# The protocol's pipes are 3 and 4. A process of its own puts them there: JAX forbids to fork.
+CONNECT = """
+import os, sys
+low, high = (os.dup(int(pipe)) for pipe in sys.argv[1:3])
+os.dup2(low, 3)
+os.dup2(high, 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
 @contextlib.contextmanager
 def browser(profile):
     """Starts a browser that resolves no name, and yields its page."""
     (from_us, to_it), (from_it, to_us) = os.pipe(), os.pipe()
 
-    def connect():  # the protocol's pipes are 3 and 4
-        low, high = os.dup(from_us), os.dup(to_us)
-        os.dup2(low, 3)
-        os.dup2(high, 4)
-
     process = subprocess.Popen(
         [
+            *(sys.executable, "-I", "-S", "-c", CONNECT, str(from_us), str(to_us)),
             *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
             *("--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe"),
@@ -128,8 +135,7 @@ def browser(profile):
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=connect,
-        close_fds=False,
+        pass_fds=(from_us, to_us),
     )
     os.close(from_us), os.close(to_us)
     try:

@@ -10,7 +10,7 @@ from lagseg_jax.model.segmentation import Model
 def probability(
     model: Model, encoder_params: dict, head_params: dict, images: jax.Array
 ) -> jax.Array:
-    """Images (B, S, S) in 0..1 -> probability of atrium (B, S, S) float32."""
+    """Images (B, E, E) in 0..1 -> probability of atrium (B, E, E) float32."""
     same = 2 * [jnp.eye(images.shape[-1])]
     grey = jnp.array([0.0, 1.0])
     return slice_probability(

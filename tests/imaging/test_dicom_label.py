@@ -18,6 +18,7 @@ from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.formats import MAX_BYTES
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label, read_label
 from lagseg_jax.imaging.volume import read_volume, write_mask, write_voxels
+from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import content_sha256
 
@@ -142,6 +143,19 @@ def test_what_a_series_may_have_is_allowed_in_a_dataset_too(case, tmp_path):
     read_image_and_label(one.image, one.label, allow=("instances",))
     assert image_hashes([one], MAX_BYTES, "", ("instances",))["a"][1]
     assert not image_hashes([one], MAX_BYTES, "", ())["a"][1]
+
+
+def test_a_folder_with_its_segmentation_in_it_is_a_case(case, tmp_path):
+    folder, mask, stack = case
+    patient = shutil.copytree(folder, tmp_path / "data" / "P1")
+    segmentation(patient / "la_seg.dcm", stack, mask)
+    (found,) = detect(tmp_path).cases
+    assert (found.name, found.image, found.label) == ("P1", patient, patient / "la_seg.dcm")
+    image, label = read_image_and_label(found.image, found.label)
+    np.testing.assert_array_equal(image.array, read_stack(stack).array)
+    np.testing.assert_array_equal(label.array, mask)
+    (scan,) = find_inputs(tmp_path / "data")
+    assert scan.name == "P1" and scan.stack is not None
 
 
 def test_a_table_names_folders_and_segmentations(case, tmp_path):

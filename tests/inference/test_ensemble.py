@@ -7,7 +7,7 @@ import numpy as np
 
 import lagseg_jax
 from configs import default
-from lagseg_jax.inference import segmenter as segmenter_module
+from lagseg_jax.inference import load_segmenter as loading
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.slice_probability import average_probability
 from segmenters import every
@@ -72,26 +72,26 @@ def test_a_probability_that_equals_the_threshold_is_atrium():
 
 
 def test_an_encoder_is_loaded_once_for_all_members(finished_run, monkeypatch):
-    loads = []
-    real = segmenter_module.load_frozen_encoder
-    monkeypatch.setattr(
-        segmenter_module, "load_frozen_encoder", lambda c: loads.append(c) or real(c)
-    )
+    loads, kept = [], []
+    real = loading.load_frozen_encoder
+    monkeypatch.setattr(loading, "use_compilation_cache", lambda: kept.append(True))
+    monkeypatch.setattr(loading, "load_frozen_encoder", lambda c: loads.append(c) or real(c))
     ensemble = lagseg_jax.load_segmenter([finished_run, finished_run])
     (partner,) = ensemble.partners
     assert len(loads) == 1 and partner.encoder is ensemble.encoder
+    assert kept  # what is compiled for it, the next start need not compile
 
 
 def test_encoders_are_the_same_only_in_equal_weights_and_precision(monkeypatch):
     """Runs of an ensemble share an encoder where nothing of this differs."""
     card = {"encoder_sha256": "a"}  # of tensors and interpolation rule
-    monkeypatch.setattr(segmenter_module, "read_card", lambda folder, expected: cards[folder])
+    monkeypatch.setattr(loading, "read_card", lambda folder, expected: cards[folder])
     cards = {"one": card, "moved": dict(card), "weights": {"encoder_sha256": "b"}}
 
     def identity(**fields):
         encoder = default.get_config().encoder
         encoder.update({"weights": "one", "dtype": "float32"} | fields)
-        return segmenter_module._encoder_identity(encoder)
+        return loading._encoder_identity(encoder)
 
     assert identity() == identity(weights="moved")
     others = [{"dtype": "bfloat16"}, {"weights": "weights"}]
@@ -101,14 +101,10 @@ def test_encoders_are_the_same_only_in_equal_weights_and_precision(monkeypatch):
 
 def test_weights_that_moved_are_those_that_are_loaded(monkeypatch, tmp_path):
     loaded = []
-    monkeypatch.setattr(segmenter_module, "read_config", lambda _: default.get_config())
-    monkeypatch.setattr(segmenter_module, "_encoder_identity", lambda encoder: encoder.weights)
-    monkeypatch.setattr(
-        segmenter_module, "load_frozen_encoder", lambda c: loaded.append(c.encoder.weights)
-    )
-    monkeypatch.setattr(
-        segmenter_module, "restore_segmenter", lambda *_: Segmenter(*[None] * 4, step=1)
-    )
+    monkeypatch.setattr(loading, "read_config", lambda _: default.get_config())
+    monkeypatch.setattr(loading, "_encoder_identity", lambda encoder: encoder.weights)
+    monkeypatch.setattr(loading, "load_frozen_encoder", lambda c: loaded.append(c.encoder.weights))
+    monkeypatch.setattr(loading, "restore_segmenter", lambda *_: Segmenter(*[None] * 4, step=1))
     lagseg_jax.load_segmenter([tmp_path] * 2, ["moved", "too"])
     lagseg_jax.load_segmenter(tmp_path, "here")
     assert loaded == ["moved", "too", "here"]
@@ -134,7 +130,7 @@ def test_the_best_checkpoint_is_loaded_not_the_newest(monkeypatch, segmenter, tm
             return segmenter.head_params
 
     monkeypatch.setattr("lagseg_jax.runs.best_params.Checkpoints", Known)
-    monkeypatch.setattr(segmenter_module, "read_planes", lambda _: ())
-    restore = segmenter_module.restore_segmenter
+    monkeypatch.setattr(loading, "read_planes", lambda _: ())
+    restore = loading.restore_segmenter
     found = [restore(segmenter.config, tmp_path, segmenter.encoder).step for _ in range(2)]
     assert found == steps == [2, 5]

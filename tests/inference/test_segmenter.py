@@ -232,6 +232,21 @@ def test_the_mask_of_a_probability_is_that_of_the_volume(segmenter, volume, stri
         np.testing.assert_array_equal(found, mask)
 
 
+@pytest.mark.parametrize(("backend", "stride"), [("cpu", [4]), ("gpu", []), ("tpu", [])])
+def test_the_search_is_for_cpus_alone(segmenter, volume, monkeypatch, backend, stride):
+    """Elsewhere all slices at once are faster; a config may ask for another stride."""
+    strides = []
+    monkeypatch.setattr(segmenter_module, "search", lambda *how: strides.append(how[2]))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    probability = np.ones(volume.array.shape, np.float32)
+    segmenter.mask_of(probability, volume.affine, DEFAULT)
+    assert strides == stride
+    config = segmenter.config.copy_and_resolve_references()
+    config.predict.stride = 3
+    dataclasses.replace(segmenter, config=config).mask_of(probability, volume.affine, DEFAULT)
+    assert strides == [*stride, 3]
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")]
 )

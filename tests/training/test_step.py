@@ -89,7 +89,9 @@ def test_donated_replicated_state_stays_replicated():
     step = step()
     state, encoder = replicate(state), replicate(encoder)
     batch = split_over_devices(batch_of(4), jax.local_device_count())
+    given = jax.tree.leaves((state.params, state.opt_state))
     state, *_ = step(state, encoder, batch)
+    assert all(leaf.is_deleted() for leaf in given)  # their memory is the new state's
     with jax.transfer_guard_device_to_device("disallow"):
         state, metrics, _ = step(state, encoder, batch)
         jax.block_until_ready(metrics)

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 import pod
@@ -31,6 +30,7 @@ from lagseg_jax.model.segmentation import Model, build_model
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.training import loop, token_cache
 from lagseg_jax.training.token_cache import cached_tokens, feature_folder
+from run_files import raw_checkpoint
 
 SLICES = (5, 3)  # of two cases; batches of 2 on each of two devices
 DEPTH, WIDTH = 4, 64  # of the tiny encoder
@@ -287,9 +287,7 @@ def trained(workdir, config):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()][1:]
     for row in rows:
         row.pop("slices_per_second", None)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        state = checkpointer.restore(workdir / "checkpoints" / str(tiny_run.STEPS) / "state")
-    return rows, state
+    return rows, raw_checkpoint(workdir, tiny_run.STEPS)
 
 
 @pytest.fixture(scope="module")

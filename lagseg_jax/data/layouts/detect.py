@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lagseg_jax.data.cases import Case, Dataset, folders, visible, with_folders_below
 from lagseg_jax.data.layouts.case_table import is_table, table_cases, table_path
-from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS, Layout, unknown_layout
+from lagseg_jax.data.layouts.known import LAYOUTS, NAMINGS, SERIES, Layout, unknown_layout
 from lagseg_jax.data.layouts.naming import Pattern, only_images, paired_cases
 from lagseg_jax.imaging.volume import is_volume_file
 from lagseg_jax.runtime.errors import InputError
@@ -109,11 +109,16 @@ def find_named(root: Path, images: str, labels: str, option: str) -> Found | Non
     return f"{images} with {labels}", root, cases
 
 
-def find_layouts(root: Path) -> list[Found]:
+def find_layouts(root: Path, series: bool = True) -> list[Found]:
     """Layout, folder and cases, labelled or not, of every dataset in `root` or two levels below.
 
+    Args:
+        root: the folder.
+        series: whether folders of DICOM files with labels are a dataset, too.
+
     Raises:
-        InputError: a damaged `dataset.json`, or the same case in two formats.
+        InputError: a damaged `dataset.json`, the same case in two formats, or a DICOM series with
+            several labels.
     """
     levels = [[root]]
     for _ in range(2):
@@ -123,6 +128,8 @@ def find_layouts(root: Path) -> list[Found]:
         found += _recognised(folder, LAYOUTS)
     for level in levels:
         found = found or [one for folder in level for one in _recognised(folder, NAMINGS)]
+    for level in levels if series else []:
+        found = found or [one for folder in level for one in _recognised(folder, SERIES)]
     return found
 
 

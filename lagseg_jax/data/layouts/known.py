@@ -10,11 +10,13 @@ from itertools import islice
 from pathlib import Path
 
 from lagseg_jax.data.cases import Recognised, visible
+from lagseg_jax.data.layouts.dicom_folders import series_beside_labels, series_per_patient
 from lagseg_jax.data.layouts.pairs import (
     IMAGE_WORDS,
     folder_per_patient,
     images_beside_labels,
     is_label,
+    line_of_folders,
     pairs_in_a_folder,
     pairs_in_folders,
 )
@@ -79,18 +81,28 @@ NAMINGS = [
         ("*_image.nii.gz", "*_mask.nii.gz"),
     ),
 ]
+# Their labels make them datasets; without any they are scans, which `predict` finds by itself.
+SERIES = [
+    Layout(
+        "DICOM series beside labels",
+        *("images/CASE/1.dcm", "labels/CASE.nii.gz", series_beside_labels),
+    ),
+    Layout("one DICOM series per patient", "ID/1.dcm", "ID/la_seg.nii.gz", series_per_patient),
+]
 
 
 def unknown_layout(root: Path, option: str) -> InputError:
     """What to say of a folder without a layout: the nearest two, and the line that names files."""
+    layouts = LAYOUTS + NAMINGS + SERIES
     names = [entry.name for entry in visible(root)]
     if not names:
-        known = "; ".join(f"{layout.name}: {layout.files}" for layout in LAYOUTS + NAMINGS)
+        known = "; ".join(f"{layout.name}: {layout.files}" for layout in layouts)
         return InputError(f"{root}: an empty folder found, expected one of {known}.")
     files = list(islice(_files(root), 300))
-    ranked = sorted(LAYOUTS + NAMINGS, key=lambda layout: -_likeness(layout, files))
+    ranked = sorted(layouts, key=lambda layout: -_likeness(layout, files))
     nearest = (f"{layout.name} ({_lack(layout, files)})" for layout in ranked[:2])
-    images, labels = _own_line(files) or next(one.line for one in ranked if one in NAMINGS)
+    own = line_of_folders(root) or _own_line(files)
+    images, labels = own or next(one.line for one in ranked if one in NAMINGS)
     option = option.lstrip("-")
     return InputError(
         f"{root}: an unknown layout ({', '.join(names[:5])}{', ...' * bool(names[5:])}) found, "

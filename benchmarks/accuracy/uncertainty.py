@@ -1,0 +1,141 @@
+"""Measures how well estimates of Dice and volume agree with the truth, also on spoilt volumes.
+
+    python -m benchmarks.accuracy.uncertainty --run runs/a runs/b --corrupt --output=sure.json
+
+Every run is calibrated on its validation cases, and estimates its test cases, as they are and with
+noise, a bias field and blur. Give one run for each fold: the cases of all are one table. The same
+command goes on where it was interrupted.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy.corruptions import CORRUPTIONS, corrupted
+from benchmarks.common import machine
+from lagseg_jax.data.run_split import load_split
+from lagseg_jax.evaluation.evaluate import read_labelled
+from lagseg_jax.evaluation.uncertainty import agreement, fit, measured
+from lagseg_jax.inference.estimator import case_numbers
+from lagseg_jax.inference.load_segmenter import load_segmenter
+from lagseg_jax.inference.segmenter import Segmenter
+from lagseg_jax.reports.markdown import decimal, table_head, table_row
+from lagseg_jax.runs.training_range import read_training_range, unlike_training
+from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.runtime.files import read_json, write_json
+
+CLEAN = "as they are"
+LOOK = 5  # every fifth case is looked at, in the order of the review page
+HEAD = ["cases", "n", "Dice", "no estimate", "error", "Pearson", "Spearman", "covered", "worst"]
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy.uncertainty", description=__doc__.split("\n\n")[0]
+    )
+    add = parser.add_argument
+    add("--run", required=True, nargs="+", type=Path, help="workdirs of finished runs")
+    add("--corrupt", action="store_true", help="test volumes with noise, bias field, blur, too")
+    add("--output", required=True, type=Path, help="JSON file of all cases and numbers")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Predicts what is not there yet, and prints the table."""
+    options = parse_arguments(arguments)
+    rows = read_json(options.output, "its cases")["rows"] if options.output.exists() else []
+    for run in options.run:
+        for row in predicted(run, options.corrupt, rows):
+            rows.append(row)
+            write_json(options.output, {"rows": rows})
+    estimated = [row for run in options.run for row in estimates(rows, run.name)]
+    table = summary(estimated)
+    about = {"machine": machine.describe(), "versions": machine.versions()}
+    write_json(options.output, {**about, "table": table, "rows": rows})
+    print("\n".join(lines(table)))
+    return 0
+
+
+def predicted(run: Path, corrupt: bool, rows: list[dict[str, Any]]) -> Any:
+    """The cases of a run that are not among the rows, one after the other, as rows."""
+    known = {(row["run"], row["case"], row["how"]) for row in rows}
+    config = read_config(run)
+    split = load_split(config, run)
+    jobs = [("validation", n, case, CLEAN) for n, case in enumerate(split["validation"])]
+    for how in (CLEAN, *CORRUPTIONS) if corrupt else (CLEAN,):
+        jobs += [("test", n, case, how) for n, case in enumerate(split["test"])]
+    jobs = [job for job in jobs if (run.name, job[2].name, job[3]) not in known]
+    segmenter = load_segmenter(run) if jobs else None
+    trained = read_training_range(run)
+    for part, number, case, how in jobs:
+        image, label = read_labelled(case, config.data)
+        grey = image.array if how == CLEAN else corrupted(image.array, how, number)
+        row = {"run": run.name, "part": part, "case": case.name, "how": how}
+        yield row | measured_and_unlike(segmenter, grey, image.affine, label.array, trained)
+
+
+def measured_and_unlike(
+    segmenter: Segmenter,
+    grey: np.ndarray,
+    affine: np.ndarray,
+    truth: np.ndarray,
+    trained: dict[str, list[float]],
+) -> dict[str, Any]:
+    """What is measured of a mask of these grey values (x, y, z), and what it is unlike in."""
+    numbers, mask = measured(segmenter, grey, affine, truth)
+    about = segmenter.config.data, segmenter.plane
+    case = case_numbers(grey, affine, mask, *about) if mask.any() else {}
+    return numbers | {"unlike": unlike_training(case, trained)}
+
+
+def estimates(rows: list[dict[str, Any]], run: str) -> list[dict[str, Any]]:
+    """The test cases of a run with `estimated_dice`, `low_ml` and `high_ml`; NaN where withheld."""
+    mine = [row for row in rows if row["run"] == run]
+    found = fit(1, [row for row in mine if row["part"] == "validation"])
+    result = []
+    for row in mine:
+        if row["part"] == "test":
+            withheld = bool(row["unlike"]) or not row["prediction_ml"]
+            low, high = found.volume_interval(row["prediction_ml"], row["stability"])
+            values = found.dice(row["stability"]), low, high
+            values = (np.nan,) * 3 if withheld else values
+            result.append(row | dict(zip(("estimated_dice", "low_ml", "high_ml"), values)))
+    return result
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The numbers of each way in which volumes were spoilt, and of all."""
+    groups = {how: [row for row in rows if row["how"] == how] for how in (CLEAN, *CORRUPTIONS)}
+    groups["all"] = rows
+    return {how: numbers(some) for how, some in groups.items() if some}
+
+
+def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """`agreement` of the estimates, and how many of the worst tenth stand in the first fifth."""
+    names = ("estimated_dice", "dice", "truth_ml", "low_ml", "high_ml")
+    estimate, dice, truth, *interval = (np.array([row[n] for row in rows], float) for n in names)
+    worst = np.argsort(dice, kind="stable")[: -(-len(rows) // 10)]
+    first = np.argsort(np.nan_to_num(estimate, nan=-1), kind="stable")[: -(-len(rows) // LOOK)]
+    found = {"cases": len(rows), "dice": float(dice.mean())}
+    found |= agreement(estimate, dice, truth, interval)
+    return found | {"worst_tenth": len(worst), "worst_found": len(set(worst) & set(first))}
+
+
+def lines(table: dict[str, dict[str, Any]]) -> list[str]:
+    """The table in Markdown."""
+    result = table_head(HEAD)
+    for how, row in table.items():
+        cells = [how, str(row["cases"]), f"{row['dice']:.3f}", str(row["cases"] - row["n"])]
+        cells += [decimal(row["mean_absolute_error"], 3)]
+        cells += [decimal(row[name], 2) for name in ("pearson", "spearman")]
+        cells += [f"{row['covered']} of {row['n']}"]
+        result.append(table_row([*cells, f"{row['worst_found']} of {row['worst_tenth']}"]))
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

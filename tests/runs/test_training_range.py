@@ -1,0 +1,39 @@
+"""What the training cases look like: the record of it, and who is told to be unlike them."""
+
+import numpy as np
+import pytest
+
+from lagseg_jax.runs.training_range import (
+    RANGE,
+    read_training_range,
+    unlike_training,
+    write_training_range,
+)
+from lagseg_jax.runtime.errors import InputError
+
+
+def test_what_was_written_is_read(tmp_path):
+    assert read_training_range(tmp_path) == {}
+    write_training_range(tmp_path, [{"a": 1.0, "b": 2.0}, {"a": 3.0}])
+    assert read_training_range(tmp_path) == {"a": [1.0, 3.0], "b": [2.0]}
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"a": ["x"]}', '{"a": [NaN]}'])
+def test_a_record_that_was_edited_is_refused(tmp_path, content):
+    (tmp_path / RANGE).write_text(content)
+    with pytest.raises(InputError, match=r"training_range\.json cannot be read"):
+        read_training_range(tmp_path)
+
+
+@pytest.mark.parametrize("cases", [3, 8, 60])
+def test_one_in_a_hundred_like_cases_is_called_unlike(cases):
+    rng = np.random.default_rng(0)
+    draws = rng.normal(5, 2, (4000, cases + 1))
+    found = [unlike_training({"a": one[0]}, {"a": one[1:]}) for one in draws]
+    assert 0.004 < np.mean([bool(one) for one in found]) < 0.018
+
+
+def test_each_number_is_judged_apart_and_of_two_cases_nothing_is_told():
+    trained = {"a": [1, 2, 3, 2, 1, 3], "b": [1, 2, 3, 2, 1, 3]}
+    assert unlike_training({"a": 2, "b": 50, "c": 7}, trained) == ["b"]
+    assert unlike_training({"a": 50}, {"a": [1, 2]}) == []
