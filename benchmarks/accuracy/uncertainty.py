@@ -25,7 +25,7 @@ from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.reports.markdown import decimal, table_head, table_row
 from lagseg_jax.runs.training_range import read_training_range, unlike_training
 from lagseg_jax.runs.workdir import read_config
-from lagseg_jax.runtime.files import read_json, write_json
+from lagseg_jax.runtime.files import read_json, without_nan, write_json
 
 CLEAN = "as they are"
 LOOK = 5  # of the estimates, the lowest fifth is looked at; and what has none
@@ -149,7 +149,7 @@ def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
     found = {"cases": len(rows), "dice": float(dice.mean())}
     found |= agreement(estimate, dice, truth, interval)
     counts = {"flagged": len(flagged), "worst_tenth": len(worst)}
-    return found | counts | {"worst_flagged": len(flagged & set(worst.tolist()))}
+    return without_nan(found | counts | {"worst_flagged": len(flagged & set(worst.tolist()))})
 
 
 def lines(table: dict[str, dict[str, Any]]) -> list[str]:
