@@ -21,8 +21,8 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
         "reference": "recipe",
         "arms": {
             "recipe": {},
-            "flip": {"augment.flip": 0.5},
             "default_greys": {"augment.gamma": 0.3, "augment.contrast": 0.0},
+            "size_112": {"data.image_size": 112},
             "size_224": {"data.image_size": 224},
             "batch_8": {"train.batch_size": 8},
             "batch_32": {"train.batch_size": 32},
