@@ -8,7 +8,8 @@ or at equal steps, with
     python -m lagseg_jax.study --study=configs/ablations/scratch.py --config=configs/scratch.py \
         --workdir=runs/scratch_study --seeds=3 --config.data.root=DATASET
 
-Not run on a GPU yet; what was tried at small size on a CPU stands in docs/accuracy.md.
+Not run on a GPU yet; what was tried at small size on a CPU stands in the note
+docs/log/2026-11-28-scratch.md.
 """
 
 import ml_collections
