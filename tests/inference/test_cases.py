@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
