@@ -2,7 +2,6 @@
 
 import logging
 import os
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import nibabel
@@ -11,12 +10,13 @@ import pytest
 
 from lagseg_jax.imaging.mesh import MeshOptions
 from lagseg_jax.inference import files
+from lagseg_jax.inference.cases import predict_cases
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
-from lagseg_jax.inference.postprocess import PostProcessing
-from lagseg_jax.inference.predict_files import Request, predict_cases
+from lagseg_jax.inference.request import Request
 from lagseg_jax.predict import parse_arguments
 from lagseg_jax.runtime.errors import InputError
+from stand_in_segmenter import ball, segmenter_of_probability
 
 ARGUMENTS = ["--workdir", "run", "-i", "in", "-o", "out"]
 
@@ -25,20 +25,11 @@ ARGUMENTS = ["--workdir", "run", "-i", "in", "-o", "out"]
 def segmenter(tmp_path):
     """Of one case, a ball that gets darker outwards, as its probability does."""
     pytest.importorskip("fast_simplification")
-    distance = np.sqrt(sum((a - c) ** 2 for a, c in zip(np.indices((17, 19, 13)), (8, 9, 6))))
-    probability = np.clip(1 - distance / 10, 0, 1).astype(np.float32)
+    probability = ball((17, 19, 13), (8, 9, 6), 1.0)
     (tmp_path / "in").mkdir()
     image = nibabel.Nifti1Image(100 * probability, np.diag([1, 2, 3, 1]))
     nibabel.save(image, tmp_path / "in" / "a.b.nii.gz")
-    return SimpleNamespace(
-        postprocessing=PostProcessing(),
-        encoder=SimpleNamespace(warning=""),
-        config=SimpleNamespace(data=SimpleNamespace(window=())),
-        plane="",
-        check_plane=lambda geometry, what: None,
-        predict_probability=lambda *_: probability,
-        mask_of=lambda probability, affine, post: post.mask(probability, affine),
-    )
+    return segmenter_of_probability(probability)
 
 
 def planned(tmp_path, space="RAS"):
