@@ -8,6 +8,7 @@ import pytest
 
 from lagseg_jax.imaging.dicom_choice import choose
 from lagseg_jax.imaging.dicom_derived import Algorithm, write_derived
+from lagseg_jax.imaging.dicom_files import quiet
 from lagseg_jax.imaging.dicom_structures import write_structures
 from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.volume import read_volume
@@ -129,7 +130,8 @@ def test_values_that_cannot_be_written_are_not_quoted(tmp_path, pixels):
     write_series(tmp_path / "in", pixels)
     ((stack,),) = find_studies(tmp_path / "in")
     made = pydicom.Dataset()
-    made.add_new("Rows", "US", "Secret")
+    with quiet():
+        made.add_new("Rows", "US", "Secret")
     with pytest.raises(InputError, match=r"no DICOM object can be made .*expected") as caught:
         write_derived(tmp_path / "rt.dcm", stack, lambda: made)
     assert "Secret" not in str(caught.value) and not (tmp_path / "rt.dcm").exists()
@@ -146,6 +148,23 @@ def test_it_is_no_image_and_no_label(tmp_path, pixels, mask):
     write(tmp_path / "rt.dcm", tmp_path / "in", mask)
     with pytest.raises(InputError, match=r"rt\.dcm: .*expected"):
         read_volume(tmp_path / "rt.dcm")
+
+
+@pytest.mark.parametrize("how", [(), ("--xor-contours",)], ids=["each alone", "xor"])
+def test_plastimatch_finds_the_voxels_of_the_mask(tmp_path, pixels, mask, how):
+    if shutil.which("plastimatch") is None:
+        pytest.skip("plastimatch is not installed")
+    write_series(tmp_path / "in", pixels)
+    write(tmp_path / "rt.dcm", tmp_path / "in", mask)
+    ((stack,),) = find_studies(tmp_path / "in")
+    command = ["plastimatch", "convert", "--input", tmp_path / "rt.dcm", *how]
+    command += ["--referenced-ct", tmp_path / "in", "--output-labelmap", tmp_path / "out.nii.gz"]
+    subprocess.run(command, check=True, capture_output=True)
+    found = read_volume(tmp_path / "out.nii.gz")
+    to_ours = np.linalg.inv(stack.affine) @ found.affine
+    index = np.argwhere(found.array).T
+    places = np.round(to_ours[:3, :3] @ index + to_ours[:3, 3:]).astype(int)
+    np.testing.assert_array_equal(sorted(map(tuple, places.T)), np.argwhere(mask))
 
 
 @pytest.mark.parametrize("kind", ["single", "enhanced", "empty"])
