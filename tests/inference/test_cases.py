@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 from lagseg_jax.imaging import overlay
 from lagseg_jax.imaging.mesh import MeshOptions
 from lagseg_jax.imaging.volume import read_volume
-from lagseg_jax.inference import predict_files
 from lagseg_jax.inference.cases import AHEAD, predict_cases
 from lagseg_jax.inference.files import Outputs, plan_outputs
 from lagseg_jax.inference.input_volume import Input
@@ -217,18 +215,3 @@ def test_masks_never_replace_their_inputs(jobs):
         plan_outputs([one], folder)
     with pytest.raises(InputError, match="is a file, expected a folder"):
         plan_outputs([one], one.source)
-
-
-@pytest.mark.parametrize(("flips", "warned"), [((0.5, 0.3), False), ((0.5, 0.0), True)])
-def test_mirroring_warns_of_a_model_that_never_saw_a_mirrored_heart(
-    flips, warned, monkeypatch, caplog
-):
-    """Of any member of an ensemble."""
-    first, second = (
-        SimpleNamespace(config=SimpleNamespace(augment=SimpleNamespace(flip=flip)), partners=())
-        for flip in flips
-    )
-    first.partners = (second,)
-    monkeypatch.setattr("lagseg_jax.inference.load_segmenter.load_segmenter", lambda *_: first)
-    predict_files._load(Request(["a", "b"], tta=True))
-    assert ("config.augment.flip is 0" in caplog.text) == warned

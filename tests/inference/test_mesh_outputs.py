@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 from xml.etree import ElementTree
 
 import nibabel
 import numpy as np
 import pytest
 
+from lagseg_jax.imaging import mesh
 from lagseg_jax.imaging.mesh import MeshOptions
 from lagseg_jax.inference import files
 from lagseg_jax.inference.cases import predict_cases
@@ -62,6 +64,17 @@ def test_a_scene_leaves_out_a_surface_that_could_not_be_written(segmenter, tmp_p
     assert not predict_cases(segmenter, jobs, Request([])).rows
     assert outputs.mask.exists() and not outputs.mesh.exists()
     assert "<Model" not in outputs.scene.read_text()
+
+
+def test_the_surface_of_noise_costs_neither_memory_nor_the_mask(
+    segmenter, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(mesh, "MAX_FACES", 100)
+    jobs, outputs = planned(tmp_path)
+    predicted = predict_cases(segmenter, jobs, Request([]))
+    assert not predicted.rows and not predicted.full
+    assert outputs.mask.exists() and not outputs.mesh.exists()
+    assert re.search(r"a\.b\.ply cannot be written: .* has \d+ voxel faces, exp", caplog.text)
 
 
 @pytest.mark.parametrize(
