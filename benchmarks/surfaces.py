@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from scipy.spatial import cKDTree
 
-from lagseg_jax.data.layouts import find_layouts
+from lagseg_jax.data.layouts.detect import find_layouts
 from lagseg_jax.data.phantom import make_case
 from lagseg_jax.imaging.grid import directions
 from lagseg_jax.imaging.labels import read_label

@@ -68,7 +68,6 @@ def get_config() -> ml_collections.ConfigDict:
     decoder.dtype = "bfloat16"  # float32, bfloat16, or auto (the faster one here): convolutions
 
     config.augment = augment = ml_collections.ConfigDict()  # 0 switches a transformation off
-    augment.flip = 0.0  # probability of mirroring each of the two axes; makes --tta useful
     augment.rotation_degrees = 15.0  # uniform in +-
     augment.scale = 0.15  # zoom factor, log-uniform in 1 +-
     augment.translation = 0.05  # uniform in +-, as a fraction of the image

@@ -32,6 +32,7 @@ from lagseg_jax.runtime.files import check_writable
 from lagseg_jax.runtime.host import tune
 from lagseg_jax.runtime.processes import joined, once, process
 from lagseg_jax.runtime.signals import end_with_parent, handled
+from lagseg_jax.runtime.trace import stage
 
 if TYPE_CHECKING:
     from lagseg_jax.inference.segmenter import Segmenter
@@ -46,15 +47,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
     check_config(config)
     check_continues(workdir, config)
     # Imported late: a mistake in the config is answered before jax is loaded.
-    import jax
+    with stage("import"):
+        import jax
 
-    from lagseg_jax.data.run_split import load_split
-    from lagseg_jax.inference.load_segmenter import restore_segmenter
-    from lagseg_jax.model.frozen_encoder import load_frozen_encoder
-    from lagseg_jax.runs.checkpoint import Checkpoints
-    from lagseg_jax.runtime.devices import use_compilation_cache
-    from lagseg_jax.training.init_from import check_init_from
-    from lagseg_jax.training.loop import train
+        from lagseg_jax.data.run_split import load_split
+        from lagseg_jax.inference.load_segmenter import restore_segmenter
+        from lagseg_jax.model.frozen_encoder import load_frozen_encoder
+        from lagseg_jax.runs.checkpoint import Checkpoints
+        from lagseg_jax.runtime.devices import use_compilation_cache
+        from lagseg_jax.training.init_from import check_init_from
+        from lagseg_jax.training.loop import train
 
     check_processes(config, process()[1])
     _check_places(config, workdir, mode)

@@ -131,8 +131,7 @@ def _train_nnunet(options, arm: Arm, seed: int, folder: Path, cores: list[int]) 
     config = configure(options, arm.changes)
     split = load_split(config, folder)
     environment = nnunet_cases.write(split, config.data, folder)
-    # Its processes that augment would go uncounted by the clock of this one.
-    environment["nnUNet_n_proc_DA"] = "0" if options.clock == "cpu" else str(len(cores))
+    environment |= dict.fromkeys(("nnUNet_n_proc_DA", "nnUNet_def_n_proc"), str(len(cores)))
     told = {"dataset": nnunet_cases.NUMBER, "configuration": arm.configuration}
     with _worker("nnunet_worker", options.nnunet_python, folder, cores, environment) as worker:
         limit = _told(options, folder)

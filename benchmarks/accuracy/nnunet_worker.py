@@ -6,6 +6,7 @@ after every epoch, which decides nothing, is left out. The folders come from the
 variables nnUNet_raw, nnUNet_preprocessed and nnUNet_results, as ever.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def train(
     The masks of `imagesTs` go to `folder`/masks.
     """
     use_all_cores()
+    if clock == "cpu":  # processes that augment would go uncounted; the planner takes no 0
+        os.environ["nnUNet_n_proc_DA"] = "0"
     torch.manual_seed(seed)
     np.random.seed(seed)  # with which nnU-Net augments
     trainer = get_trainer_from_args(str(dataset), configuration, 0, device=DEVICE)

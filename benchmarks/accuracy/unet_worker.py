@@ -141,8 +141,6 @@ def augment(
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     matrix = torch.stack([cos, -sin, shift[0], sin, cos, shift[1]], dim=1).view(batch, 2, 3)
     grid = F.affine_grid(matrix, [batch, 1, *images.shape[1:]], align_corners=False)
-    mirrored = 1 - 2 * (torch.rand(batch, 2, device=images.device) < strength["flip"]).float()
-    grid = grid * mirrored[:, None, None]
     images, masks = (
         F.grid_sample(x[:, None], grid, align_corners=False)[:, 0] for x in (images, masks)
     )

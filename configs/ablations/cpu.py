@@ -34,6 +34,7 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
                 "decoder.widths": (256, 128, 64, 32, 16),
             },
             "size_224": {"data.image_size": 224},
+            "size_112_narrow": half | {"data.image_size": 112, "decoder.widths": (64, 48, 32, 24)},
             "batch_4": {"train.batch_size": 4},
             "faster_learning": {"train.learning_rate": 2e-3},
         },

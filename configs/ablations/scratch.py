@@ -8,7 +8,8 @@ or at equal steps, with
     python -m lagseg_jax.study --study=configs/ablations/scratch.py --config=configs/scratch.py \
         --workdir=runs/scratch_study --seeds=3 --config.data.root=DATASET
 
-Not run on a GPU yet; what was tried at small size on a CPU stands in docs/accuracy.md.
+Not run on a GPU yet; what was tried at small size on a CPU stands in the note
+docs/log/2026-11-28-scratch.md.
 """
 
 import ml_collections
@@ -21,8 +22,8 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
         "reference": "recipe",
         "arms": {
             "recipe": {},
-            "flip": {"augment.flip": 0.5},
             "default_greys": {"augment.gamma": 0.3, "augment.contrast": 0.0},
+            "size_112": {"data.image_size": 112},
             "size_224": {"data.image_size": 224},
             "batch_8": {"train.batch_size": 8},
             "batch_32": {"train.batch_size": 32},

@@ -169,9 +169,6 @@ RULES: dict[str, Rule] = {
     "decoder.image_injection": FLAG,
     "decoder.image_path": choice(("resized", "pyramid")),
     "decoder.dtype": choice(DECODER_DTYPE_NAMES),
-    "augment.flip": expect(
-        "a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1
-    ),
     "augment.rotation_degrees": NOT_NEGATIVE,
     "augment.scale": NOT_NEGATIVE,
     "augment.translation": NOT_NEGATIVE,

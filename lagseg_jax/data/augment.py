@@ -15,7 +15,6 @@ from jax.scipy.ndimage import map_coordinates
 class Augmentation:
     """Strength of every transformation, as in `config.augment`; 0 switches one off."""
 
-    flip: float
     rotation_degrees: float
     scale: float
     translation: float
@@ -52,10 +51,8 @@ def augment(
 def _augment_slice(
     strength: Augmentation, key: jax.Array, image: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    move, curve, factor, light, noise, field, turn = jax.random.split(key, 7)
+    move, curve, factor, light, noise, field = jax.random.split(key, 6)
     mask = mask.astype(jnp.float32)
-    if strength.flip:
-        image, mask = _flip_each_axis(strength.flip, turn, image, mask)
     if strength.rotation_degrees or strength.scale or strength.translation:
         coordinates = list(_affine_coordinates(strength, move, image.shape[0]))
         image = map_coordinates(image, coordinates, order=1, mode="constant")
@@ -75,15 +72,6 @@ def _augment_slice(
         deviation = strength.noise * jax.random.uniform(level)
         image = image + deviation * jax.random.normal(pixels, image.shape)
     return jnp.clip(image, 0, 1), mask
-
-
-def _flip_each_axis(
-    probability: float, key: jax.Array, image: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Mirrors top to bottom, and independently left to right, with this probability each."""
-    for axis, mirrored in enumerate(jax.random.bernoulli(key, probability, (2,))):
-        image, mask = (jnp.where(mirrored, jnp.flip(x, axis), x) for x in (image, mask))
-    return image, mask
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:

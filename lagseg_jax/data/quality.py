@@ -181,12 +181,11 @@ def voxels_sha256(volume: Volume) -> str:
 
     Axes are ordered and turned by what they hold: a copy whose orientation was lost is a copy.
     """
-    array = volume.array
-    for axis in range(3):
-        profile = _profile(array, axis)
-        array = np.flip(array, axis) if profile > profile[::-1] else array
-    order = sorted(range(3), key=lambda axis: (array.shape[axis], _profile(array, axis)))
-    array = array.transpose(order)
+    profiles = [_profile(volume.array, axis) for axis in range(3)]
+    backwards = [profile[::-1] for profile in profiles]
+    turned = tuple(slice(None, None, -1 if a > b else 1) for a, b in zip(profiles, backwards))
+    keys = [(len(a), min(a, b)) for a, b in zip(profiles, backwards)]
+    array = volume.array[turned].transpose(sorted(range(3), key=keys.__getitem__))
     digest = hashlib.sha256(str(array.shape).encode())
     for plane in array:
         digest.update(np.ascontiguousarray(plane, np.float32).data)

@@ -6,6 +6,7 @@ shrink, and none moves farther than half a voxel; the triangles are then thinned
 the volume is that of the voxels. What comes out is checked; where it fails, less is done.
 """
 
+import errno
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,12 +29,14 @@ from lagseg_jax.runtime.extras import install_command
 SPACES = ("LPS", "RAS")
 TRIANGLES = 20000
 MAX_VOLUME_ERROR = 0.01
+MAX_FACES = 1_500_000  # of voxels; an atrium has some 50 000, noise would take all memory
 MAX_DISTANCE = 0.5  # 95 % of the surface, in voxels
 _LARGE = 200  # triangles; bodies of fewer are not thinned
 _PASSES = 100
 _STEPS = (0.6307, -0.6352)  # Taubin's pair: of a wave along the surface it keeps what is longer
 _REACH = 0.5  # voxels that smoothing moves a point at most
 _SAMPLES = 20000  # points of a surface whose distances are looked at
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NEAR = 0.02  # in probability: no vertex comes closer than 4 % of a voxel to a voxel's centre
 
 
@@ -130,31 +133,45 @@ def atrium_surface(
 
     Returns:
         The surface; without triangles for an empty mask.
+
+    Raises:
+        OSError: the surface would be far too large for one of an atrium.
     """
     if not mask.any():
         return Surface(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64), space)
     box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in bounding_box(mask))
     inside = mask[box] != 0
+    _check_size(inside)
     height = np.ones(inside.shape, np.float32)
     if probability is not None:
         height = _height(inside, probability[box], threshold)
     exact, plain, faces = voxel_surface(inside, height)
-    to_mm = np.diag([*((-1.0, -1.0) if space == "LPS" else (1.0, 1.0)), 1.0, 1.0]) @ affine
+    to_mm = (_RAS_TO_LPS if space == "LPS" else np.eye(4)) @ affine
     to_mm[:3, 3] += to_mm[:3, :3] @ [part.start for part in box]
     smooth = _smoothed(exact, plain, faces)
     remark = ""
     for points, count, less in (
-        (smooth, triangles, "thinned less"),
-        (smooth, 2 * triangles, "not thinned"),
-        (smooth, 0, "neither smoothed nor thinned"),
-        (plain, 0, ""),
+        (smooth, triangles, "thinned less, as else"),
+        (smooth, 2 * triangles, "not thinned, as else"),
+        (smooth, 0, "neither smoothed nor thinned, as else"),
+        (plain, 0, "but"),
     ):
         found = _finished(points, faces, inside, to_mm, count, space)
-        amiss = found.amiss()
-        if not amiss:
+        if not (amiss := found.amiss()):
             break
-        remark = f"{less}, as else {amiss}" if less else f"but {amiss}"
+        remark = f"{less} {amiss}"
     return replace(found, remark=remark)
+
+
+def _check_size(inside: np.ndarray) -> None:
+    padded = np.pad(inside, 1)
+    faces = sum(int(np.count_nonzero(np.diff(padded, axis=axis))) for axis in range(3))
+    if faces > MAX_FACES:
+        raise OSError(
+            errno.ERANGE,  # and not EFBIG, which is a full disk
+            f"the surface of its mask has {faces} voxel faces, expected {MAX_FACES} at most, as it "
+            "looks like noise",
+        )
 
 
 def _height(inside: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:

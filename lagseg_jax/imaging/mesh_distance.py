@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 _CANDIDATES = 24  # faces whose centres are nearest, one of which is nearest itself
 
@@ -25,6 +24,8 @@ def voxel_distances(
         (N,) float64.
     """
     points = points * np.asarray(sides)
+    from scipy.spatial import cKDTree  # late: `predict` starts without it
+
     centres, axes = voxel_faces(mask)
     centres *= sides
     count = min(_CANDIDATES, len(centres))

@@ -55,8 +55,8 @@ def stability(probability: np.ndarray, mask: np.ndarray, threshold: float, axis:
     box = tuple(near if a == axis else slice(None) for a in range(3))
     odds = threshold / (1 - threshold)
     low, high = (o / (1 + o) for o in (odds / BAND, odds * BAND))
-    larger = np.count_nonzero(probability[box] >= low)
-    smaller = np.count_nonzero((probability[box] >= high) & (mask[box] != 0))
+    larger = int(np.count_nonzero(probability[box] >= low))
+    smaller = int(np.count_nonzero((probability[box] >= high) & (mask[box] != 0)))
     return 2 * smaller / (larger + smaller) if smaller else 0.0
 
 
@@ -94,7 +94,8 @@ class Uncertainty:
         of a further case, divided by the root mean square of n others, has Student's t distribution
         of n degrees of freedom: few validation cases give a wide interval, not a wrong one.
         """
-        far = stdtrit(self.cases, (1 + LEVEL) / 2) * self.volume_error * max(1 - stable, 1 - SURE)
+        spread = self.volume_error * max(1 - stable, 1 - SURE)
+        far = float(stdtrit(self.cases, (1 + LEVEL) / 2)) * spread
         factor = math.exp(min(far, 20.0))
         return volume / factor, volume * factor
 
@@ -138,5 +139,6 @@ def estimate_warnings(row: Mapping[str, Any]) -> list[str]:
     if row.get(UNLIKE):
         return [f"unlike the training cases in {row[UNLIKE]}: nothing is estimated"]
     estimate = row.get("estimated_dice")
-    low = estimate is not None and estimate < LOW_DICE
-    return [f"the estimated Dice is below {LOW_DICE:g}"] * low
+    if estimate is None or not estimate < LOW_DICE:
+        return []
+    return [f"the estimated Dice is below {LOW_DICE:g}"]

@@ -11,6 +11,7 @@ from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import read_json, write_json
 
 RANGE = "training_range.json"
+POSITIVE, TINY = ("volume_ml", "brightness", "roughness"), 1e-6
 FEWEST = 3  # training cases, of which a range can be told
 OUTSIDE = 0.01  # part of the cases like those of the training that is called unlike, by each number
 
@@ -52,7 +53,7 @@ def unlike_training(case: Mapping[str, float], trained: Mapping[str, Iterable[fl
 
     The range is the prediction interval of a further case, mean -+ t SD sqrt(1 + 1/n) with t of
     n - 1 degrees of freedom, wide where there are few training cases; of fewer than `FEWEST`
-    nothing is told.
+    nothing is told. Of `POSITIVE` numbers it is that of their logarithms.
 
     Args:
         case: its numbers.
@@ -63,6 +64,8 @@ def unlike_training(case: Mapping[str, float], trained: Mapping[str, Iterable[fl
         known = np.array(list(trained.get(name, ())))
         if known.size < FEWEST:
             continue
+        if name in POSITIVE:
+            value, known = math.log(max(value, TINY)), np.log(np.maximum(known, TINY))
         far = stdtrit(known.size - 1, 1 - OUTSIDE / 2) * math.sqrt(1 + 1 / known.size)
         if abs(value - known.mean()) > far * known.std(ddof=1):
             outside.append(name)

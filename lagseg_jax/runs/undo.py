@@ -8,12 +8,13 @@ from pathlib import Path
 from lagseg_jax.config.choices import PHANTOMS
 from lagseg_jax.runs.init_source import INIT_SOURCE
 from lagseg_jax.runs.planes import PLANES
+from lagseg_jax.runs.training_range import RANGE
 from lagseg_jax.runs.voxel_hashes import VOXELS
 from lagseg_jax.runs.workdir import CONFIG, has_checkpoints
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.processes import process
 
-RECORDS = (CONFIG, "splits.json", INIT_SOURCE, PLANES, VOXELS)
+RECORDS = (CONFIG, "splits.json", INIT_SOURCE, PLANES, VOXELS, RANGE)
 FOLDERS = ("checkpoints", *PHANTOMS)
 
 

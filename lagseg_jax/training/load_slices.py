@@ -21,9 +21,11 @@ from lagseg_jax.runs.planes import write_planes
 from lagseg_jax.runs.training_range import RANGE, write_training_range
 from lagseg_jax.runs.voxel_hashes import write_voxel_hashes
 from lagseg_jax.runtime.processes import once
+from lagseg_jax.runtime.trace import stage
 from lagseg_jax.training.token_cache import cached_tokens, feature_folder
 
 
+@stage("preparing volumes")
 def load_slices(
     config: ml_collections.ConfigDict,
     workdir: Path,

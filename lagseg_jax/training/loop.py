@@ -17,6 +17,7 @@ from lagseg_jax.runtime.devices import settled
 from lagseg_jax.runtime.errors import Interrupted
 from lagseg_jax.runtime.processes import once, preempted
 from lagseg_jax.runtime.signals import deferred
+from lagseg_jax.runtime.trace import stage
 from lagseg_jax.training.monitor import Watch
 from lagseg_jax.training.plan import stopped_early
 from lagseg_jax.training.setup import Training, set_up
@@ -62,7 +63,8 @@ def _loop(training: Training, state: TrainState, asked: Callable[[], bool]) -> N
         if stopped_early(plan, checkpoints, step - 1):
             break
         if step > start:
-            with training.profiler.step(step):
+            which = "first step" if step == start + 1 else "other steps"
+            with training.profiler.step(step), stage(which):
                 batch = next(training.batches)
                 shares = split_over_devices(batch, jax.local_device_count())
                 result = training.train_step(state, training.encoder_params, shares)

@@ -118,3 +118,11 @@ def test_commands_leave_the_cores_to_our_threads(started, given, found, monkeypa
     monkeypatch.setattr(sys, "argv", [started, "predict"])
     lagseg_jax._leave_the_cores_to_our_threads()
     assert environment.get("OPENBLAS_NUM_THREADS") == found
+
+
+def test_predict_starts_without_what_it_may_not_need():
+    """Each of these takes as long to load as jax, or longer than everything else together."""
+    code = "import sys, lagseg_jax.predict; print(*({'jax', 'matplotlib', 'scipy.stats'} & set("
+    code += "sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -283,15 +283,17 @@ def test_a_refused_command_writes_nothing(finished_run, phantom, tmp_path, mode,
     [
         ({"encoder.weights": "nowhere"}, "nowhere"),
         ({"data.cache_gb": 1e-9}, "config.data.cache_gb"),
-        ({"data.root": "phantom", "data.window": (1e6, 2e6)}, "window"),
-        ({"train.init_from": "nowhere"}, "config.train.init_from"),
+        ({"data.window": (1e6, 2e6)}, "window"),
+        ({"train.init_from": "RUN", "data.split_seed": 1}, "seen_case"),  # once all is decoded
     ],
 )
-def test_a_refused_training_leaves_nothing_in_a_new_workdir(phantom, tmp_path, changes, expected):
+def test_a_refused_training_leaves_nothing_in_a_new_workdir(
+    finished_run, phantom, tmp_path, changes, expected
+):
     config = tiny_run.config(phantom)
     for field, value in changes.items():
         section, name = field.split(".")
-        config[section][name] = value
+        config[section][name] = str(finished_run) if value == "RUN" else value
     with pytest.raises(InputError, match=expected):
         main.run(config, tmp_path / "runs" / "new", "train")
     assert not (tmp_path / "runs").exists()

@@ -11,7 +11,6 @@ from lagseg_jax.data.augment import Augmentation, augment, slice_keys
 
 SIZE = 61
 STRONG = {
-    "flip": 1.0,
     "rotation_degrees": 180.0,
     "scale": 0.5,
     "translation": 0.1,
@@ -148,16 +147,6 @@ def test_translation_stays_within_its_bound():
     moved = centres(augmented(masks, masks, translation=0.1)[1]) - centres(masks)
     assert 5.5 < np.abs(moved).max() < 6.3  # 6.1 pixels
     assert np.abs(moved.mean(axis=0)).max() < 1
-
-
-def test_flips_reverse_each_axis_with_their_probability(images, masks):
-    turned, turned_masks = augmented(images, masks, flip=1.0)
-    np.testing.assert_array_equal(turned, images[:, ::-1, ::-1])
-    np.testing.assert_array_equal(turned_masks, masks[:, ::-1, ::-1])
-    many = np.stack([disc(20, 9, 4)] * 400)  # in the upper left quarter
-    upper, left = (centres(augmented(many, many, flip=0.3)[1]) < SIZE // 2).T
-    np.testing.assert_allclose([upper.mean(), left.mean()], 0.7, atol=0.07)
-    np.testing.assert_allclose((upper & left).mean(), 0.49, atol=0.08)
 
 
 # Grey values

@@ -30,6 +30,9 @@ SPACING = (1.25, 0.75, 3.5)  # mm between rows, between columns, between slices
 ORIGIN = np.array([-71.3, 12.9, 203.7])  # centre of the first pixel, LPS
 
 
+SHAPE = (13, 19, 17)  # slices, rows, columns: of tests that need no other
+
+
 class Each(list):
     """A value for each image of a series."""
 

@@ -1,9 +1,10 @@
 """A local stand-in for a PACS that misbehaves, on the loopback address."""
 
 import contextlib
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import serving
 
 
 class Server:
@@ -56,16 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serve():
     """Yields a running `Server`."""
-    held = Server()
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of": held})
-    )
-    held.url = f"http://127.0.0.1:{server.server_port}/dicom-web"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield held
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    server = Server()
+    with serving(_Handler, server_of=server) as url:
+        server.url = f"{url}/dicom-web"
+        yield server

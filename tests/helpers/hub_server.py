@@ -3,12 +3,12 @@
 import contextlib
 import hashlib
 import json
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 from safetensors.numpy import save
+
+from loopback import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WIDTH, DEPTH = 64, 4  # of our tiny encoder
@@ -126,23 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
 
 
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), ConnectionError):  # a client may leave
-            super().handle_error(request, client_address)
-
-
 @contextlib.contextmanager
 def serve():
     """Yields a running `Hub`; its `url` is what HF_ENDPOINT takes."""
     hub = Hub()
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(_Handler, hub=hub) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -22,26 +22,14 @@ from dicom_series import (
     CORONAL,
     OBLIQUE,
     PATIENT,
+    SHAPE,
     order_of_frames,
     write_enhanced,
     write_series,
     zipped,
 )
 
-SHAPE = (13, 19, 17)  # slices, rows, columns
 ALGORITHM = Algorithm("0.1.0", "ab" * 32)
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 4096, SHAPE).astype(np.uint16)
-
-
-@pytest.fixture(scope="module")
-def mask():
-    mask = np.random.default_rng(1).random(SHAPE[::-1]) > 0.6
-    mask[..., :2] = mask[..., -1] = False  # empty slices, too
-    return mask.astype(np.uint8)
 
 
 def write(path, folder, mask, series=""):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.dicom_choice import choose
-from lagseg_jax.imaging.dicom_derived import Algorithm
+from lagseg_jax.imaging.dicom_derived import Algorithm, write_derived
+from lagseg_jax.imaging.dicom_files import quiet
 from lagseg_jax.imaging.dicom_structures import write_structures
 from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.volume import read_volume
@@ -16,23 +17,9 @@ from lagseg_jax.runtime.errors import InputError
 pydicom = pytest.importorskip("pydicom")
 matplotlib_path = pytest.importorskip("matplotlib.path")
 
-from dicom_series import AXIAL, CORONAL, OBLIQUE, PATIENT, write_enhanced, write_series
+from dicom_series import AXIAL, CORONAL, OBLIQUE, PATIENT, SHAPE, write_enhanced, write_series
 
-SHAPE = (7, 19, 17)  # slices, rows, columns
 ALGORITHM = Algorithm("0.1.0", "ab" * 32)
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 4096, SHAPE).astype(np.uint16)
-
-
-@pytest.fixture(scope="module")
-def mask():
-    """Noise: holes, holes in holes, corners that touch; an empty slice at each end."""
-    mask = np.random.default_rng(1).random(SHAPE[::-1]) > 0.4
-    mask[..., 0] = mask[..., -1] = False
-    return mask.astype(np.uint8)
 
 
 def write(path, folder, mask, series=""):
@@ -138,6 +125,18 @@ def test_contours_longer_than_explicit_types_allow(tmp_path):
     assert [len("\\".join(map(str, one.ContourData))) > 2**16 for one in contours] == [True, True]
 
 
+def test_values_that_cannot_be_written_are_not_quoted(tmp_path, pixels):
+    """pydicom raises OSError for them, with the value: it is no fault of the disk."""
+    write_series(tmp_path / "in", pixels)
+    ((stack,),) = find_studies(tmp_path / "in")
+    made = pydicom.Dataset()
+    with quiet():
+        made.add_new("Rows", "US", "Secret")
+    with pytest.raises(InputError, match=r"no DICOM object can be made .*expected") as caught:
+        write_derived(tmp_path / "rt.dcm", stack, lambda: made)
+    assert "Secret" not in str(caught.value) and not (tmp_path / "rt.dcm").exists()
+
+
 def test_an_empty_mask_has_no_contours(tmp_path, pixels, mask):
     paths = write_series(tmp_path / "in", pixels)
     found = write(tmp_path / "rt.dcm", tmp_path / "in", np.zeros_like(mask))
@@ -149,6 +148,23 @@ def test_it_is_no_image_and_no_label(tmp_path, pixels, mask):
     write(tmp_path / "rt.dcm", tmp_path / "in", mask)
     with pytest.raises(InputError, match=r"rt\.dcm: .*expected"):
         read_volume(tmp_path / "rt.dcm")
+
+
+@pytest.mark.parametrize("how", [(), ("--xor-contours",)], ids=["each alone", "xor"])
+def test_plastimatch_finds_the_voxels_of_the_mask(tmp_path, pixels, mask, how):
+    if shutil.which("plastimatch") is None:
+        pytest.skip("plastimatch is not installed")
+    write_series(tmp_path / "in", pixels)
+    write(tmp_path / "rt.dcm", tmp_path / "in", mask)
+    ((stack,),) = find_studies(tmp_path / "in")
+    command = ["plastimatch", "convert", "--input", tmp_path / "rt.dcm", *how]
+    command += ["--referenced-ct", tmp_path / "in", "--output-labelmap", tmp_path / "out.nii.gz"]
+    subprocess.run(command, check=True, capture_output=True)
+    found = read_volume(tmp_path / "out.nii.gz")
+    to_ours = np.linalg.inv(stack.affine) @ found.affine
+    index = np.argwhere(found.array).T
+    places = np.round(to_ours[:3, :3] @ index + to_ours[:3, 3:]).astype(int)
+    np.testing.assert_array_equal(sorted(map(tuple, places.T)), np.argwhere(mask))
 
 
 @pytest.mark.parametrize("kind", ["single", "enhanced", "empty"])

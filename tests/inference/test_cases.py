@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -16,7 +15,6 @@ import pytest
 from lagseg_jax.imaging import overlay
 from lagseg_jax.imaging.mesh import MeshOptions
 from lagseg_jax.imaging.volume import read_volume
-from lagseg_jax.inference import predict_files
 from lagseg_jax.inference.cases import AHEAD, predict_cases
 from lagseg_jax.inference.files import Outputs, plan_outputs
 from lagseg_jax.inference.input_volume import Input
@@ -24,6 +22,7 @@ from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.postprocess import PostProcessing
 from lagseg_jax.inference.request import Request
 from lagseg_jax.runtime.errors import InputError
+from stand_in_segmenter import ball, segmenter_of, segmenter_of_probability
 
 SECONDS = 30  # for another thread to come
 
@@ -39,19 +38,6 @@ def jobs(tmp_path):
         path = tmp_path / "in" / f"{number}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 2, 3, 1])), path)
     return plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out")
-
-
-def segmenter_of(compute, window=()):
-    return SimpleNamespace(
-        postprocessing=PostProcessing(0.25, 2, 1.5),
-        encoder=SimpleNamespace(warning=""),
-        config=SimpleNamespace(data=SimpleNamespace(window=window)),
-        plane="",
-        estimator=None,
-        cut=lambda array, affine, what: array,
-        compute=compute,
-        finish=lambda mask, affine, post: (mask, None),
-    )
 
 
 def threshold(volume, tta, post, probable=False):
@@ -105,13 +91,10 @@ def test_a_case_is_written_while_the_next_one_is_computed(jobs, monkeypatch):
 def test_mask_and_surface_are_where_the_probability_is_the_threshold(tmp_path, cut):
     """A ball whose probability falls by 0.1 per voxel, from 1.2 in its centre; voxels of 1 mm."""
     pytest.importorskip("fast_simplification")
-    distance = np.sqrt(sum((a - c) ** 2 for a, c in zip(np.indices((31, 29, 27)), (15, 14, 13))))
-    probability = np.clip(1.2 - distance / 10, 0, 1).astype(np.float32)
+    probability = ball((31, 29, 27), (15, 14, 13), 1.2)
     (tmp_path / "in").mkdir()
     nibabel.save(nibabel.Nifti1Image(100 * probability, np.eye(4)), tmp_path / "in" / "a.nii.gz")
-    segmenter = segmenter_of(lambda *_: probability)
-    segmenter.postprocessing = PostProcessing(cut)
-    segmenter.finish = lambda found, affine, post: (post.mask(found, affine), found)
+    segmenter = segmenter_of_probability(probability, cut)
     wanted = {"probability": True, "mesh": MeshOptions()}
     jobs = plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out", **wanted)
     (row,) = predict_cases(segmenter, jobs, Request([])).rows.values()
@@ -232,18 +215,3 @@ def test_masks_never_replace_their_inputs(jobs):
         plan_outputs([one], folder)
     with pytest.raises(InputError, match="is a file, expected a folder"):
         plan_outputs([one], one.source)
-
-
-@pytest.mark.parametrize(("flips", "warned"), [((0.5, 0.3), False), ((0.5, 0.0), True)])
-def test_mirroring_warns_of_a_model_that_never_saw_a_mirrored_heart(
-    flips, warned, monkeypatch, caplog
-):
-    """Of any member of an ensemble."""
-    first, second = (
-        SimpleNamespace(config=SimpleNamespace(augment=SimpleNamespace(flip=flip)), partners=())
-        for flip in flips
-    )
-    first.partners = (second,)
-    monkeypatch.setattr("lagseg_jax.inference.load_segmenter.load_segmenter", lambda *_: first)
-    predict_files._load(Request(["a", "b"], tta=True))
-    assert ("config.augment.flip is 0" in caplog.text) == warned

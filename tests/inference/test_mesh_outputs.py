@@ -2,21 +2,23 @@
 
 import logging
 import os
-from types import SimpleNamespace
+import re
 from xml.etree import ElementTree
 
 import nibabel
 import numpy as np
 import pytest
 
+from lagseg_jax.imaging import mesh
 from lagseg_jax.imaging.mesh import MeshOptions
 from lagseg_jax.inference import files
+from lagseg_jax.inference.cases import predict_cases
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
-from lagseg_jax.inference.postprocess import PostProcessing
-from lagseg_jax.inference.predict_files import Request, predict_cases
+from lagseg_jax.inference.request import Request
 from lagseg_jax.predict import parse_arguments
 from lagseg_jax.runtime.errors import InputError
+from stand_in_segmenter import ball, segmenter_of_probability
 
 ARGUMENTS = ["--workdir", "run", "-i", "in", "-o", "out"]
 
@@ -25,20 +27,11 @@ ARGUMENTS = ["--workdir", "run", "-i", "in", "-o", "out"]
 def segmenter(tmp_path):
     """Of one case, a ball that gets darker outwards, as its probability does."""
     pytest.importorskip("fast_simplification")
-    distance = np.sqrt(sum((a - c) ** 2 for a, c in zip(np.indices((17, 19, 13)), (8, 9, 6))))
-    probability = np.clip(1 - distance / 10, 0, 1).astype(np.float32)
+    probability = ball((17, 19, 13), (8, 9, 6), 1.0)
     (tmp_path / "in").mkdir()
     image = nibabel.Nifti1Image(100 * probability, np.diag([1, 2, 3, 1]))
     nibabel.save(image, tmp_path / "in" / "a.b.nii.gz")
-    return SimpleNamespace(
-        postprocessing=PostProcessing(),
-        encoder=SimpleNamespace(warning=""),
-        config=SimpleNamespace(data=SimpleNamespace(window=())),
-        plane="",
-        check_plane=lambda geometry, what: None,
-        predict_probability=lambda *_: probability,
-        mask_of=lambda probability, affine, post: post.mask(probability, affine),
-    )
+    return segmenter_of_probability(probability)
 
 
 def planned(tmp_path, space="RAS"):
@@ -71,6 +64,17 @@ def test_a_scene_leaves_out_a_surface_that_could_not_be_written(segmenter, tmp_p
     assert not predict_cases(segmenter, jobs, Request([])).rows
     assert outputs.mask.exists() and not outputs.mesh.exists()
     assert "<Model" not in outputs.scene.read_text()
+
+
+def test_the_surface_of_noise_costs_neither_memory_nor_the_mask(
+    segmenter, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(mesh, "MAX_FACES", 100)
+    jobs, outputs = planned(tmp_path)
+    predicted = predict_cases(segmenter, jobs, Request([]))
+    assert not predicted.rows and not predicted.full
+    assert outputs.mask.exists() and not outputs.mesh.exists()
+    assert re.search(r"a\.b\.ply cannot be written: .* has \d+ voxel faces, exp", caplog.text)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """launch/pacs.py and a PACS that misbehaves, or none: one sentence, nothing half-written."""
 
 import json
+import os
+import signal
 import socket
 import tempfile
 
 import numpy as np
 import pytest
 
+from lagseg_jax import predict
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError
 
@@ -97,7 +100,9 @@ def test_a_server_that_does_not_know_the_filter(server):
     """It gives all studies; none of another patient may be taken for the one that is meant."""
     server.answers["GET", "/studies"] = found(StudyInstanceUID="1.2.3", PatientID="12")
     assert "has 0 studies of PatientID '1'" in search(server)
-    server.answers["GET", "/studies"] = found(StudyInstanceUID="../../x", PatientID="1")
+    status, headers, content = found(StudyInstanceUID="1.2.3", PatientID="1")
+    content = content.replace(b"1.2.3", b"../../x")
+    server.answers["GET", "/studies"] = status, headers, content
     assert "(ValueError)" in search(server)
 
 
@@ -143,8 +148,8 @@ def test_another_object_under_the_same_uid(server, image):
     assert "has another object under the UID" in sentence(lambda: client.store(image))
 
 
-@pytest.mark.parametrize("how", ["fewer", "cut", "other study"])
-def test_a_fetch_that_is_not_whole(server, tmp_path, monkeypatch, capsys, finished_run, how):
+@pytest.mark.parametrize("how", ["fewer", "cut", "other study", "stopped"])
+def test_what_ends_before_there_is_a_mask(server, tmp_path, monkeypatch, capsys, finished_run, how):
     """Neither outputs nor fetched images stay."""
     study = "1.2.3"
     about = {"StudyInstanceUID": generate_uid() if how == "other study" else study}
@@ -158,15 +163,19 @@ def test_a_fetch_that_is_not_whole(server, tmp_path, monkeypatch, capsys, finish
         SeriesInstanceUID=SERIES, Modality="MR", NumberOfSeriesRelatedInstances=3
     )
     server.answers["GET", "/studies"] = found(StudyInstanceUID=study)
+    if how == "stopped":
+        monkeypatch.setattr(predict, "main", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     arguments = ["--url", server.url, "--study", study, "--workdir", str(finished_run)]
     arguments += ["--output", str(tmp_path / "masks"), "--timeout", "1"]
-    assert exit_status(lambda: pacs.main(arguments)) == 2
+    status = exit_status(lambda: pacs.main(arguments))
+    assert status == (128 + signal.SIGTERM if how == "stopped" else 2)
     said = capsys.readouterr().err
     words = {"fewer": f"2 images of series {SERIES} came, expected 3"}
     words |= {"cut": "the fetching of a series failed", "other study": "images of another study"}
-    assert f"error: {server.url}: {words[how]}" in said
+    words |= {"stopped": "stopped by SIGTERM"}
+    assert words[how] in said and (how == "stopped" or f"error: {server.url}: " in said)
     assert list((tmp_path / "temporary").iterdir()) == [] and not (tmp_path / "masks").exists()
 
 

@@ -26,10 +26,13 @@ def test_a_record_that_was_edited_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("cases", [3, 8, 60])
-def test_one_in_a_hundred_like_cases_is_called_unlike(cases):
+@pytest.mark.parametrize("name", ["contrast", "roughness"])
+def test_one_in_a_hundred_like_cases_is_called_unlike(cases, name):
+    """What is positive is as a logarithm like a normal distribution."""
     rng = np.random.default_rng(0)
-    draws = rng.normal(5, 2, (4000, cases + 1))
-    found = [unlike_training({"a": one[0]}, {"a": one[1:]}) for one in draws]
+    draws = rng.normal(-1, 0.5, (4000, cases + 1))
+    draws = np.exp(draws) if name == "roughness" else draws
+    found = [unlike_training({name: one[0]}, {name: one[1:]}) for one in draws]
     assert 0.004 < np.mean([bool(one) for one in found]) < 0.018
 
 
@@ -37,3 +40,4 @@ def test_each_number_is_judged_apart_and_of_two_cases_nothing_is_told():
     trained = {"a": [1, 2, 3, 2, 1, 3], "b": [1, 2, 3, 2, 1, 3]}
     assert unlike_training({"a": 2, "b": 50, "c": 7}, trained) == ["b"]
     assert unlike_training({"a": 50}, {"a": [1, 2]}) == []
+    assert unlike_training({"roughness": 0.0}, {"roughness": [0.1, 0.2, 0.15]}) == ["roughness"]

@@ -16,6 +16,7 @@ from lagseg_jax.data.layouts.pairs import (
     folder_per_patient,
     images_beside_labels,
     is_label,
+    line_of_folders,
     pairs_in_a_folder,
     pairs_in_folders,
 )
@@ -100,7 +101,8 @@ def unknown_layout(root: Path, option: str) -> InputError:
     files = list(islice(_files(root), 300))
     ranked = sorted(layouts, key=lambda layout: -_likeness(layout, files))
     nearest = (f"{layout.name} ({_lack(layout, files)})" for layout in ranked[:2])
-    images, labels = _own_line(files) or next(one.line for one in ranked if one in NAMINGS)
+    own = line_of_folders(root) or _own_line(files)
+    images, labels = own or next(one.line for one in ranked if one in NAMINGS)
     option = option.lstrip("-")
     return InputError(
         f"{root}: an unknown layout ({', '.join(names[:5])}{', ...' * bool(names[5:])}) found, "

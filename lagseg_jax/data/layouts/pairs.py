@@ -23,10 +23,10 @@ from lagseg_jax.data.cases import (
 from lagseg_jax.data.layouts.naming import Pattern, called, pair
 from lagseg_jax.imaging.volume import SUFFIXES, case_name, is_volume_file
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "scans", "volumes")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "scans", "volumes", "lge", "mr", "mri")
 LABEL_FOLDERS = (
     *("labels", "label", "masks", "mask", "segmentations", "segmentation", "segs", "seg"),
-    *("gt", "groundtruth", "ground_truth", "annotations"),
+    *("gt", "groundtruth", "ground_truth", "annotations", "contours"),
 )
 LABEL_WORDS = {"mask", "masks", "seg", "segmentation", "label", "labels", "gt", "truth", "manual"}
 LABEL_WORDS |= {"groundtruth", "annotation", "dseg", "lab", "laseg", "lamask", "lalabel", "msk"}
@@ -38,12 +38,20 @@ IMAGE_WORDS = {"image", "img", "scan", "volume", "lge", "lgemri", "mri", "mr", "
 
 
 def images_beside_labels(folder: Path) -> Recognised | None:
-    """`images/` and `labels/`, or folders of like names; without labels, a test set."""
+    """`images/` and `labels/`, or folders of like names; without labels, a test set.
+
+    Or any two folders, if all files in one of them, and none in the other, are called labels.
+    """
     below = {entry.name.lower(): entry for entry in folders(folder)}
     ours, theirs = (
         [below[name] for name in names if name in below and _volume_files(below[name])]
         for names in (IMAGE_FOLDERS, LABEL_FOLDERS)
     )
+    if not theirs and not ours:
+        held = [below for below in folders(folder) if _volume_files(below)]
+        said = [{is_label(case_name(file)) for file in _volume_files(below)} for below in held]
+        if sorted(said, key=max) == [{False}, {True}]:
+            ours, theirs = [held[said.index({False})]], [held[said.index({True})]]
     if len(ours) != 1 or len(theirs) > 1:
         return None
     return _found(folder, volumes(ours[0]), volumes(theirs[0]) if theirs else [])
@@ -155,6 +163,24 @@ def _found(root: Path, images: Sequence[Path], labels: Sequence[Path]) -> Recogn
         for files, pattern in ((images, image), (labels, label))
     )
     return _words(image.text, label.text), pair(root, image, label, found, truth)
+
+
+def line_of_folders(root: Path) -> tuple[str, str] | None:
+    """The patterns that pair all files of two folders, whatever these are called; None for none.
+
+    Files of the second folder, in the order of names, are taken for the labels unless words say
+    otherwise.
+    """
+    held = [below for below in folders(root) if _volume_files(below)]
+    if len(held) != 2:
+        return None
+    first, second = sorted(held, key=lambda below: is_label(case_name(_volume_files(below)[0])))
+    images, labels = _volume_files(first), _volume_files(second)
+    found = _found(root, images, labels)
+    if found is None or not len(found[1]) == len(images) == len(labels):
+        return None
+    one, _, other = found[0].partition(" with ")
+    return one, other
 
 
 def _words(images: str, labels: str) -> str:

@@ -72,7 +72,7 @@ def test_the_arm_with_a_stand_in(options_for, split, tmp_path, monkeypatch):
     (_, prepared), (_, trained) = Stand.last.calls
     assert prepared == {"dataset": 501, "configuration": "2d", "memory_gb": 1.0}
     assert trained["seed"] == 1 and trained["clock"] == "cpu"
-    assert Stand.last.environment["nnUNet_n_proc_DA"] == "0"
+    assert Stand.last.environment["nnUNet_n_proc_DA"] == "1"
     folder = tmp_path / "arm" / "seed1"
     assert set(Stand.last.environment) > set(nnunet_cases.PLACES)
     assert not [p for p in folder.iterdir() if p.name.startswith("nnUNet_")]
@@ -117,6 +117,7 @@ def test_its_trainer_stops_by_the_clock(monkeypatch):
 def test_nnunet_itself(options_for, tmp_path):
     """Plans, one step, and masks that can be judged; minutes on a CPU."""
     more = [f"--nnunet_python={NNUNET_PYTHON}", "--nnunet_memory=0.5", "--minutes=0.01"]
+    more.append("--clock=cpu")
     options = options_for(tmp_path, *more)
     facts = run_job(options, {"arm": Arm("nnU-Net", {}, "2d")}, "arm", 0, [0])
     assert facts["steps"] >= 1 and facts["batch"] >= 2 and len(facts["cases"]) == 2

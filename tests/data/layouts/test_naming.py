@@ -225,6 +225,19 @@ def test_lines_to_copy_stand_in_the_docs():
         assert f"--config.data.images='{images}' --config.data.labels='{labels}'" in docs
 
 
+def test_two_folders_of_any_name(tmp_path):
+    """Recognised where files are called labels; else the line of the message finds the pairs."""
+    make(tmp_path, *(f"A/s{n}.nii.gz" for n in (2, 10)), *(f"B/s{n}_LA.nii.gz" for n in (2, 10)))
+    expected = {f"s{n}": (f"A/s{n}.nii.gz", f"B/s{n}_LA.nii.gz") for n in (2, 10)}
+    assert found(tmp_path) == expected
+    for n in (2, 10):
+        (tmp_path / f"B/s{n}_LA.nii.gz").rename(tmp_path / f"B/s{n}.nii.gz")
+    refused(
+        tmp_path, expected=["--config.data.images='A/*.nii.gz' --config.data.labels='B/*.nii.gz'"]
+    )
+    assert list(found(tmp_path, "A/*", "B/*")) == ["s2", "s10"]
+
+
 PER_YEAR = [
     f"{y}/s_{y}_{n}_{w}.nii.gz" for y in (2018, 2019) for n in (2, 10) for w in ("lge", "laseg")
 ]
