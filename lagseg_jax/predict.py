@@ -92,39 +92,23 @@ def _add_masks(parser: argparse.ArgumentParser) -> None:
 def _add_besides(parser: argparse.ArgumentParser) -> None:
     """The options for what is written besides the masks."""
     add = parser.add_argument_group("besides the masks").add_argument
-    add("--statistics", action="store_true", help="statistics.csv and .json over all cases")
-    add("--preview", action="store_true", help="a picture of each case: previews/CASE.png")
-    add(
-        "--save_probabilities",
-        action="store_true",
-        help="probability maps on the input's grid: probabilities/CASE.nii.gz, float32",
-    )
-    add(
-        "--review",
-        action="store_true",
-        help="review.html: every slice of each case in a browser, and a verdict for each",
-    )
-    add("--mesh", action="store_true", help="closed surface in scanner mm: meshes/CASE.stl")
+    for name, about in {
+        "--statistics": "statistics.csv and .json over all cases",
+        "--preview": "a picture of each case: previews/CASE.png",
+        "--save_probabilities": "probability maps on the input's grid: "
+        "probabilities/CASE.nii.gz, float32",
+        "--review": "review.html: every slice of each case in a browser, and a verdict for each",
+        "--dicom_seg": "of DICOM series: a segmentation object for the PACS, "
+        "segmentations/CASE.dcm",
+        "--rtstruct": "of DICOM series: contours as an RT Structure Set, structures/CASE.dcm",
+        "--scene": "scenes/CASE.mrml: all of it in place in 3D Slicer",
+        "--mesh": "closed surface in scanner mm: meshes/CASE.stl",
+    }.items():
+        add(name, action="store_true", help=about)
     add("--mesh_format", default="stl", metavar="|".join(FORMATS), help="of the surface (stl)")
     add("--mesh_space", default="LPS", metavar="|".join(SPACES), help="of the surface (LPS)")
-    add(
-        "--mesh_triangles",
-        type=int,
-        default=TRIANGLES,
-        metavar="N",
-        help=f"about how many at most; 0: all ({TRIANGLES})",
-    )
-    add("--scene", action="store_true", help="scenes/CASE.mrml: all of it in place in 3D Slicer")
-    add(
-        "--dicom_seg",
-        action="store_true",
-        help="of DICOM series: a segmentation object for the PACS, segmentations/CASE.dcm",
-    )
-    add(
-        "--rtstruct",
-        action="store_true",
-        help="of DICOM series: contours as an RT Structure Set, structures/CASE.dcm",
-    )
+    about = f"about how many at most; 0: all ({TRIANGLES})"
+    add("--mesh_triangles", type=int, default=TRIANGLES, metavar="N", help=about)
 
 
 def _checked(options: argparse.Namespace) -> argparse.Namespace:

@@ -1,11 +1,7 @@
-"""The adapter: its gradient, its start, its optimiser, and whole runs in which it is trained."""
+"""The adapter: its gradient, its start, and its optimiser."""
 
 import dataclasses
 import functools
-import itertools
-import json
-import logging
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +10,14 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-import tiny_run
-from lagseg_jax import load_segmenter, main
-from lagseg_jax.data.batches import TrainingBatches, split_over_devices
-from lagseg_jax.imaging.volume import read_volume
-from lagseg_jax.inference.export import flat_weights
+from adapters import merged_by_hand, training_form
+from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.lora import Adapter, adapted
 from lagseg_jax.model.segmentation import build_model, to_rgb
 from lagseg_jax.model.weights import random_params
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
 from lagseg_jax.training.step import make_validation_step
-from network import probability
-from run_files import assert_same_run, raw_checkpoint, rows_of
 from steps import SIZE, batch_of, on_devices, setup, tiny_config
 
 DEPTH, WIDTH, RANK = 4, 64, 3
@@ -62,21 +53,6 @@ def step_config(rank=RANK):
     config.decoder.image_injection = False
     config.augment.update({name: 0.0 for name in config.augment})
     return config
-
-
-def merged_by_hand(encoder, lora):
-    """W + a b in NumPy's float64, block by block; rounded once."""
-    merged = flatten_dict(encoder)
-    kernel = np.array(merged["blocks", "qkv", "kernel"])
-    for a, b, number in zip(lora["a"], lora["b"], range(DEPTH - len(lora["a"]), DEPTH)):
-        exact = kernel[number].astype(np.float64) + np.float64(a) @ np.float64(b)
-        kernel[number] = exact.astype(kernel.dtype)
-    return kernel
-
-
-def training_form(model, encoder, params, images):
-    """Logits (B, H, W) as the update of the training computes them."""
-    return model.head_logits(params, model.adapted_tokens(encoder, params, images), images)
 
 
 @pytest.mark.parametrize(("blocks", "dtype"), [(1, "float32"), (4, "float32"), (3, "bfloat16")])
@@ -251,104 +227,6 @@ def test_the_adapter_learns_and_the_encoder_stays():
     np.testing.assert_allclose(losses[RANK][0], losses[0][0], rtol=1e-5)
     frozen, lora = (losses[rank][0] - losses[rank][-1] for rank in (0, RANK))
     assert lora > 1.3 * frozen > 0, losses
-
-
-# Whole runs
-
-
-def run_config(phantom):
-    config = tiny_run.config(phantom, encoder_learning_rate=3e-2)
-    config.train.warmup_steps = 0
-    config.encoder.lora_rank, config.encoder.lora_blocks = 2, 3
-    return config
-
-
-@pytest.fixture(scope="module")
-def run(phantom, tmp_path_factory):
-    """Workdir of a finished run with an adapter; not to be changed."""
-    workdir = tmp_path_factory.mktemp("adapted") / "run"
-    main.run(run_config(phantom), workdir, "train")
-    return workdir
-
-
-def test_results_say_that_the_encoder_was_adapted(run, finished_run):
-    words = "LoRA of rank 2 on the qkv kernels of the last 3 of 4 blocks"
-    summary = json.loads((run / "evaluation" / "summary.json").read_text())
-    manifest = json.loads((run / "evaluation" / "manifest.json").read_text())
-    frozen = json.loads((finished_run / "evaluation" / "summary.json").read_text())["encoder"]
-    for encoder in (summary["encoder"], manifest["encoder"], rows_of(run)[0]["encoder"]):
-        # The hash is that of the weights at the start, and the warning stays.
-        assert encoder == frozen | {"adapted": words}
-        assert "random weights" in encoder["warning"]
-    page = (run / "evaluation" / "report.html").read_text()
-    assert page.count(f"adapted: {words}") == 2 and "frozen" not in page.lower()
-    assert "adapted" not in (finished_run / "evaluation" / "report.html").read_text()
-
-
-def test_a_loaded_run_predicts_what_training_computes(run, finished_run, phantom):
-    segmenter = load_segmenter(run)
-    saved = raw_checkpoint(run, segmenter.step)["params"]
-    assert set(saved) == {"fusion", "decoder", "lora"} and np.abs(saved["lora"]["b"]).max() > 0.01
-    assert set(segmenter.head_params) == {"fusion", "decoder"}
-    for leaf in jax.tree.leaves(segmenter.encoder.params):
-        assert leaf.sharding.is_fully_replicated
-        assert leaf.sharding.device_set == set(jax.local_devices())
-    model = segmenter.model
-    images = jnp.asarray(np.random.default_rng(0).random((2, SIZE, SIZE)), jnp.float32)
-    base = load_segmenter(finished_run).encoder.params  # the same random weights
-    logits = jax.jit(functools.partial(training_form, model))(base, saved, images)
-    expected = jax.nn.sigmoid(logits)
-    found = probability(model, segmenter.encoder.params, segmenter.head_params, images)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    without = probability(model, base, segmenter.head_params, images)
-    assert np.abs(without - expected).max() > 1e-3
-    # An exported file holds what is used.
-    kernel = flat_weights(segmenter)["encoder/blocks/qkv/kernel"]
-    np.testing.assert_allclose(kernel, merged_by_hand(base, saved["lora"]), rtol=1e-6, atol=1e-8)
-
-
-def test_an_ensemble_of_a_frozen_and_an_adapted_encoder(run, finished_run, phantom):
-    case = phantom / "task2" / "train_data" / "train_1" / "enhanced.nii.gz"
-    volume = read_volume(case)
-    place = volume.array[:, :, 2:7], volume.spacing, volume.affine
-    members = [load_segmenter(folder) for folder in (finished_run, run)]
-    expected = np.mean([member.predict_probability(*place) for member in members], axis=0)
-    both = load_segmenter([finished_run, run])
-    np.testing.assert_allclose(both.predict_probability(*place), expected, atol=1e-6)
-    reports = [member.encoder.report() for member in (both, *both.partners)]
-    assert ["adapted" in report for report in reports] == [False, True]
-
-
-def test_resume_equals_no_interruption_bit_for_bit(run, phantom, tmp_path, monkeypatch):
-    """Killed after step 3, between two checkpoints, and started again."""
-    following, count = TrainingBatches.__next__, itertools.count(1)
-
-    class Killed(Exception):
-        pass
-
-    def next_or_killed(batches):
-        if next(count) == 4:
-            raise Killed
-        return following(batches)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TrainingBatches, "__next__", next_or_killed)
-        main.run(run_config(phantom), tmp_path / "run", "train")
-    main.run(run_config(phantom), tmp_path / "run", "train")
-    assert_same_run(tmp_path / "run", run)
-
-
-def test_a_frozen_run_is_continued_and_not_to_be_adapted(finished_run, phantom, tmp_path, caplog):
-    workdir = tmp_path / "run"
-    shutil.copytree(finished_run, workdir)
-    segmenter = load_segmenter(workdir)
-    assert segmenter.model.adapter is None and not segmenter.encoder.adapted
-    with pytest.raises(ValueError, match=r"config\.encoder\.lora_rank is 2.*trained with 0"):
-        main.run(run_config(phantom), workdir, "train")
-    with caplog.at_level(logging.INFO, "lagseg_jax"):
-        tiny_run.run(workdir, phantom, epochs=(tiny_run.STEPS + 2) / 8)
-    assert f"continuing from step {tiny_run.STEPS}" in caplog.text
-    assert "adapted" not in caplog.text
 
 
 def test_the_words_for_results():
