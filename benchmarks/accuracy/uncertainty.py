@@ -18,7 +18,8 @@ from benchmarks.accuracy.corruptions import CORRUPTIONS, corrupted
 from benchmarks.common import machine
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.evaluation.evaluate import read_labelled
-from lagseg_jax.evaluation.uncertainty import agreement, fit, measured
+from lagseg_jax.evaluation.statistics import estimate_agreement
+from lagseg_jax.evaluation.uncertainty import fit, measured
 from lagseg_jax.inference.estimator import case_numbers
 from lagseg_jax.inference.load_segmenter import load_segmenter
 from lagseg_jax.inference.segmenter import Segmenter
@@ -136,7 +137,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """`agreement` of the estimates, and how many of the worst tenth by Dice are flagged.
+    """`estimate_agreement` of the estimates, and how many of the worst tenth by Dice are flagged.
 
     These are the cases without an estimate, and of those with one the lowest fifth.
     """
@@ -147,7 +148,7 @@ def numbers(rows: list[dict[str, Any]]) -> dict[str, Any]:
     lowest = np.argsort(estimate, kind="stable")[: -(-(len(rows) - withheld.size) // LOOK)]
     flagged = {*withheld.tolist(), *lowest.tolist()}
     found = {"cases": len(rows), "dice": float(dice.mean())}
-    found |= agreement(estimate, dice, truth, interval)
+    found |= estimate_agreement(estimate, dice, truth, interval)
     counts = {"flagged": len(flagged), "worst_tenth": len(worst)}
     return without_nan(found | counts | {"worst_flagged": len(flagged & set(worst.tolist()))})
 

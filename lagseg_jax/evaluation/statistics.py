@@ -1,4 +1,4 @@
-"""values per case -> bootstrap interval, paired Wilcoxon test, Bland-Altman limits of agreement."""
+"""Statistics over cases: bootstrap interval, Wilcoxon test, agreement of volumes and estimates."""
 
 import math
 from collections.abc import Sequence
@@ -87,6 +87,42 @@ def bland_altman(truth_ml: Values, prediction_ml: Values) -> dict[str, float]:
     return {"bias": bias, "low": bias - 1.96 * sd, "high": bias + 1.96 * sd}
 
 
+def estimate_agreement(
+    estimated_dice: np.ndarray,
+    dice_found: np.ndarray,
+    truth_ml: np.ndarray,
+    interval_ml: Sequence[np.ndarray],
+) -> dict[str, float | int]:
+    """How well estimates agree with the truth.
+
+    Args:
+        estimated_dice: (cases,), NaN where there is no estimate.
+        dice_found: (cases,).
+        truth_ml: (cases,).
+        interval_ml: low and high, (cases,) each.
+
+    Returns:
+        `n`, the cases with an estimate, and of these: `mean_error` of the estimated Dice (estimate
+        - truth) and `mean_absolute_error`; `pearson` and `spearman`, its correlation with the
+        true Dice, NaN for fewer than 3 cases or equal ones; `covered`, how many true volumes lie in
+        their intervals.
+    """
+    from scipy.stats import rankdata  # late: it takes half a second
+
+    known = np.isfinite(estimated_dice) & np.isfinite(dice_found)
+    estimate, found, truth = estimated_dice[known], dice_found[known], truth_ml[known]
+    low, high = (bound[known] for bound in interval_ml)
+    errors = estimate - found
+    return {
+        "n": int(known.sum()),
+        "mean_error": float(errors.mean()) if errors.size else math.nan,
+        "mean_absolute_error": float(np.abs(errors).mean()) if errors.size else math.nan,
+        "pearson": _correlation(estimate, found),
+        "spearman": _correlation(rankdata(estimate), rankdata(found)),
+        "covered": int(((low <= truth) & (truth <= high)).sum()),
+    }
+
+
 def _finite(values: Values) -> np.ndarray:
     numbers = np.asarray(values, float)  # None becomes NaN
     return numbers[np.isfinite(numbers)]
@@ -97,3 +133,9 @@ def _paired(a: Values, b: Values) -> np.ndarray:
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values, expected one pair per case")
     return np.asarray(a, float) - np.asarray(b, float)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    if a.size < 3 or not np.ptp(a) or not np.ptp(b):
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])

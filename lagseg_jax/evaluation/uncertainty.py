@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.evaluate import read_labelled
@@ -116,43 +115,3 @@ def log_ratio(truth: float, volume: float) -> float:
     if not truth or not volume:
         return LARGEST
     return float(np.clip(math.log(truth / volume), -LARGEST, LARGEST))
-
-
-def agreement(
-    estimated_dice: np.ndarray,
-    dice_found: np.ndarray,
-    truth_ml: np.ndarray,
-    interval_ml: Sequence[np.ndarray],
-) -> dict[str, float | int]:
-    """How well estimates agree with the truth.
-
-    Args:
-        estimated_dice: (cases,), NaN where there is no estimate.
-        dice_found: (cases,).
-        truth_ml: (cases,).
-        interval_ml: low and high, (cases,) each.
-
-    Returns:
-        `n`, the cases with an estimate, and of these: `mean_error` of the estimated Dice (estimate
-        - truth) and `mean_absolute_error`; `pearson` and `spearman`, its correlation with the
-        true Dice, NaN for fewer than 3 cases or equal ones; `covered`, how many true volumes lie in
-        their intervals.
-    """
-    known = np.isfinite(estimated_dice) & np.isfinite(dice_found)
-    estimate, found, truth = estimated_dice[known], dice_found[known], truth_ml[known]
-    low, high = (bound[known] for bound in interval_ml)
-    errors = estimate - found
-    return {
-        "n": int(known.sum()),
-        "mean_error": float(errors.mean()) if errors.size else math.nan,
-        "mean_absolute_error": float(np.abs(errors).mean()) if errors.size else math.nan,
-        "pearson": _correlation(estimate, found),
-        "spearman": _correlation(rankdata(estimate), rankdata(found)),
-        "covered": int(((low <= truth) & (truth <= high)).sum()),
-    }
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    if a.size < 3 or not np.ptp(a) or not np.ptp(b):
-        return math.nan
-    return float(np.corrcoef(a, b)[0, 1])

@@ -13,6 +13,8 @@ from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.extras import install_command
 
 _PLAIN = {False: "1.2.840.10008.1.2.1", True: "1.2.840.10008.1.2"}  # explicit, implicit types
+# Markers of a frame's header in JPEG; 0xF7 is that of JPEG-LS.
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def missing_decoder(stack: Stack) -> str:
@@ -107,7 +109,7 @@ def planes(frames: Sequence[Frame]) -> Iterator[tuple[Frame, np.ndarray]]:
 def _decoded(file: DicomFile, frames: Sequence[Frame]) -> Iterator[np.ndarray]:
     import pydicom
     from pydicom.pixels import iter_pixels
-    from pydicom.uid import UID, RLELossless
+    from pydicom.uid import UID
 
     with open_dicom(file) as stream:
         image: Any = pydicom.dcmread(stream, force=True)
@@ -119,10 +121,24 @@ def _decoded(file: DicomFile, frames: Sequence[Frame]) -> Iterator[np.ndarray]:
         yield from (_bits(image, frame.number) for frame in frames)
         return
     single = int(image.get("NumberOfFrames") or 1) <= 1
-    # Of RLE pydicom has a decoder of its own; the faster one panics on damaged streams.
-    plugin = "pydicom" * (image.file_meta.TransferSyntaxUID == RLELossless)
+    plugin = _plugin(image.file_meta.TransferSyntaxUID)
     indices = None if single else [frame.number for frame in frames]
     yield from iter_pixels(image, raw=True, indices=indices, decoding_plugin=plugin)
+
+
+def _plugin(syntax: Any) -> str:
+    """The decoder that survives most damaged streams; "" where the pixels are not compressed.
+
+    Of RLE the fastest one panics; GDCM ends the process more often than all others.
+    """
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import RLELossless
+
+    if not syntax.is_compressed:
+        return ""
+    available = get_decoder(syntax).available_plugins
+    best = ("pydicom",) if syntax == RLELossless else ("pyjpegls", "pylibjpeg")
+    return next((name for name in best if name in available), "")
 
 
 def _bits(image: Any, number: int) -> np.ndarray:
@@ -155,6 +171,8 @@ def check_streams(file: DicomFile, image: Any) -> None:
             raise InputError(
                 f"{file}: {len(stream)} bytes for an image of {plain}, expected compressed pixels"
             )
+        if not is_whole_jpeg(stream):
+            raise InputError(f"{file}: damaged compressed pixels, expected JPEG up to its scan")
         found = None if syntax == RLELossless else stream_size(stream)
         if found not in (None, (rows, columns, 1)):
             raise InputError(
@@ -176,8 +194,7 @@ def stream_size(stream: bytes) -> tuple[int, int, int] | None:
         marker = stream[at + 1] if at + 1 < len(stream) else 0
         if marker == 0xFF:  # padding
             at += 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            # The frame's header; 0xF7 is that of JPEG-LS.
+        elif marker in _FRAMES:
             return (
                 _number(stream, at + 5, 2),
                 _number(stream, at + 7, 2),
@@ -186,6 +203,32 @@ def stream_size(stream: bytes) -> tuple[int, int, int] | None:
         else:
             at += 2 + _number(stream, at + 2, 2)
     return None
+
+
+def is_whole_jpeg(stream: bytes) -> bool:
+    """Whether what is JPEG has its segments in order, one frame among them, up to the first scan.
+
+    GDCM ends the process where they are not. Other streams are not judged.
+    """
+    if not stream.startswith(b"\xff\xd8"):
+        return True
+    at = 2
+    seen: set[int] = set()
+    while stream[at : at + 1] == b"\xff":
+        marker = stream[at + 1] if at + 1 < len(stream) else 0
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker == 0xDA:
+            return len(seen & _FRAMES) == 1 and (0xC4 in seen or 0xF7 in seen)
+        size = _number(stream, at + 2, 2)
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or size < 2:
+            return False
+        if marker in _FRAMES and not 2 <= _number(stream, at + 4, 1) <= 16:  # bits
+            return False
+        seen.add(marker)
+        at += 2 + size
+    return False
 
 
 def _number(stream: bytes, at: int, size: int) -> int:

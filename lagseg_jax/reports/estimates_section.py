@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lagseg_jax.evaluation.uncertainty import agreement
+from lagseg_jax.evaluation.statistics import estimate_agreement
 from lagseg_jax.inference.uncertainty import LEVEL
 from lagseg_jax.reports.blocks import facts, missing, note, table
 from lagseg_jax.reports.figures import number
@@ -19,7 +19,7 @@ def estimates(evaluation: Evaluation) -> Html:
         return missing(TITLE, "This evaluation has no estimates of Dice and volume.")
     dice, truth = evaluation.values["dice"], evaluation.values["truth_ml"]
     interval = found["volume_low_ml"], found["volume_high_ml"]
-    said = agreement(found["estimated_dice"], dice, truth, interval)
+    said = estimate_agreement(found["estimated_dice"], dice, truth, interval)
     numbers = {
         "Cases with an estimate": f"{said['n']} of {len(evaluation.names)}",
         "Mean absolute error of the Dice": number(said["mean_absolute_error"], 3),

@@ -18,6 +18,7 @@ from lagseg_jax.runtime.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
 
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     JPEG2000,
     JPEG2000Lossless,
@@ -196,3 +197,25 @@ def test_the_extra_has_all_decoders():
         pytest.skip("the extra dicom is not installed whole")
     for syntax in (*SYNTAXES, JPEG2000):
         assert pydicom.pixels.get_decoder(syntax).is_available, syntax.name
+
+
+@pytest.mark.parametrize(
+    "syntax, at, byte, words",
+    [
+        (JPEGLosslessSV1, 15, 0x31, "JPEG up to its scan"),  # no marker
+        (JPEGLosslessSV1, 6, 0xDD, "JPEG up to its scan"),  # 221 bits
+        (JPEGLSLossless, 6, 0x5D, "JPEG up to its scan"),
+        (JPEG2000Lossless, 32, 0x17, "expected"),  # tiles that begin elsewhere
+    ],
+    ids=["marker", "bits", "bits of JPEG-LS", "tiles"],
+)
+def test_streams_that_would_end_the_process_of_gdcm(tmp_path, pixels, syntax, at, byte, words):
+    (path,) = write_series(tmp_path / "in", pixels[:1])
+    compress(path, syntax)
+    image = pydicom.dcmread(path)
+    stream = bytearray(next(generate_frames(image.PixelData, number_of_frames=1)))
+    stream[at] = byte
+    image.PixelData = encapsulate([bytes(stream)])
+    image.save_as(path)
+    with pytest.raises(InputError, match=words):
+        read_series(tmp_path / "in")

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lagseg_jax.evaluation.uncertainty import agreement, fit
+from lagseg_jax.evaluation.statistics import estimate_agreement
+from lagseg_jax.evaluation.uncertainty import fit
 from lagseg_jax.inference.uncertainty import (
     LEVEL,
     Uncertainty,
@@ -101,11 +102,11 @@ def test_fewer_validation_cases_widen_the_interval():
 def test_agreement_by_hand():
     estimate, dice = np.array([0.8, 0.9, np.nan, 0.7]), np.array([0.9, 0.8, 0.5, 0.6])
     interval = np.array([80, 80, np.nan, 80.0]), np.array([120, 120, np.nan, 120.0])
-    found = agreement(estimate, dice, np.array([100, 130, 90, 80.0]), interval)
+    found = estimate_agreement(estimate, dice, np.array([100, 130, 90, 80.0]), interval)
     assert (found["n"], found["covered"]) == (3, 2)
     np.testing.assert_allclose(found["mean_absolute_error"], 0.1)
     np.testing.assert_allclose(found["spearman"], 0.5)
-    none = agreement(*(np.full(2, np.nan) for _ in range(3)), (np.full(2, np.nan),) * 2)
+    none = estimate_agreement(*(np.full(2, np.nan) for _ in range(3)), (np.full(2, np.nan),) * 2)
     assert none["n"] == none["covered"] == 0 and np.isnan(none["pearson"])
 
 
