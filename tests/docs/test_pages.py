@@ -274,7 +274,8 @@ def test_the_python_api_gives_the_mask_of_the_command(there):
 def test_options_exist():
     """Every `--option` that stands alone is one of some command line."""
     known = set().union(*map(options_of, [*command_lines(), "weight_conversion.convert"]))
-    known |= set(re.findall(r'"(--\w+)"', (ROOT / "launch" / "pacs.py").read_text()))
+    for script in [ROOT / "launch" / "pacs.py", *(ROOT / "benchmarks").rglob("*.py")]:
+        known |= set(re.findall(r'"(--\w+)"', script.read_text()))
     for page in PAGES:
         for option in re.findall(r"^(--\w+)", "\n".join(spans(page)), re.MULTILINE):
             assert option in known, f"{page.name}: {option}"

@@ -27,7 +27,7 @@ def start(processes: int, *command: str, devices: int = 1, **environment: str) -
     )
 
 
-def run(processes: int, *command: str, seconds: float = 120, **options) -> tuple[int, str]:
+def run(processes: int, *command: str, seconds: float = 240, **options) -> tuple[int, str]:
     """Waits for them: the exit status, and what all of them said."""
     pod = start(processes, *command, **options)
     try:
