@@ -72,3 +72,15 @@ class ValidationMetrics(metrics.Collection):
 
     loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
     dice: Dice
+
+
+@jax.jit
+def merged(total: metrics.Collection, more: metrics.Collection) -> metrics.Collection:
+    """Both together; as one program, where each sum would be compiled and started by itself."""
+    return total.merge(more)
+
+
+@jax.jit
+def computed(total: metrics.Collection) -> dict[str, jax.Array]:
+    """{name: value} of a collection; as one program, too."""
+    return total.compute()

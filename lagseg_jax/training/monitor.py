@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lagseg_jax.runtime.errors import TrainingError
-from lagseg_jax.training.metrics import TrainMetrics
+from lagseg_jax.training.metrics import TrainMetrics, computed, merged
 from lagseg_jax.training.step import StepOutcome
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Meter:
 
     def add(self, metrics: TrainMetrics, outcome: StepOutcome) -> None:
         """Adds those of one step."""
-        self._total = metrics if self._total is None else self._total.merge(metrics)
+        self._total = metrics if self._total is None else merged(self._total, metrics)
         self._skipped.append(outcome.skipped)
 
     def read(self, step: int) -> dict[str, float]:
@@ -44,7 +44,7 @@ class Meter:
         Means are over the steps that were not skipped, NaN where all of them were.
         """
         assert self._total is not None  # a row is about at least one step
-        row = {name: float(value) for name, value in self._total.compute().items()}
+        row = {name: float(value) for name, value in computed(self._total).items()}
         row["skipped_steps"] = int(sum(np.asarray(skipped) for skipped in self._skipped))
         seconds = time.monotonic() - self._time
         row["learning_rate"] = float(self._schedule(step - 1))

@@ -75,7 +75,8 @@ def set_up(
     state = replicate(init_state(params, optimizer))
     state = _continue(state, batches, checkpoints)
     header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(slices)}
-    meter = Meter(learning_rate(options, plan.steps), options.batch_size, int(state.step))
+    rate = jax.jit(learning_rate(options, plan.steps))
+    meter = Meter(rate, options.batch_size, int(state.step))
     augmentation = augmentation_of(config.augment)
     training = Training(
         plan=plan,

@@ -36,7 +36,8 @@ StepResult = tuple[TrainState, TrainMetrics, StepOutcome]
 
 def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    # Compiled as one program, instead of one for every shape.
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
 
 
 def make_encode(model: Model, augmentation: Augmentation, seed: int) -> Callable:

@@ -11,6 +11,7 @@ from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import settled
 from lagseg_jax.runtime.processes import process
+from lagseg_jax.training.metrics import computed, merged
 from lagseg_jax.training.step import make_validation_step
 
 
@@ -44,8 +45,8 @@ class Validator:
         for batch in evaluation_batches(self._slices, self._batch_size, process()):
             batch = split_over_devices(batch, jax.local_device_count())
             metrics = settled(self._step(state.params, self._encoder_params, batch))
-            total = metrics if total is None else total.merge(metrics)
+            total = metrics if total is None else merged(total, metrics)
             if process()[1] == 1 and asked():
                 return None
         assert total is not None  # no split is without validation cases
-        return {f"validation_{name}": float(value) for name, value in total.compute().items()}
+        return {f"validation_{name}": float(value) for name, value in computed(total).items()}
