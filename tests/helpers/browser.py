@@ -109,10 +109,11 @@ class Page:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
-# The protocol's pipes are 3 and 4. A process of its own puts them there: JAX forbids to fork.
+# The protocol's pipes are 3 and 4. A process of its own puts them there: JAX forbids to fork. By
+# way of other numbers, since a pipe that is 3 already would be closed at the start of the browser.
 CONNECT = """
-import os, sys
-low, high = (os.dup(int(pipe)) for pipe in sys.argv[1:3])
+import fcntl, os, sys
+low, high = (fcntl.fcntl(int(pipe), fcntl.F_DUPFD, 10) for pipe in sys.argv[1:3])
 os.dup2(low, 3)
 os.dup2(high, 4)
 os.execvp(sys.argv[3], sys.argv[3:])
