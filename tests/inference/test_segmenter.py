@@ -259,6 +259,16 @@ def test_what_runs_out_of_memory_all_the_same_is_refused(segmenter, volume, monk
         segmenter.predict_volume(volume)
 
 
+def test_memory_counts_a_probability_where_one_is_kept(segmenter, volume, monkeypatch):
+    kept = []
+    monkeypatch.setattr(segmenter_module, "check_memory", lambda *told: kept.append(told[-1]))
+    segmenter.predict_volume(volume)
+    segmenter.predict_probability(volume)
+    smooth = dataclasses.replace(segmenter.postprocessing, smooth_mm=1.0)
+    segmenter.predict_volume(volume, post=smooth)
+    assert kept == [False, True, True]
+
+
 def test_what_a_device_says_of_its_memory(monkeypatch):
     stats = [{"bytes_limit": 9, "bytes_in_use": 2}, None, {"bytes_limit": 8}, {"num_allocs": 3}]
     devices = [SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
