@@ -58,7 +58,7 @@ def parts(segmenter: Segmenter, inputs: list[Input], folder: Path) -> dict[str, 
             found["cut"] = segmenter.cut(*voxels_and_affine(found["volume"]))
 
         def compute(found: dict = found) -> None:
-            found["array"] = segmenter.compute(found["cut"], post=post)
+            found["array"] = segmenter.compute(found["cut"], tta=False, post=post)
 
         def write(one: Input = one, found: dict = found) -> None:
             mask, _ = segmenter.finish(found["array"], found["volume"].affine, post)

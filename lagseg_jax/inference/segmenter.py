@@ -134,7 +134,7 @@ class Segmenter:
     def compute(
         self,
         cut: Cut,
-        tta: bool = False,
+        tta: bool,
         post: PostProcessing | None = None,
         probable: bool = False,
     ) -> np.ndarray:
