@@ -95,5 +95,5 @@ def _smooth_field(key: jax.Array, size: int) -> jax.Array:
     """A field (E, E) within -1..1: a random mixture of the lowest cosines of both axes."""
     mixture = _uniform(key, (3, 3)) / 3
     x = jnp.linspace(0, jnp.pi, size)
-    cosines = jnp.cos(jnp.arange(3)[:, None] * x)  # (3, S)
+    cosines = jnp.cos(jnp.arange(3)[:, None] * x)  # (3, E)
     return jnp.clip(cosines.T @ mixture @ cosines, -1, 1)

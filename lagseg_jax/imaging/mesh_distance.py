@@ -23,9 +23,9 @@ def voxel_distances(
     Returns:
         (N,) float64.
     """
-    points = points * np.asarray(sides)
     from scipy.spatial import cKDTree  # late: `predict` starts without it
 
+    points = points * np.asarray(sides)
     centres, axes = voxel_faces(mask)
     centres *= sides
     count = min(_CANDIDATES, len(centres))

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-Loop = list[
-    tuple[int, int]
-]  # corners of voxels, one step apart; voxel (i, j) begins at corner i, j
+# Corners of voxels, one step apart; voxel (i, j) begins at corner (i, j).
+Loop = list[tuple[int, int]]
 
 
 def outlines(plane: np.ndarray) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 The canonical volume has LPS+ axes, so that a slice shows the patient as radiologists look at him:
 rows run from anterior to posterior, columns from the patient's right to his left. Slices are cut
 across the through-plane axis (see `through_plane`), padded to a square around their centre and
-resized to S pixels. Padding and resizing are one pair of matrices, `rows (E, H)` and `columns
+resized to E pixels. Padding and resizing are one pair of matrices, `rows (E, H)` and `columns
 (E, W)`: the network's image is `rows @ slice @ columns.T`, and a probability goes back through a
 second pair.
 """

@@ -21,6 +21,7 @@ from lagseg_jax.inference.uncertainty import (
     stability,
 )
 from lagseg_jax.runs.training_range import read_training_range, unlike_training
+from lagseg_jax.runtime.console import count_of
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ class Estimator:
         """
         found = read_uncertainty(workdir)
         if found is not None and found.step == step:
-            few = "" if found.cases >= FEW else ", which are few"
-            log.info("estimates: calibrated on %d validation cases%s", found.cases, few)
+            few = "" if found.cases >= FEW else ": few"
+            cases = count_of(found.cases, "validation case")
+            log.info("estimates: calibrated on %s%s", cases, few)
             return cls(found, read_training_range(workdir), data, plane)
         log.warning(
             "no estimates of Dice and volume: %s has no evaluation of step %d, which "

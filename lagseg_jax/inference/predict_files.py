@@ -120,6 +120,12 @@ def _load(request: Request) -> "Segmenter":
             "%d models, %d mirrorings: %d times the computing of one prediction",
             *(models, mirrorings, models * mirrorings),
         )
+        if segmenter.estimator is not None:
+            log.warning(
+                "estimates of Dice and volume are guesses: they were measured for one model "
+                "without mirrorings, that of %s",
+                request.workdirs[0],
+            )
     if request.tta:
         log.warning(
             "--tta shows the model mirrored hearts, which training never does; it cost 9 "

@@ -118,9 +118,9 @@ def read_uncertainty(workdir: Path) -> Uncertainty | None:
     content = read_json(path, expected)
     found = {field.name: content.get(field.name) for field in dataclasses.fields(Uncertainty)}
     whole = all(isinstance(found[name], int) and found[name] >= 1 for name in ("step", "cases"))
-    for name, lowest in (("shift", -50.0), ("volume_error", 0.0)):
+    for name, lowest, most in (("shift", -50.0, 50.0), ("volume_error", 0.0, 1e6)):
         number = isinstance(found[name], int | float) and not isinstance(found[name], bool)
-        whole = whole and number and lowest <= found[name] <= 1e6
+        whole = whole and number and lowest <= found[name] <= most
     if not whole:
         raise InputError(f"{path} cannot be read (numbers that cannot be), expected {expected}")
     return Uncertainty(**found)

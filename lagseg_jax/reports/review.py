@@ -13,13 +13,12 @@ from lagseg_jax.inference.uncertainty import LOW_DICE, UNLIKE, estimate_warnings
 from lagseg_jax.reports.figures import number
 from lagseg_jax.reports.html import RESEARCH, Html, beside, data, join, self_contained, tag
 from lagseg_jax.reports.read import read_evaluation
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.files import file_sha256, short_name, write_atomically
 
 PAGE, FOLDER = "review.html", "review"
 VERDICTS = ("accept", "correct", "reject")
 UNUSUAL = 3.5  # of the robust z-score, as Iglewicz and Hoaglin (1993) call a value an outlier
-
-
 ESTIMATE, ESTIMATED = "estimated_dice", "Estimated Dice"
 ESTIMATES = {
     ESTIMATE: ESTIMATED,
@@ -188,8 +187,8 @@ def _introduction(count: int) -> Html:
     return join(
         tag(
             "p",
-            f"{count} cases, those with most warnings first, then those with the lowest Dice, "
-            "which is estimated where there is no truth. "
+            f"{count_of(count, 'case')}, those with most warnings first, then those with the "
+            "lowest Dice, which is estimated where there is no truth. "
             "Press a name to look at every slice, a column to sort.",
         ),
         tag(

@@ -51,7 +51,7 @@ def test_an_evaluation_measures_and_applies_its_uncertainty(finished_run):
 def test_statistics_have_the_estimates_whatever_else_is_written(run, scans, tmp_path, caplog):
     common = "--workdir", run, "-i", scans, "--statistics"
     assert call(*common, "-o", tmp_path / "a", "--review") == 0
-    assert "estimates: calibrated on 1 validation cases, which are few" in caplog.text
+    assert "estimates: calibrated on 1 validation case: few" in caplog.text
     rows = rows_of(tmp_path / "a")
     found = read_uncertainty(run)
     for row in rows.values():
@@ -66,6 +66,16 @@ def test_statistics_have_the_estimates_whatever_else_is_written(run, scans, tmp_
     for case, row in rows_of(tmp_path / "b").items():
         values = [[one[name] for name in NUMBERS] for one in (row, rows[case])]
         np.testing.assert_allclose(*values, rtol=1e-6)
+
+
+def test_estimates_of_another_model_than_was_measured_are_called_guesses(
+    run, scans, tmp_path, caplog
+):
+    common = "--workdir", run, "-i", scans / "1.nii.gz", "--statistics"
+    assert call(*common, "-o", tmp_path / "a") == 0
+    assert "are guesses" not in caplog.text
+    assert call(*common, "-o", tmp_path / "b", "--tta") == 0
+    assert "are guesses" in caplog.text
 
 
 def test_without_an_evaluation_nothing_is_estimated_and_later_it_is(run, scans, tmp_path, caplog):

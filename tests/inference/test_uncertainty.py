@@ -124,6 +124,7 @@ def test_what_is_said_of_a_case():
     [
         {"cases": 0},
         {"shift": None},
+        {"shift": 1000},  # its exponential would be no number
         {"shift": float("nan")},
         {"volume_error": -0.1},
         {"volume_error": True},

@@ -1,7 +1,6 @@
 """Whole runs in which an adapter is trained."""
 
 import functools
-import itertools
 import json
 import logging
 import shutil
@@ -13,8 +12,8 @@ import pytest
 
 import tiny_run
 from adapters import merged_by_hand, training_form
+from killed import killed_after
 from lagseg_jax import load_segmenter, main
-from lagseg_jax.data.batches import TrainingBatches
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference.export import flat_weights
 from network import probability
@@ -85,20 +84,9 @@ def test_an_ensemble_of_a_frozen_and_an_adapted_encoder(run, finished_run, phant
     assert ["adapted" in report for report in reports] == [False, True]
 
 
-def test_resume_equals_no_interruption_bit_for_bit(run, phantom, tmp_path, monkeypatch):
+def test_resume_equals_no_interruption_bit_for_bit(run, phantom, tmp_path):
     """Killed after step 3, between two checkpoints, and started again."""
-    following, count = TrainingBatches.__next__, itertools.count(1)
-
-    class Killed(Exception):
-        pass
-
-    def next_or_killed(batches):
-        if next(count) == 4:
-            raise Killed
-        return following(batches)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TrainingBatches, "__next__", next_or_killed)
+    with killed_after(3):
         main.run(run_config(phantom), tmp_path / "run", "train")
     main.run(run_config(phantom), tmp_path / "run", "train")
     assert_same_run(tmp_path / "run", run)

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import tiny_run
+from killed import killed_after
 from lagseg_jax.data.batches import TrainingBatches
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runtime.errors import Interrupted, TrainingError
@@ -58,21 +59,10 @@ def test_no_checkpoint_holds_the_encoder(finished_run):
     assert extra["data"] == {"slices_consumed": 4 * tiny_run.STEPS}
 
 
-def test_resume_equals_no_interruption_bit_for_bit(finished_run, phantom, tmp_path, monkeypatch):
+def test_resume_equals_no_interruption_bit_for_bit(finished_run, phantom, tmp_path):
     """Killed after step 3, between two checkpoints, and started again with the same command."""
     workdir = tmp_path / "resumed"
-    following, count = TrainingBatches.__next__, itertools.count(1)
-
-    class Killed(Exception):
-        pass
-
-    def next_or_killed(batches):
-        if next(count) == 4:
-            raise Killed
-        return following(batches)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TrainingBatches, "__next__", next_or_killed)
+    with killed_after(3):
         tiny_run.run(workdir, phantom)
     with Checkpoints(workdir, encoder_hash="") as checkpoints:
         assert checkpoints.newest() == 2

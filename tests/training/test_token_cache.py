@@ -1,7 +1,6 @@
 """Cached tokens are the encoder's, computed once, and training cannot tell the difference."""
 
 import dataclasses
-import itertools
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import pytest
 import pod
 import tiny_run
 from configs import default
+from killed import killed_after
 from lagseg_jax.config.validate import check_config
 from lagseg_jax.data import disk_cache
 from lagseg_jax.data.batches import SliceSource, TrainingBatches
@@ -313,22 +313,12 @@ def test_training_gives_the_same_with_and_without_the_cache(phantom, with_cache,
 def test_resumes_exactly_and_never_runs_the_encoder(phantom, with_cache, tmp_path, monkeypatch):
     """Killed after step 3, between two checkpoints; the tokens are those of the first run."""
 
-    class Killed(Exception):
-        pass
-
-    def next_or_killed(batches):
-        if next(count) == 4:
-            raise Killed
-        return following(batches)
-
     def fail(*_):
         raise AssertionError("the encoder was run")
 
-    following, count = TrainingBatches.__next__, itertools.count(1)
     monkeypatch.setattr(Model, "tokens", fail)
     monkeypatch.setattr(Model, "fused", fail)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TrainingBatches, "__next__", next_or_killed)
+    with killed_after(3):
         trained(tmp_path / "run", still_config(phantom))
     rows, state = trained(tmp_path / "run", still_config(phantom))
     assert rows == with_cache[0]
