@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.arms import arms_of, configure, core_slots, run_job
 from benchmarks.accuracy.record import Record
+from benchmarks.common.options import benchmark_parser, numbers, words
 from benchmarks.common.worker import WorkerError
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.runs.workdir import write_config
@@ -30,16 +31,7 @@ from lagseg_jax.runtime.errors import InputError
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.accuracy", description=__doc__.split("\n\n")[0]
-    )
-
-    def words(text):
-        return text.split(",")
-
-    def numbers(text):
-        return [int(word) for word in words(text)]
-
+    parser = benchmark_parser("benchmarks.accuracy", __doc__)
     add = parser.add_argument
     add("--data", required=True, help="dataset folder")
     add("--workdir", type=Path, required=True, help="of all runs and the table")

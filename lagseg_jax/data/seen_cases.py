@@ -8,6 +8,7 @@ from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.patients import listed
 from lagseg_jax.data.quality import voxels_sha256
 from lagseg_jax.data.split import read_content
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import parse_volume
 from lagseg_jax.runs.init_source import read_source
 from lagseg_jax.runs.voxel_hashes import read_voxel_hashes
@@ -41,23 +42,15 @@ def seen_images(workdir: Path) -> dict[str, str]:
     return {**(source["seen"] if source else {}), **own}
 
 
-def image_hashes(
-    cases: Sequence[Case], max_bytes: int, orientation: str, allow: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
+def image_hashes(cases: Sequence[Case], reading: Reading) -> dict[str, tuple[str, ...]]:
     """{case: what its image is recognised by}: the hash of its file, and that of its voxels.
 
     A file that cannot be read has none; whoever uses the case says what is wrong with it.
-
-    Args:
-        cases: to be judged on.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        allow: what a DICOM series may have, as there.
     """
 
     def of_voxels(case: Case) -> str:
         try:
-            return voxels_sha256(parse_volume(case.image, max_bytes, orientation, allow))
+            return voxels_sha256(parse_volume(case.image, reading))
         except InputError:
             return ""
 

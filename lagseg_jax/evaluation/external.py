@@ -14,6 +14,7 @@ from lagseg_jax.data.seen_cases import check_unseen, image_hashes, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.load_segmenter import load_segmenter
@@ -75,9 +76,7 @@ def judge_external(
     cases = _cases(config, test.split)
     way = "--allow=seen_case"
     seen = {key: case for run in test.workdirs for key, case in seen_images(run).items()}
-    data = config.data
-    reading = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
-    hashes = image_hashes(cases, *reading)
+    hashes = image_hashes(cases, Reading.of(config.data))
     names = check_unseen(seen, hashes, test.runs, config.data.allow, way)
     if names:
         log.warning("the run has learnt from %d of these cases", len(names))

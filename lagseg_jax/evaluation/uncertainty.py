@@ -19,13 +19,7 @@ from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.inference.estimated_mask import mask_and_probability
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.segmenter import Segmenter
-from lagseg_jax.inference.uncertainty import (
-    SURE,
-    UNCERTAINTY,
-    Uncertainty,
-    log_odds,
-    stability,
-)
+from lagseg_jax.inference.uncertainty import SURE, UNCERTAINTY, Uncertainty, log_odds, stability
 from lagseg_jax.runs.training_range import read_training_range
 from lagseg_jax.runtime.console import Progress, still
 from lagseg_jax.runtime.files import write_json

@@ -63,7 +63,7 @@ def predict_files(
         found = rows_on_record(folder)
         ordered = [one.name for one in jobs if one.name in found]
         ordered += [case for case in found if case not in set(ordered)]
-        told = {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
+        told = {name: getattr(request.reading, name) for name in ("orientation", "plane", "allow")}
         told |= {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
         if request.estimate and (known := read_uncertainty(Path(request.workdirs[0]))):
             told["uncertainty"] = asdict(known)
@@ -75,9 +75,9 @@ def predict_files(
 
 def _about(request: Request) -> dict[str, Any]:
     """What makes the masks, but for their inputs: the models and the options."""
-    names = ("components", "min_mm3", "tta", "orientation", "plane", "allow")
-    options = {name: getattr(request, name) for name in names}
-    options["allow"] = sorted(request.allow)
+    options = {name: getattr(request, name) for name in ("components", "min_mm3", "tta")}
+    options |= {name: getattr(request.reading, name) for name in ("orientation", "plane")}
+    options["allow"] = sorted(request.reading.allow)
     return {"runs": [run_identity(Path(w)) for w in request.workdirs], "options": options}
 
 
@@ -107,13 +107,14 @@ def _load(request: Request) -> "Segmenter":
         from lagseg_jax.inference.load_segmenter import load_segmenter
 
     segmenter = load_segmenter(request.workdirs, request.weights)
+    plane = request.reading.plane
     if request.estimate:
-        about = segmenter.step, segmenter.config.data, request.plane or segmenter.plane
+        about = segmenter.step, segmenter.config.data, plane or segmenter.plane
         estimator = Estimator.of(Path(request.workdirs[0]), *about)
         segmenter = replace(segmenter, estimator=estimator)
-    if request.plane:
-        segmenter = replace(segmenter, plane=request.plane)
-        log.warning("--plane cuts all volumes into %s slices", request.plane)
+    if plane:
+        segmenter = replace(segmenter, plane=plane)
+        log.warning("--plane cuts all volumes into %s slices", plane)
     models, mirrorings = len(request.workdirs), 4 if request.tta else 1
     if models * mirrorings > 1:
         log.info(

@@ -10,7 +10,7 @@ import numpy as np
 from lagseg_jax.data.checks import ATRIUM_ML
 from lagseg_jax.inference.records import rows_on_record
 from lagseg_jax.inference.uncertainty import LOW_DICE, UNLIKE, estimate_warnings
-from lagseg_jax.reports.figures import number
+from lagseg_jax.reports.blocks import name_cell, number_cell, sorting_head
 from lagseg_jax.reports.html import RESEARCH, Html, beside, data, join, self_contained, tag
 from lagseg_jax.reports.read import read_evaluation
 from lagseg_jax.runtime.console import count_of
@@ -20,11 +20,7 @@ PAGE, FOLDER = "review.html", "review"
 VERDICTS = ("accept", "correct", "reject")
 UNUSUAL = 3.5  # of the robust z-score, as Iglewicz and Hoaglin (1993) call a value an outlier
 ESTIMATE, ESTIMATED = "estimated_dice", "Estimated Dice"
-ESTIMATES = {
-    ESTIMATE: ESTIMATED,
-    "volume_low_ml": "Volume from (mL)",
-    "volume_high_ml": "to (mL)",
-}
+ESTIMATES = {ESTIMATE: ESTIMATED, "volume_low_ml": "Volume from (mL)", "volume_high_ml": "to (mL)"}
 
 
 @dataclass(frozen=True)
@@ -167,8 +163,9 @@ def review_page(title: str, cases: Sequence[ReviewedCase], hashes: dict[str, str
     """
     ordered = by_need(with_unusual_volumes(cases))
     columns = list(ordered[0].values) if ordered else []
-    heads = [_head("Case"), *map(_head, columns), _head("Warnings", "words")]
-    heads += [_head("Verdict", "verdict"), tag("th", "Note", scope="col", class_="words")]
+    heads = [*map(sorting_head, ["Case", *columns]), sorting_head("Warnings", kind="words")]
+    heads += [sorting_head("Verdict", kind="verdict")]
+    heads += [tag("th", "Note", scope="col", class_="words")]
     body = join(
         tag("header", tag("h1", title), tag("p", RESEARCH, class_="small muted")),
         tag("main", _introduction(len(ordered)), _table(heads, ordered, hashes), id="cases"),
@@ -177,10 +174,6 @@ def review_page(title: str, cases: Sequence[ReviewedCase], hashes: dict[str, str
     )
     styles = ["report.css", "review.css"]
     return self_contained(title, body, styles, ["report.js", "review.js"], frames=True)
-
-
-def _head(title: str, kind: str | None = None) -> Html:
-    return tag("th", title, scope="col", tabindex=0, aria_sort="none", class_=kind)
 
 
 def _introduction(count: int) -> Html:
@@ -207,13 +200,11 @@ def _table(heads: list[Html], cases: Sequence[ReviewedCase], hashes: dict[str, s
 
 
 def _row(case: ReviewedCase, sha256: str | None) -> Html:
-    name: str = case.name
+    link = None
     if sha256:
-        name = tag("a", case.name, href=beside(FOLDER, f"{short_name(case.name)}.html"))
-    cells = [tag("td", name, data_value=case.name)]
-    for value in case.values.values():
-        plain = f"{value:.9g}" if np.isfinite(value) else ""
-        cells.append(tag("td", number(value, 3 if abs(value) <= 1 else 1), data_value=plain))
+        link = tag("a", case.name, href=beside(FOLDER, f"{short_name(case.name)}.html"))
+    cells = [name_cell(case.name, link)]
+    cells += [number_cell(value, 3 if abs(value) <= 1 else 1) for value in case.values.values()]
     said = "; ".join(case.warnings)
     cells.append(tag("td", said, data_value=str(-len(case.warnings)), class_="words"))
     choices = [tag("option", one or "\N{EN DASH}", value=one) for one in ("", *VERDICTS)]
