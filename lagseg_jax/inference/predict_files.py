@@ -112,7 +112,7 @@ def _load(request: Request) -> "Segmenter":
         estimator = Estimator.of(Path(request.workdirs[0]), *about)
         segmenter = replace(segmenter, estimator=estimator)
     if request.plane:
-        segmenter = replace(segmenter, plane=request.plane)
+        segmenter = segmenter.in_any_plane(request.plane)
         log.warning("--plane cuts all volumes into %s slices", request.plane)
     models, mirrorings = len(request.workdirs), 4 if request.tta else 1
     if models * mirrorings > 1:
