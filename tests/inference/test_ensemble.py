@@ -72,7 +72,7 @@ def test_a_member_of_another_plane_is_refused_whatever_the_first_one_cuts(segmen
     partner = dataclasses.replace(segmenter, plane="coronal", planes=("coronal",))
     first.cut(volume.array, volume.affine)
     ensemble = dataclasses.replace(first, partners=(partner,))
-    with pytest.raises(InputError, match="axial slices .* expected coronal ones"):
+    with pytest.raises(InputError, match=r"axial slices .* expected coronal ones"):
         ensemble.cut(volume.array, volume.affine)
     assert ensemble.in_any_plane().cut(volume.array, volume.affine).geometry.plane == "axial"
     told = ensemble.in_any_plane("sagittal")
