@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lagseg_jax.data.checks import ATRIUM_ML
+from lagseg_jax.inference.mask_statistics import mask_warnings, volume_warning
 from lagseg_jax.inference.records import rows_on_record
 from lagseg_jax.inference.uncertainty import LOW_DICE, UNLIKE, estimate_warnings
 from lagseg_jax.reports.blocks import name_cell, number_cell, sorting_head
@@ -81,7 +81,7 @@ def write_evaluation_review(folder: Path) -> Path:
         values = {title: float(found.values[metric][at]) for title, metric in columns.items()}
         estimates: dict[str, Any] = {n: float(v[at]) for n, v in found.estimates.items()}
         values |= _estimates(estimates) if estimates else {}
-        said = [_volume_warning(values["Volume (mL)"])]
+        said = [volume_warning(values["Volume (mL)"])]
         said += estimate_warnings(estimates | {UNLIKE: found.unlike[at]})
         said += [f"Dice below {LOW_DICE:g}"] * (values["Dice"] < LOW_DICE)
         cases.append(ReviewedCase(name, values, [one for one in said if one]))
@@ -99,21 +99,11 @@ def _page_of(folder: Path, name: str) -> Path:
 
 
 def _said(row: dict[str, Any]) -> list[str]:
-    """What is suspicious about a row of `mask_statistics`."""
-    said = [_volume_warning(row["volume_ml"])]
-    if row["touches_border"]:
-        said.append("the mask reaches the border of the volume")
-    if row["components"] > 1:
-        said.append(f"{row['components']} components")
-    said += estimate_warnings(row)
-    return [one for one in [*said, row.get("remarks", "")] if one]
-
-
-def _volume_warning(volume: float) -> str:
-    low, high = ATRIUM_ML
-    if volume == 0:
-        return "nothing was found"
-    return "" if low <= volume <= high else f"a volume outside {low:g}-{high:g} mL"
+    """What is suspicious about a row of `mask_statistics`, each thing once."""
+    own, several = mask_warnings(row), row["components"] > 1
+    geometry = row["remarks"].removesuffix("; ".join(own)).removesuffix("; ")
+    said = [*own, f"{row['components']} components" * several, geometry]
+    return [one for one in said if one]
 
 
 def with_unusual_volumes(cases: Sequence[ReviewedCase]) -> list[ReviewedCase]:
