@@ -12,7 +12,14 @@ from lagseg_jax.imaging.dicom import read_series
 from lagseg_jax.imaging.dicom_files import holds_dicom, is_dicom_file
 from lagseg_jax.imaging.dicom_label import read_segmentation
 from lagseg_jax.imaging.formats import MAX_BYTES, Volume, nifti_bytes, read_nifti
-from lagseg_jax.imaging.grid import RIGHT_ANGLE_DEGREES, TOLERANCE, corner_shift, shear_degrees
+from lagseg_jax.imaging.grid import (
+    RIGHT_ANGLE_DEGREES,
+    TILTED_DEGREES,
+    TOLERANCE,
+    corner_shift,
+    shear_degrees,
+    tilt_degrees,
+)
 from lagseg_jax.imaging.nrrd_format import nrrd_bytes, read_nrrd
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
@@ -148,6 +155,11 @@ def remarks(volume: Volume) -> list[str]:
     said = [volume.note] if volume.note else []
     if (sheared := shear(volume)) is not None:
         said.append(sheared)
+    elif (degrees := tilt_degrees(volume.affine)) > TILTED_DEGREES:
+        said.append(
+            f"tilted by {degrees:.0f} degrees (short axis, four chambers?); a model that was "
+            "trained on straight slices sees a turned heart"
+        )
     return said
 
 
