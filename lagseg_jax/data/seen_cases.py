@@ -25,20 +25,34 @@ def seen_images(workdir: Path) -> dict[str, str]:
     Raises:
         InputError: splits.json is missing or says nothing about the files.
     """
+    images = _images(workdir, ("train", "validation"))
+    own = {image: name for name, image in images.items()}
+    voxels = read_voxel_hashes(workdir)
+    own |= {voxels[name]: name for name in images if name in voxels}
+    source = read_source(workdir)
+    return {**(source["seen"] if source else {}), **own}
+
+
+def validation_images(workdir: Path) -> dict[str, str]:
+    """{case: hash of the image's file} of those that a run has chosen its checkpoint on.
+
+    Raises:
+        InputError: splits.json is missing or says nothing about the files.
+    """
+    return _images(workdir, ("validation",))
+
+
+def _images(workdir: Path, parts: Sequence[str]) -> dict[str, str]:
     path = Path(workdir) / "splits.json"
     record = read_content(path)
     try:
-        names = [name for part in ("train", "validation") for name in record[part]]  # type: ignore
-        own = {record["sha256"][name]["image"]: name for name in names}  # type: ignore
+        names = [name for part in parts for name in record[part]]  # type: ignore
+        return {name: record["sha256"][name]["image"] for name in names}  # type: ignore
     except (KeyError, TypeError):
         raise InputError(
             f"{path}: no sha256 of the training and validation cases found, expected what training "
             "wrote."
         ) from None
-    voxels = read_voxel_hashes(workdir)
-    own |= {voxels[name]: name for name in names if name in voxels}
-    source = read_source(workdir)
-    return {**(source["seen"] if source else {}), **own}
 
 
 def image_hashes(

@@ -83,10 +83,8 @@ def judge_external(
         log.warning("the run has learnt from %d of these cases", len(names))
     segmenter = load_segmenter(test.workdirs, test.weights or None)
     config.encoder.weights = segmenter.config.encoder.weights
-    estimator = None
-    if len(test.workdirs) == 1:  # its evaluation speaks of one model, not of several
-        model = segmenter.step, config.data, segmenter.plane
-        estimator = Estimator.of(test.workdirs[0], *model)
+    model = segmenter.step, config.data, segmenter.plane
+    estimator = Estimator.of(test.workdirs, False, *model)
     segmenter = dataclasses.replace(segmenter, config=config, estimator=estimator)
     about = {
         "run": str(test.workdirs[0].absolute()),
