@@ -18,7 +18,8 @@ from lagseg_jax.imaging.grid import (
     tilt_degrees,
     voxel_mm3,
 )
-from lagseg_jax.imaging.volume import check_same_geometry, on_grid_of, read_volume, remarks
+from lagseg_jax.imaging.remarks import remarks
+from lagseg_jax.imaging.volume import check_same_geometry, on_grid_of, read_volume
 from lagseg_jax.runtime.errors import InputError
 
 
@@ -55,6 +56,21 @@ def test_a_heart_that_is_turned_more_than_in_training_is_said(axis, degrees, sai
     array = np.zeros((2, 3, 5))
     found = remarks(Volume(array, affine, array.shape, {}, Path("a.nii")))
     assert len(found) == said and all("tilted by 30 degrees" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "plane", "said"),
+    [
+        ((1.25, 1.25, 2.5), "", ""),
+        ((1.25, 8, 1.25), "", ""),  # coronal
+        ((1.25, 8, 1.25), "axial", "axial slices with pixels of 1.25 x 8 mm"),
+        ((2.5, 1.25, 2.5), "", "axial slices with pixels of 2.5 x 1.25 mm"),
+    ],
+)
+def test_pixels_that_are_not_square_are_said(spacing, plane, said):
+    array = np.zeros((2, 3, 5))
+    volume = Volume(array, np.diag([*spacing, 1]), array.shape, {}, Path("a.nii"))
+    assert [one.partition(";")[0] for one in remarks(volume, plane)] == [said] * bool(said)
 
 
 @pytest.mark.parametrize("axes", [(0, 1), (0, 2), (1, 2)])
