@@ -1,5 +1,6 @@
 """Keeps cases that a model has learnt from out of the cases that it is judged on."""
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.patients import listed
 from lagseg_jax.data.quality import voxels_sha256
 from lagseg_jax.data.split import read_content
+from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.volume import parse_volume
 from lagseg_jax.runs.init_source import read_source
 from lagseg_jax.runs.voxel_hashes import read_voxel_hashes
@@ -56,9 +58,13 @@ def _images(workdir: Path, parts: Sequence[str]) -> dict[str, str]:
 
 
 def image_hashes(
-    cases: Sequence[Case], max_bytes: int, orientation: str, allow: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-    """{case: what its image is recognised by}: the hash of its file, and that of its voxels.
+    cases: Sequence[Case],
+    max_bytes: int,
+    orientation: str,
+    allow: Sequence[str],
+    keep_bytes: int = 0,
+) -> tuple[dict[str, tuple[str, str]], dict[str, Volume]]:
+    """What images are recognised by: the hash of the file, and that of its voxels.
 
     A file that cannot be read has none; whoever uses the case says what is wrong with it.
 
@@ -67,17 +73,29 @@ def image_hashes(
         max_bytes: of voxels in one file.
         orientation: of files that do not say it, as in `parse_volume`.
         allow: what a DICOM series may have, as there.
+        keep_bytes: of all voxels that are kept, so that files need not be decoded again.
+
+    Returns:
+        {case: its hashes}, and {case: its image} of as many as fit.
     """
+    kept: dict[str, Volume] = {}
+    lock, free = threading.Lock(), [keep_bytes]
 
     def of_voxels(case: Case) -> str:
         try:
-            return voxels_sha256(parse_volume(case.image, max_bytes, orientation, allow))
+            volume = parse_volume(case.image, max_bytes, orientation, allow)
         except InputError:
             return ""
+        with lock:
+            if volume.array.nbytes <= free[0]:
+                free[0] -= volume.array.nbytes
+                kept[case.name] = volume
+        return voxels_sha256(volume)
 
     voxels = in_parallel("looking for cases that were learnt from", of_voxels, cases)
     files = hash_cases(cases)
-    return {case.name: (files[case.name]["image"], one) for case, one in zip(cases, voxels)}
+    found = {case.name: (files[case.name]["image"], one) for case, one in zip(cases, voxels)}
+    return found, kept
 
 
 def check_unseen(

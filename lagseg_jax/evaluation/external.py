@@ -17,6 +17,7 @@ from lagseg_jax.evaluation.manifest import dataset_root
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.load_segmenter import load_segmenter
+from lagseg_jax.inference.memory import available_bytes
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runs.lock import NAME, locked
 from lagseg_jax.runs.workdir import read_config
@@ -25,6 +26,7 @@ from lagseg_jax.runtime.files import read_json
 
 log = logging.getLogger(__name__)
 
+KEPT = 8  # this part of the free memory is for images that the search for seen cases has read
 FOLDER = "evaluations"  # in the workdir, a folder for each external test set
 
 
@@ -77,7 +79,7 @@ def judge_external(
     seen = {key: case for run in test.workdirs for key, case in seen_images(run).items()}
     data = config.data
     reading = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
-    hashes = image_hashes(cases, *reading)
+    hashes, decoded = image_hashes(cases, *reading, (available_bytes() or 0) // KEPT)
     names = check_unseen(seen, hashes, test.runs, config.data.allow, way)
     if names:
         log.warning("the run has learnt from %d of these cases", len(names))
@@ -95,7 +97,7 @@ def judge_external(
     }
     with locked(test.folder):
         _remove_masks(test.folder, cases)
-        return segmenter, evaluate(segmenter, cases, test.folder, about, case_page)
+        return segmenter, evaluate(segmenter, cases, test.folder, about, case_page, decoded)
 
 
 def _partners(test: ExternalSet, segmenter: Segmenter) -> list[dict[str, Any]]:

@@ -126,7 +126,7 @@ def _load(request: Request) -> "Segmenter":
         segmenter = replace(segmenter, estimator=estimator)
         own = segmenter.postprocessing.components
         if estimator is not None and request.components not in (None, own):
-            log.warning("estimates are guesses: they were measured with --components=%d", own)
+            log.warning("estimates are guesses: they were measured with --keep_components=%d", own)
     if request.plane:
         segmenter = replace(segmenter, plane=request.plane)
         log.warning("--plane cuts all volumes into %s slices", request.plane)

@@ -99,8 +99,8 @@ def test_what_was_not_measured_is_a_guess_until_it_is(run, scans, tmp_path, capl
         assert row == guessed[case] | {"estimates": "calibrated"}
     assert call(*common) == 0
     assert "already there: 2, to do: 0" in caplog.text
-    assert call(*common, "--components=0") == 0
-    assert "guesses: they were measured with --components=1" in caplog.text
+    assert call(*common, "--keep_components=0") == 0
+    assert "guesses: they were measured with --keep_components=1" in caplog.text
 
 
 def test_mirrorings_are_measured_apart(run, scans, tmp_path, caplog):

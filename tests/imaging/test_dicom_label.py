@@ -141,8 +141,8 @@ def test_what_a_series_may_have_is_allowed_in_a_dataset_too(case, tmp_path):
     with pytest.raises(InputError, match="instance numbers"):
         prepare_cases([one], PREPARATION, tmp_path / "cache", 1)
     read_image_and_label(one.image, one.label, allow=("instances",))
-    assert image_hashes([one], MAX_BYTES, "", ("instances",))["a"][1]
-    assert not image_hashes([one], MAX_BYTES, "", ())["a"][1]
+    assert image_hashes([one], MAX_BYTES, "", ("instances",))[0]["a"][1]
+    assert not image_hashes([one], MAX_BYTES, "", ())[0]["a"][1]
 
 
 def test_a_folder_with_its_segmentation_in_it_is_a_case(case, tmp_path):
