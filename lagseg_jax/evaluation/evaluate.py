@@ -3,7 +3,6 @@
 Every case is judged as a whole volume in its original grid, by `evaluation.metrics`.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +66,7 @@ def evaluate(
         InputError: a file cannot be used.
     """
     if "plane" in segmenter.config.data.allow:
-        segmenter = dataclasses.replace(segmenter, planes=())
+        segmenter = segmenter.in_any_plane()
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     # Written last: an evaluation that was killed is not taken for a finished one.
     once((folder / "summary.json").unlink, True)

@@ -115,7 +115,8 @@ class _Work:
                 self.predicted.full.append(one)
             return
         for path, problem in failed.items():
-            log.error("%s error: %s cannot be written: %s", label, path, problem.strerror)
+            reason = getattr(problem, "strerror", problem)
+            log.error("%s error: %s cannot be written: %s", label, path, reason)
         if any(map(is_full, failed.values())):
             self.predicted.full.append(one)
         if not failed:
@@ -140,7 +141,7 @@ class _Work:
 
     def _write_files(
         self, outputs: Outputs, done: Prediction, row: dict[str, Any], one: Input
-    ) -> dict[Path, OSError]:
+    ) -> dict[Path, OSError | InputError]:
         made_from = {**self.about, "input": done.input_hash}
         note = " - random encoder" if self.segmenter.encoder.warning else ""
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"

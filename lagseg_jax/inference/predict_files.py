@@ -128,7 +128,7 @@ def _load(request: Request) -> "Segmenter":
         if estimator is not None and request.components not in (None, own):
             log.warning("estimates are guesses: they were measured with --keep_components=%d", own)
     if request.plane:
-        segmenter = replace(segmenter, plane=request.plane)
+        segmenter = segmenter.in_any_plane(request.plane)
         log.warning("--plane cuts all volumes into %s slices", request.plane)
     models, mirrorings = len(request.workdirs), 4 if request.tta else 1
     if models * mirrorings > 1:

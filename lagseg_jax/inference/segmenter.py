@@ -45,8 +45,8 @@ class Segmenter:
         step: training step of the parameters.
         partners: further models, of any image size and encoder, whose probabilities are averaged
             with this one's; their `config.predict` does not count.
-        planes: of the slices it was trained on; none: not known.
-        plane: that volumes are cut in; "": as `slices.through_plane` says, if it was trained on.
+        planes: of the slices it was trained on, which refuse others; none: not known, or any.
+        plane: that volumes are cut in; "": as `slices.through_plane` says.
         source: the run that this one began with (`init_source.read_source`), or None.
         estimator: of the Dice and the volume of its masks, where that is wanted and known.
     """
@@ -194,9 +194,15 @@ class Segmenter:
         return np.asarray(self.model.head.apply(params, method="fusion_weights"))
 
     def check_plane(self, geometry: SliceGeometry, what: str) -> None:
-        """Raises InputError for slices in a plane that a member was not trained on, unless told."""
+        """Raises InputError for slices in a plane that a member was not trained on."""
         for member in self._members:
-            check_trained_plane(geometry, () if self.plane else member.planes, what)
+            check_trained_plane(geometry, member.planes, what)
+
+    def in_any_plane(self, plane: str = "") -> "Segmenter":
+        """The same for volumes in planes that no member was trained on, or cut in this one."""
+        members = [dataclasses.replace(member, planes=()) for member in self._members]
+        partners = tuple(members[1:])
+        return dataclasses.replace(members[0], plane=plane or self.plane, partners=partners)
 
     @property
     def _members(self) -> tuple["Segmenter", ...]:

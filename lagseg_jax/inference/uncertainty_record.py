@@ -72,7 +72,8 @@ def read_uncertainty(path: Path) -> Uncertainty | None:
     expected = "the uncertainty that an evaluation measures"
     content = read_json(path, expected)
     found = {field.name: content.get(field.name) for field in dataclasses.fields(Uncertainty)}
-    whole = all(isinstance(found[name], int) and found[name] >= 1 for name in ("step", "cases"))
+    # No more than a float holds.
+    whole = all(type(found[name]) is int and 0 < found[name] < 2**53 for name in ("step", "cases"))
     for name, lowest, most in (("shift", -50.0, 50.0), ("volume_error", 0.0, 1e6)):
         number = isinstance(found[name], int | float) and not isinstance(found[name], bool)
         whole = whole and number and lowest <= found[name] <= most

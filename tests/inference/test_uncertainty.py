@@ -123,6 +123,8 @@ def test_what_is_said_of_a_case():
     "change",
     [
         {"cases": 0},
+        {"cases": 10**400},  # no float
+        {"cases": True},
         {"shift": None},
         {"shift": 1000},  # its exponential would be no number
         {"shift": float("nan")},

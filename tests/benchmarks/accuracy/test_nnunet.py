@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.accuracy import nnunet_cases
 from benchmarks.accuracy.arms import Arm, configure, run_job
-from benchmarks.common.worker import Worker
+from benchmarks.common.worker import Worker, WorkerError
 from lagseg_jax.evaluation.evaluate import read_labelled
 from lagseg_jax.imaging.volume import write_mask
 
@@ -76,6 +76,26 @@ def test_the_arm_with_a_stand_in(options_for, split, tmp_path, monkeypatch):
     folder = tmp_path / "arm" / "seed1"
     assert set(Stand.last.environment) > set(nnunet_cases.PLACES)
     assert not [p for p in folder.iterdir() if p.name.startswith("nnUNet_")]
+
+
+def test_what_a_failed_training_leaves_is_its_log(options_for, tmp_path, monkeypatch):
+    """Nothing of gigabytes stays, the user's own folders of nnU-Net are not touched."""
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(own))
+
+    class Fails(Stand):
+        def call(self, command, timeout, **told):
+            (nnunet_cases.Path(self.environment["nnUNet_results"]) / "half").touch()
+            raise WorkerError("prepare: out of memory")
+
+    monkeypatch.setattr("benchmarks.accuracy.arms.Worker", Fails)
+    options = options_for(tmp_path, "--nnunet_python=none")
+    with pytest.raises(WorkerError, match="out of memory"):
+        run_job(options, {"arm": Arm("nnU-Net", {}, "2d")}, "arm", 0, [0])
+    folder = tmp_path / "arm" / "seed0"
+    assert not list(folder.glob("nnUNet_*")) and (folder / "splits.json").exists()
+    assert not list(own.iterdir()) and os.environ["nnUNet_raw"] == str(own)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="nnU-Net is in PyTorch")
