@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Without `reference`, the comparisons with PyTorch are left out.
 EXTRAS ?= test,reference
-COVERAGE ?= --cov --cov-fail-under=90
+# What .ci/run asserts: COVERAGE="--cov --cov-fail-under=90", a seventh more time before Python 3.12.
+COVERAGE ?=
 RUN = $(VENV)/bin/python
 
 .PHONY: demo test lint clean
