@@ -3,16 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from lagseg_jax.data.cases import Case
 from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.patients import listed
-from lagseg_jax.data.quality import voxels_sha256
+from lagseg_jax.data.quality import Inspection
 from lagseg_jax.data.split import read_content
-from lagseg_jax.imaging.reading import Reading
-from lagseg_jax.imaging.volume import parse_volume
 from lagseg_jax.runs.init_source import read_source
 from lagseg_jax.runs.voxel_hashes import read_voxel_hashes
-from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
 
 SEEN = "seen_case"
@@ -56,21 +52,17 @@ def _images(workdir: Path, parts: Sequence[str]) -> dict[str, str]:
         ) from None
 
 
-def image_hashes(cases: Sequence[Case], reading: Reading) -> dict[str, tuple[str, ...]]:
+def image_hashes(inspections: Sequence[Inspection]) -> dict[str, tuple[str, ...]]:
     """{case: what its image is recognised by}: the hash of its file, and that of its voxels.
 
-    A file that cannot be read has none; whoever uses the case says what is wrong with it.
+    Args:
+        inspections: of the cases to be judged on; a file that cannot be read has no hashes.
     """
-
-    def of_voxels(case: Case) -> str:
-        try:
-            return voxels_sha256(parse_volume(case.image, reading))
-        except InputError:
-            return ""
-
-    voxels = in_parallel("looking for cases that were learnt from", of_voxels, cases)
-    files = hash_cases(cases)
-    return {case.name: (files[case.name]["image"], one) for case, one in zip(cases, voxels)}
+    files = hash_cases([one.case for one in inspections])
+    return {
+        one.case.name: (files[one.case.name]["image"], one.facts.get("voxels_sha256", ""))
+        for one in inspections
+    }
 
 
 def check_unseen(

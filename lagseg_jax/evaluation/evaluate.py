@@ -19,10 +19,11 @@ from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.overlay import write_overlay
 from lagseg_jax.imaging.reading import Reading
+from lagseg_jax.imaging.remarks import remarks
 from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.views import slices_affine
-from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
+from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.inference.estimated_mask import predict_estimated
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.segmenter import Segmenter
@@ -93,7 +94,7 @@ def _judge(
     for case in cases:
         with still(f"evaluating {case.image}"):
             image, label = read_labelled(case, segmenter.config.data)
-            said.update(remarks(image))
+            said.update(remarks(image, segmenter.plane))
             mask, scores = _score(segmenter, image, label)
             write_mask(mask_file(folder, case), mask, image)
             if case_page is not None:

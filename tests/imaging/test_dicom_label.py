@@ -141,8 +141,9 @@ def test_what_a_series_may_have_is_allowed_in_a_dataset_too(case, tmp_path):
     with pytest.raises(InputError, match="instance numbers"):
         prepare_cases([one], PREPARATION, tmp_path / "cache", 1)
     read_image_and_label(one.image, one.label, reading=Reading(allow=("instances",)))
-    assert image_hashes([one], Reading(allow=("instances",)))["a"][1]
-    assert not image_hashes([one], Reading())["a"][1]
+    for allow in ((), ("instances",)):
+        inspection = inspect_case(one, reading=Reading(allow=allow))[0]
+        assert bool(image_hashes([inspection])["a"][1]) == bool(allow)
 
 
 def test_a_folder_with_its_segmentation_in_it_is_a_case(case, tmp_path):

@@ -38,7 +38,7 @@ def jobs(tmp_path):
         image[0, :, 0] = -np.arange(1, 6)  # grey values, and no mask
         image[1 : 2 + number, 2, 1] = number + 1
         path = tmp_path / "in" / f"{number}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 2, 3, 1])), path)
+        nibabel.save(nibabel.Nifti1Image(image, np.diag([2, 2, 3, 1])), path)
     return plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out")
 
 
