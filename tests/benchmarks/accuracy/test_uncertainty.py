@@ -46,3 +46,18 @@ def test_the_command_goes_on_where_it_was(finished_run, tmp_path, capsys, monkey
     monkeypatch.setattr(uncertainty, "load_segmenter", None)
     assert uncertainty.main(arguments) == 0
     assert json.loads(path.read_text())["rows"] == content["rows"]
+
+
+def test_several_runs_are_one_table_or_one_model(finished_run, tmp_path):
+    """Twice the same model is that model, mirrored or not; its cases count once."""
+    path = tmp_path / "sure.json"
+    both = ["--run", str(finished_run), str(finished_run), f"--output={path}"]
+    assert uncertainty.main(both) == 0
+    assert uncertainty.main([*both, "--ensemble"]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    alone, together = rows[:3], rows[3:]
+    assert together == [one | {"run": "tiny and tiny"} for one in alone]
+    assert uncertainty.main([*both[:2], both[3], "--tta"]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [one["run"] for one in rows[6:]] == ["tiny and mirrorings"] * 3
+    assert [one["stability"] for one in rows[6:]] != [one["stability"] for one in alone]
