@@ -11,6 +11,7 @@ from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.model.lora import LORA
 from lagseg_jax.model.segmentation import build_model
+from lagseg_jax.model.trained_shapes import trained_structs
 from lagseg_jax.model.weights import read_card
 from lagseg_jax.runs.best_params import restore_best
 from lagseg_jax.runs.init_source import read_source
@@ -74,8 +75,7 @@ def restore_segmenter(
 ) -> Segmenter:
     """As `load_segmenter`, with the encoder already loaded."""
     model = build_model(config, encoder.spec)
-    size = config.data.image_size
-    step, params = restore_best(workdir, encoder.sha256, model.init_params, size)
+    step, params = restore_best(workdir, encoder.sha256, trained_structs(model))
     if model.adapter is not None:
         merged = jax.jit(model.adapted)(encoder.params, params)
         encoder = dataclasses.replace(encoder, params=merged)

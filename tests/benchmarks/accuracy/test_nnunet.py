@@ -134,10 +134,11 @@ def test_its_trainer_stops_by_the_clock(monkeypatch):
 
 
 @pytest.mark.skipif(not NNUNET_PYTHON, reason="NNUNET_PYTHON names no interpreter with nnunetv2")
-def test_nnunet_itself(options_for, tmp_path):
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_nnunet_itself(options_for, tmp_path, configuration):
     """Plans, one step, and masks that can be judged; minutes on a CPU."""
     more = [f"--nnunet_python={NNUNET_PYTHON}", "--nnunet_memory=0.5", "--minutes=0.01"]
     more.append("--clock=cpu")
     options = options_for(tmp_path, *more)
-    facts = run_job(options, {"arm": Arm("nnU-Net", {}, "2d")}, "arm", 0, [0])
+    facts = run_job(options, {"arm": Arm("nnU-Net", {}, configuration)}, "arm", 0, [0])
     assert facts["steps"] >= 1 and facts["batch"] >= 2 and len(facts["cases"]) == 2

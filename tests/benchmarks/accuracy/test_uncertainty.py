@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.accuracy import uncertainty
 from benchmarks.accuracy.corruptions import CORRUPTIONS, corrupted
-from benchmarks.accuracy.uncertainty import CLEAN, estimates, numbers, redivided
+from benchmarks.accuracy.uncertainty import CLEAN, estimates, numbers, redivided, spearman
 
 
 @pytest.mark.parametrize("how", CORRUPTIONS)
@@ -34,6 +34,9 @@ def test_what_has_no_estimate_or_a_low_one_is_flagged():
     assert found["worst_tenth"] == found["worst_flagged"] == 2
     np.testing.assert_allclose([found["spearman"], found["mean_absolute_error"]], [1, 0], atol=1e-9)
     assert 0.8 < redivided(rows, "r") <= 1
+    np.testing.assert_allclose(spearman(rows, "r"), 1)  # a shift of the calibration is no matter
+    rows[1]["stability"], rows[2]["stability"] = rows[2]["stability"], rows[1]["stability"]
+    assert 0.9 < spearman(rows, "r") < 1 and np.isnan(spearman(rows[:2], "r"))
 
 
 def test_the_command_goes_on_where_it_was(finished_run, tmp_path, capsys, monkeypatch):
