@@ -28,7 +28,7 @@ from lagseg_jax.imaging.labels import (
 from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.orientation import OrientationError
 from lagseg_jax.imaging.reading import AS_STORED, Reading
-from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.slices import field_mm, to_slices
 from lagseg_jax.imaging.volume import (
     check_finite,
     check_same_geometry,
@@ -152,10 +152,12 @@ def _read(case: Case, found: _Findings, reading: Reading) -> tuple[Volume | None
 def _facts(image: Volume | None, mask: Volume | None, plane: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if image is not None:
+        slices, geometry = to_slices(image.array, image.affine, plane)
         facts |= {
             "shape": list(image.array.shape),
             "spacing_mm": [round(step, 6) for step in image.spacing],
-            "plane": to_slices(image.array, image.affine, plane)[1].plane,
+            "plane": geometry.plane,
+            "field_mm": field_mm(slices, geometry),
             "orientation": image.note,
             "dtype": str(image.array.dtype),
             "voxels_sha256": voxels_sha256(image),
