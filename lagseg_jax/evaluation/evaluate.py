@@ -44,7 +44,6 @@ def evaluate(
     folder: Path,
     external: dict[str, Any] | None = None,
     case_page: CasePage | None = None,
-    decoded: dict[str, Volume] | None = None,
 ) -> dict[str, Any]:
     """Predicts and scores the cases, and writes everything into `folder`.
 
@@ -58,7 +57,6 @@ def evaluate(
             `reports.page.write_report` needs.
         external: what the manifest says about a test set that is not the run's own.
         case_page: writes `review/<case>.html`; None for none.
-        decoded: {case: its image} of those that `parse_volume` has read; each goes when it is used.
 
     Returns:
         The content of summary.json.
@@ -74,7 +72,7 @@ def evaluate(
     once(_remove_review, folder)
     if case_page is not None:
         (folder / "review").mkdir(exist_ok=True)
-    rows, said = _judge(segmenter, share(cases), folder, case_page, decoded or {})
+    rows, said = _judge(segmenter, share(cases), folder, case_page)
     for remark, count in said.items():
         log.warning("%s: %s", count_of(count, "case"), remark)
     by_name = {row["case"]: row for part in allgather(rows) for row in part}
@@ -86,11 +84,7 @@ def evaluate(
 
 
 def _judge(
-    segmenter: Segmenter,
-    cases: Sequence[Case],
-    folder: Path,
-    case_page: CasePage | None,
-    decoded: dict[str, Volume],
+    segmenter: Segmenter, cases: Sequence[Case], folder: Path, case_page: CasePage | None
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Predicts and scores these cases; their rows, and how often each remark is to be made."""
     rows: list[dict[str, Any]] = []
@@ -98,8 +92,7 @@ def _judge(
     progress = Progress("evaluating", len(cases))
     for case in cases:
         with still(f"evaluating {case.image}"):
-            read = decoded.pop(case.name, None)
-            image, label = read_labelled(case, segmenter.config.data, read)
+            image, label = read_labelled(case, segmenter.config.data)
             said.update(remarks(image, segmenter.plane))
             mask, scores = _score(segmenter, image, label)
             write_mask(mask_file(folder, case), mask, image)
@@ -151,14 +144,13 @@ def _write(
     write_json(folder / "summary.json", summary)
 
 
-def read_labelled(
-    case: Case, data: ml_collections.ConfigDict, image: Volume | None = None
-) -> tuple[Volume, Volume]:
-    """Image and label of a case as `config.data` says; the image, if it has not been read yet."""
+def read_labelled(case: Case, data: ml_collections.ConfigDict) -> tuple[Volume, Volume]:
+    """Image and label of a case as `config.data` says."""
     assert case.label is not None  # a split is of labelled cases
-    rule = LabelRule(data.label_value, data.label_threshold)
     how = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
-    return read_image_and_label(case.image if image is None else image, case.label, rule, *how)
+    return read_image_and_label(
+        case.image, case.label, LabelRule(data.label_value, data.label_threshold), *how
+    )
 
 
 def mask_file(folder: Path, case: Case) -> Path:

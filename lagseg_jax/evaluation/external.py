@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from lagseg_jax.data.seen_cases import check_unseen, image_hashes, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
-from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.load_segmenter import load_segmenter
-from lagseg_jax.inference.memory import available_bytes
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runs.lock import NAME, locked
 from lagseg_jax.runs.workdir import read_config
@@ -32,7 +29,6 @@ from lagseg_jax.runtime.files import read_json
 
 log = logging.getLogger(__name__)
 
-KEPT = 8  # this part of the free memory is for images between their inspection and their use
 FOLDER = "evaluations"  # in the workdir, a folder for each external test set
 
 
@@ -86,7 +82,7 @@ def judge_external(
     seen = {key: case for run in test.workdirs for key, case in seen_images(run).items()}
     data = config.data
     rule = LabelRule(data.label_value, data.label_threshold, "--label_")
-    inspections, decoded = _inspected(cases, rule, data, (available_bytes() or 0) // KEPT)
+    inspections = _inspected(cases, rule, data)
     names = check_unseen(seen, image_hashes(inspections), test.runs, data.allow, way)
     if names:
         log.warning("the run has learnt from %d of these cases", len(names))
@@ -105,7 +101,7 @@ def judge_external(
     }
     with locked(test.folder):
         _remove_masks(test.folder, cases)
-        return segmenter, evaluate(segmenter, cases, test.folder, about, case_page, decoded)
+        return segmenter, evaluate(segmenter, cases, test.folder, about, case_page)
 
 
 def _partners(test: ExternalSet, segmenter: Segmenter) -> list[dict[str, Any]]:
@@ -143,26 +139,17 @@ def _cases(config: ml_collections.ConfigDict, split: str) -> list[Case]:
 
 
 def _inspected(
-    cases: Sequence[Case], rule: LabelRule, data: ml_collections.ConfigDict, keep_bytes: int
-) -> tuple[list[Inspection], dict[str, Volume]]:
-    """What the check of a dataset says of each case; its errors are logged.
-
-    And the images of as many cases as fit, which need not be decoded again.
-    """
-    kept: dict[str, Volume] = {}
-    lock = threading.Lock()
+    cases: Sequence[Case], rule: LabelRule, data: ml_collections.ConfigDict
+) -> list[Inspection]:
+    """What the check of a dataset says of each case; its errors are logged."""
     how = int(data.max_gb * 1e9), data.orientation, data.plane, tuple(data.allow)
 
     def inspect(case: Case) -> Inspection:
-        inspection, image, _ = inspect_case(case, rule, *how)
+        inspection = inspect_case(case, rule, *how)[0]
         log_errors(inspection.problems, tuple(data.allow))
-        with lock:
-            used = sum(one.array.nbytes for one in kept.values())
-            if image is not None and used + image.array.nbytes <= keep_bytes:
-                kept[case.name] = image
         return inspection
 
-    return in_parallel("checking volumes", inspect, cases), kept
+    return in_parallel("checking volumes", inspect, cases)
 
 
 def _check_folder(test: ExternalSet) -> None:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from lagseg_jax.imaging.dicom_label import placed
 from lagseg_jax.imaging.formats import Volume
-from lagseg_jax.imaging.volume import MAX_BYTES, check_finite, on_grid_of, read_volume
+from lagseg_jax.imaging.volume import MAX_BYTES, on_grid_of, read_volume
 from lagseg_jax.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -91,21 +91,15 @@ def mask_and_say(volume: Volume, rule: LabelRule = ONLY_VALUE) -> Volume:
 
 
 def read_image_and_label(
-    image: str | Path | Volume,
+    image: str | Path,
     label: str | Path,
     rule: LabelRule = ONLY_VALUE,
     max_bytes: int = MAX_BYTES,
     orientation: str = "",
     allow: Sequence[str] = (),
 ) -> tuple[Volume, Volume]:
-    """Reads a labelled case: `read_volume`, `read_label` and `on_grid_of`.
-
-    An image that `parse_volume` has read already need not be read again.
-    """
-    if isinstance(image, Volume):
-        check_finite(read := image)
-    else:
-        read = read_volume(image, max_bytes, orientation, allow)
+    """Reads a labelled case: `read_volume`, `read_label` and `on_grid_of`."""
+    read = read_volume(image, max_bytes, orientation, allow)
     mask = placed(read_label(label, rule, max_bytes, orientation), read)
     return read, on_grid_of(read, mask, allow)
 

@@ -44,7 +44,7 @@ def test_an_evaluation_measures_and_applies_its_uncertainty(finished_run):
     assert read_uncertainty(finished_run / UNCERTAINTY).cases == len(content["validation"]) == 1
     trained = json.loads((finished_run / "training_range.json").read_text())
     assert {len(values) for values in trained.values()} == {3}
-    assert set(trained) == {"volume_ml", "brightness", "contrast", "roughness"}
+    assert set(trained) == {"volume_ml", "brightness", "contrast", "roughness", "field_mm"}
     with (finished_run / "evaluation" / "per_case.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and all(set(COLUMNS) <= set(row) for row in rows)

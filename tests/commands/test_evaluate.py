@@ -13,9 +13,8 @@ from lagseg_jax import evaluate, report
 from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.phantom import write_dataset
 from lagseg_jax.data.quality import voxels_sha256
-from lagseg_jax.evaluation import external
 from lagseg_jax.evaluation.metrics import METRICS
-from lagseg_jax.imaging.volume import parse_volume, read_nifti
+from lagseg_jax.imaging.volume import parse_volume
 from lagseg_jax.runs.lock import locked
 from lagseg_jax.runs.voxel_hashes import read_voxel_hashes, write_voxel_hashes
 from lagseg_jax.runtime.console import exit_status
@@ -124,28 +123,6 @@ def test_several_runs_are_an_ensemble(finished_run, other, tmp_path, capsys):
     several = "--workdir", finished_run, learnt
     assert call(f"--data={other}", *several, f"--output={tmp_path / 'c'}") == 2
     assert "'train_2'" in capsys.readouterr().err and not (tmp_path / "c").exists()
-
-
-@pytest.mark.parametrize(("fit", "again"), [(3, 0), (2, 1), (0, 3)])
-def test_images_are_decoded_once_as_far_as_memory_goes(
-    finished_run, other, tmp_path, monkeypatch, fit, again
-):
-    """But for those that are drawn at the end; an eighth of the free memory is for images."""
-    paths = []
-
-    def counted(path, *how):
-        paths.append(path.name)
-        return read_nifti(path, *how)
-
-    image = parse_volume(detect(other).cases[0].image)
-    free = external.KEPT * fit * image.array.nbytes
-    monkeypatch.setattr(external, "available_bytes", lambda: free)
-    monkeypatch.setattr("lagseg_jax.imaging.volume.read_nifti", counted)
-    monkeypatch.setattr("lagseg_jax.evaluation.evaluate._write_overlays", lambda *what: None)
-    run = f"--workdir={finished_run}", f"--data={other}", f"--output={tmp_path / 'out'}"
-    assert call(*run) == 0
-    assert paths.count(image.path.name) == 3 + again
-    assert len(rows_of(tmp_path / "out")) == 3
 
 
 def test_cases_that_the_run_has_seen_are_named(finished_run, phantom, tmp_path, capsys):
