@@ -138,7 +138,7 @@ def test_an_ensemble_is_measured_on_cases_that_none_has_learnt_from(run, tmp_pat
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"error: no validation case is one of all of {run}, {other}, expected")
     assert list(run.glob("uncertainty*.json")) == [run / UNCERTAINTY]
-    for arguments, found in (([run, other], "several runs without"), ([run, "--tta"], "--tta wit")):
+    for arguments, found in (([run, other], "several runs given"), ([run, "--tta"], "--tta given")):
         assert exit_status(lambda given=arguments: calibrate.main([*map(str, given)])) == 2
         assert f"error: {found}" in capsys.readouterr().err
 
