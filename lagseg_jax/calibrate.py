@@ -32,7 +32,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("workdir", nargs="+", type=Path, help=about)
     about = "folder of the dataset, if it was moved; several as ('A','NAME=B')"
     add("--data", metavar="DATASET", type=one_or_several, help=about)
-    add("--weights", nargs="+", help="folder of the encoder weights, if they were moved")
+    about = "folder of the encoder weights, if they were moved; again for each further run's"
+    add("--weights", action="append", help=about)
     about = "changed_label: labels were corrected since the training"
     add("--allow", default="", metavar="changed_label", help=about)
     add = parser.add_argument_group("estimates of Dice and volume").add_argument
@@ -43,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     one_of("--allow", options.allow, ("", "changed_label"))
     if not options.estimates and (options.tta or len(options.workdir) > 1):
         found = "--tta" if options.tta else "several runs"
-        raise InputError(f"{found} without --estimates, which alone is for these")
+        raise InputError(f"{found} given, expected --estimates with several runs and with --tta")
     return options
 
 

@@ -33,7 +33,7 @@ from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
-FORMAT = 5  # raise when the content of an entry changes for the same key
+FORMAT = 6  # raise when the content of an entry changes for the same key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,7 @@ class PreparedCase:
         dataset: its name, where there are several.
         key: of its entry in the cache, which stands for everything that decides the images.
         atrium_ml: volume of the atrium in its label, in the case's own grid.
+        field_mm: of its slices, see `slices.field_mm`.
     """
 
     name: str
@@ -77,6 +78,7 @@ class PreparedCase:
     plane: str = ""
     dataset: str = ""
     atrium_ml: float = 0.0
+    field_mm: float = 0.0
 
 
 def cache_folder(configured: str) -> Path:
@@ -127,6 +129,7 @@ def prepare_cases(
             plane=inspection.facts["plane"],
             dataset=case.dataset,
             atrium_ml=inspection.facts["atrium_ml"],
+            field_mm=inspection.facts["field_mm"],
         )
         for entry, case, inspection in zip(entries, cases, inspections)
     ]

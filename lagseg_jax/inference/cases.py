@@ -100,6 +100,7 @@ class _Work:
         """Writes, records and reports a case."""
         outputs, volume = self.jobs[one], computed.volume
         said = remarks(volume, self.segmenter.plane)
+        said += self.segmenter.unlike_field(volume.array, volume.affine)
         for remark in said:
             log.warning("%s: %s", one.source, remark)
         mask, probability = self.segmenter.finish(computed.array, volume.affine, self.post)

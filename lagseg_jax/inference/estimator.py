@@ -13,7 +13,7 @@ import numpy as np
 from lagseg_jax.imaging.appearance import appearance
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.masks import volume_ml
-from lagseg_jax.imaging.slices import network_masks, resize_matrices, to_slices
+from lagseg_jax.imaging.slices import field_mm, network_masks, resize_matrices, to_slices
 from lagseg_jax.inference.uncertainty import (
     COLUMNS,
     UNLIKE,
@@ -21,7 +21,7 @@ from lagseg_jax.inference.uncertainty import (
     stability,
 )
 from lagseg_jax.inference.uncertainty_record import find_uncertainty
-from lagseg_jax.runs.training_range import read_training_range, unlike_training
+from lagseg_jax.runs.training_range import FIELD, read_training_range, unlike_training
 from lagseg_jax.runtime.console import count_of
 
 log = logging.getLogger(__name__)
@@ -137,11 +137,12 @@ def case_numbers(
     plane: str,
 ) -> dict[str, float]:
     """Those of a training case in `training_range`, of a case that was predicted."""
-    slices, _ = to_slices(image, affine, plane)
+    slices, geometry = to_slices(image, affine, plane)
     inside, _ = to_slices(mask, affine, plane)
     shows = inside.any(axis=(1, 2))
     grey = grey_range(slices, tuple(data.clip_percentiles), tuple(data.window))
     rows, columns = resize_matrices(slices.shape[1], slices.shape[2], data.image_size)
     images = rows @ normalise(slices[shows], grey) @ columns.T
     masks = network_masks(inside[shows], data.image_size)
-    return {"volume_ml": volume_ml(mask, affine), **appearance(images, masks)}
+    found = {"volume_ml": volume_ml(mask, affine), **appearance(images, masks)}
+    return found | {FIELD: field_mm(slices, geometry)}

@@ -44,7 +44,7 @@ def test_an_evaluation_measures_and_applies_its_uncertainty(finished_run):
     assert read_uncertainty(finished_run / UNCERTAINTY).cases == len(content["validation"]) == 1
     trained = json.loads((finished_run / "training_range.json").read_text())
     assert {len(values) for values in trained.values()} == {3}
-    assert set(trained) == {"volume_ml", "brightness", "contrast", "roughness"}
+    assert set(trained) == {"volume_ml", "brightness", "contrast", "roughness", "field_mm"}
     with (finished_run / "evaluation" / "per_case.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and all(set(COLUMNS) <= set(row) for row in rows)
@@ -138,7 +138,7 @@ def test_an_ensemble_is_measured_on_cases_that_none_has_learnt_from(run, tmp_pat
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"error: no validation case is one of all of {run}, {other}, expected")
     assert list(run.glob("uncertainty*.json")) == [run / UNCERTAINTY]
-    for arguments, found in (([run, other], "several runs without"), ([run, "--tta"], "--tta wit")):
+    for arguments, found in (([run, other], "several runs given"), ([run, "--tta"], "--tta given")):
         assert exit_status(lambda given=arguments: calibrate.main([*map(str, given)])) == 2
         assert f"error: {found}" in capsys.readouterr().err
 
