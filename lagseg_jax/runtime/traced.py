@@ -71,7 +71,7 @@ class KeptJit:
         if traced is None:
             try:
                 traced = jax.export.export(jax.jit(unkept))(*like)
-                _write(path, traced.serialize())
+                _write(path, bytes(traced.serialize()))
             except (ValueError, NotImplementedError, OSError) as error:  # cuDNN's attention; a disk
                 log.debug("the trace of %s is not kept: %s", name, error)
                 return unkept
@@ -111,7 +111,7 @@ def _read(path: Path) -> jax.export.Exported | None:
 
 
 def _write(path: Path, body: bytes) -> None:
-    write_atomically(path, hashlib.sha256(body).digest() + bytes(body))
+    write_atomically(path, hashlib.sha256(body).digest() + body)
     kept = sorted(path.parent.glob("traced-*"), key=lambda file: file.stat().st_mtime)
     for file in kept[:-MOST]:
         file.unlink(missing_ok=True)
