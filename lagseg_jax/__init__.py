@@ -16,6 +16,8 @@
 docs/architecture.md has the data flow with shapes.
 """
 
+import atexit
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -67,9 +69,27 @@ def _leave_the_cores_to_our_threads() -> None:
     waits for the others without sleeping: preparing took nine times the CPU time. It is read when
     NumPy is loaded, so it stands here; a program that only imports this package stays as it is.
     """
-    if sys.argv[:1] == ["-m"] or os.path.basename(sys.argv[0]) == "lagseg":
+    if _runs_a_command():
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _collect_seldom() -> None:
+    """Stops Python from looking through all objects again and again, in commands.
+
+    It looks for cycles nobody needs after 700 new objects, and jax and what it needs bring a
+    million that stay; and once more at the end, when the process goes with all of them. That took
+    a second of a prediction's seven (docs/log/2026-11-28-start.md).
+    """
+    if _runs_a_command():
+        gc.set_threshold(50_000)
+        atexit.register(gc.freeze)
+
+
+def _runs_a_command() -> bool:
+    """Whether this package is imported to be run, by `python -m` or as `lagseg`."""
+    return sys.argv[:1] == ["-m"] or os.path.basename(sys.argv[0]) == "lagseg"
 
 
 _refuse_to_run_library_modules()
 _leave_the_cores_to_our_threads()
+_collect_seldom()

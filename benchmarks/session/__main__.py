@@ -2,8 +2,9 @@
 
 Parts, each with a time of its own, so that one that hangs does not eat the rest: `base`, `giant`,
 `cpu` (first step and speed of a training), `predict` (first and second start, many volumes),
-`accuracy` (ours and nnU-Net 2d, with `--nnunet_python`) and `speed` (`python -m benchmarks --quick`
-in the time that is left). OUTPUT/session.json is written after each; the table is printed last.
+`throughput` (how busy volumes keep the device), `accuracy` (ours and nnU-Net 2d, with
+`--nnunet_python`) and `speed` (`python -m benchmarks --quick` in the time that is left).
+OUTPUT/session.json is written after each; the table is printed last.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from lagseg_jax.runtime.files import write_json
 PARTS: dict[str, tuple[Callable[[Session], None], float]] = {
     "base": (parts.base, 80),
     "predict": (parts.predict, 90),
+    "throughput": (parts.throughput, 40),
     "giant": (parts.giant, 80),
     "cpu": (parts.cpu, 50),
     "accuracy": (parts.accuracy, 360),

@@ -73,6 +73,18 @@ def predict(session: Session) -> None:
     session.add("predict, many", more / (seconds["many"] - seconds["second"]), "volumes/s")
 
 
+def throughput(session: Session) -> None:
+    """How busy many volumes keep the device: `benchmarks.throughput` with the run of `base`."""
+    output = session.folder / "throughput.json"
+    line = [f"--workdir={session.folder / 'base'}", f"--input={session.data}"]
+    session.run("throughput", "benchmarks.throughput", *line, f"--output={output}")
+    found = json.loads(output.read_text())
+    for name, seconds in found["seconds"].items():
+        session.add(f"{name}, alone", 1e3 * seconds / found["volumes"], "ms per volume")
+    session.add("predict", found["volumes_per_second"], "volumes/s")
+    session.add("devices busy", found["device_share"], "of the time")
+
+
 def _add_stages(session: Session, name: str, trace: Path) -> None:
     """Where the seconds of a command went."""
     if trace.exists():

@@ -27,7 +27,7 @@ from lagseg_jax.imaging.labels import (
 )
 from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.orientation import OrientationError
-from lagseg_jax.imaging.slices import to_slices
+from lagseg_jax.imaging.slices import field_mm, to_slices
 from lagseg_jax.imaging.volume import (
     MAX_BYTES,
     check_finite,
@@ -163,10 +163,12 @@ def _read(
 def _facts(image: Volume | None, mask: Volume | None, plane: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if image is not None:
+        slices, geometry = to_slices(image.array, image.affine, plane)
         facts |= {
             "shape": list(image.array.shape),
             "spacing_mm": [round(step, 6) for step in image.spacing],
-            "plane": to_slices(image.array, image.affine, plane)[1].plane,
+            "plane": geometry.plane,
+            "field_mm": field_mm(slices, geometry),
             "orientation": image.note,
             "dtype": str(image.array.dtype),
             "voxels_sha256": voxels_sha256(image),

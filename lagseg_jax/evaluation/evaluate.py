@@ -3,7 +3,6 @@
 Every case is judged as a whole volume in its original grid, by `evaluation.metrics`.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,11 @@ from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.overlay import write_overlay
+from lagseg_jax.imaging.remarks import remarks
 from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.views import slices_affine
-from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
+from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.inference.estimated_mask import predict_estimated
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.segmenter import Segmenter
@@ -65,7 +65,7 @@ def evaluate(
         InputError: a file cannot be used.
     """
     if "plane" in segmenter.config.data.allow:
-        segmenter = dataclasses.replace(segmenter, planes=())
+        segmenter = segmenter.in_any_plane()
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     # Written last: an evaluation that was killed is not taken for a finished one.
     once((folder / "summary.json").unlink, True)
@@ -93,7 +93,7 @@ def _judge(
     for case in cases:
         with still(f"evaluating {case.image}"):
             image, label = read_labelled(case, segmenter.config.data)
-            said.update(remarks(image))
+            said.update(remarks(image, segmenter.plane))
             mask, scores = _score(segmenter, image, label)
             write_mask(mask_file(folder, case), mask, image)
             if case_page is not None:

@@ -1,8 +1,6 @@
 """Says of triangles in space whether they are closed, what they enclose and what hangs together."""
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 
 def is_closed(points: np.ndarray, triangles: np.ndarray) -> bool:
@@ -28,6 +26,9 @@ def enclosed(points: np.ndarray, triangles: np.ndarray) -> float:
 
 def body_of_each(triangles: np.ndarray) -> np.ndarray:
     """Numbers (N,) of the bodies that triangles (N, 3) belong to; a hollow is one of its own."""
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
+
     count = triangles.max() + 1
     a, b = np.concatenate([triangles[:, :2], triangles[:, 1:]]).T
     linked = sparse.csr_matrix((np.ones(len(a)), (a, b)), (count, count))

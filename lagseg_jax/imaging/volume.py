@@ -12,7 +12,7 @@ from lagseg_jax.imaging.dicom import read_series
 from lagseg_jax.imaging.dicom_files import holds_dicom, is_dicom_file
 from lagseg_jax.imaging.dicom_label import read_segmentation
 from lagseg_jax.imaging.formats import MAX_BYTES, Volume, nifti_bytes, read_nifti
-from lagseg_jax.imaging.grid import RIGHT_ANGLE_DEGREES, TOLERANCE, corner_shift, shear_degrees
+from lagseg_jax.imaging.grid import TOLERANCE, corner_shift
 from lagseg_jax.imaging.nrrd_format import nrrd_bytes, read_nrrd
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
@@ -141,25 +141,6 @@ def check_finite(volume: Volume) -> None:
     bad = sum(int((~np.isfinite(plane)).sum()) for plane in np.moveaxis(volume.array, 2, 0))
     if bad:
         raise InputError(f"{volume.path}: {bad} voxels are NaN or infinite, expected none.")
-
-
-def remarks(volume: Volume) -> list[str]:
-    """What is to be said about the geometry of a volume wherever it is used."""
-    said = [volume.note] if volume.note else []
-    if (sheared := shear(volume)) is not None:
-        said.append(sheared)
-    return said
-
-
-def shear(volume: Volume) -> str | None:
-    """What is to be said about axes that are not at right angles; None where they are."""
-    degrees = shear_degrees(volume.affine)
-    if degrees <= RIGHT_ANGLE_DEGREES:
-        return None
-    return (
-        f"sheared by {degrees:.1f} degrees (gantry tilt, or an affine registration); volumes and "
-        "distances follow the affine, but the network sees a slanted heart"
-    )
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,21 @@ import numpy as np
 from lagseg_jax.imaging.appearance import appearance
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.masks import volume_ml
-from lagseg_jax.imaging.slices import network_masks, resize_matrices, to_slices
+from lagseg_jax.imaging.slices import field_mm, network_masks, resize_matrices, to_slices
 from lagseg_jax.inference.uncertainty import (
     COLUMNS,
     UNLIKE,
     Uncertainty,
-    read_uncertainty,
     stability,
 )
-from lagseg_jax.runs.training_range import read_training_range, unlike_training
+from lagseg_jax.inference.uncertainty_record import find_uncertainty
+from lagseg_jax.runs.training_range import FIELD, read_training_range, unlike_training
 from lagseg_jax.runtime.console import count_of
 
 log = logging.getLogger(__name__)
 
+EVALUATE = "lagseg_jax.main --mode=evaluate"
+CALIBRATE = "lagseg_jax.calibrate --estimates"
 FEW = 5  # validation cases; with fewer, estimates are said to rest on few
 
 
@@ -46,25 +49,49 @@ class Estimator:
 
     @classmethod
     def of(
-        cls, workdir: Path, step: int, data: ml_collections.ConfigDict, plane: str
+        cls,
+        workdirs: Sequence[str | Path],
+        tta: bool,
+        step: int,
+        data: ml_collections.ConfigDict,
+        plane: str,
+        guess: bool = False,
     ) -> "Estimator | None":
-        """That of a run, for its model of this step; None where no evaluation has measured it.
+        """That of a run or an ensemble, as far as it was measured.
+
+        Args:
+            workdirs: of the runs.
+            tta: whether mirrorings are averaged.
+            step: of the first run's model.
+            data: `config.data` of the first run.
+            plane: of the slices.
+            guess: whether what was measured of the first run alone will do where nothing was of
+                all together, with a warning.
+
+        Returns:
+            None, with a warning, where nothing was measured that will do.
 
         Raises:
-            InputError: a record in the workdir is damaged.
+            InputError: a record in the first workdir is damaged.
         """
-        found = read_uncertainty(workdir)
-        if found is not None and found.step == step:
-            few = "" if found.cases >= FEW else ": few"
-            cases = count_of(found.cases, "validation case")
-            log.info("estimates: calibrated on %s%s", cases, few)
-            return cls(found, read_training_range(workdir), data, plane)
-        log.warning(
-            "no estimates of Dice and volume: %s has no evaluation of step %d, which "
-            "lagseg_jax.main --mode=evaluate makes",
-            *(workdir, step),
-        )
-        return None
+        first, found = Path(workdirs[0]), find_uncertainty(workdirs, tta)
+        alone = len(workdirs) == 1 and not tta
+        command = f"{CALIBRATE} {shlex.join(map(str, workdirs))}{' --tta' * tta}"
+        if found is None or found.uncertainty.step != step or not (found.exact or guess):
+            why = f"{first} has no evaluation of step {step}, which {EVALUATE} makes"
+            why = why if alone else f"{command} measures them"
+            log.warning("no estimates of Dice and volume: %s", why)
+            return None
+        if not found.exact:
+            log.warning(
+                "estimates of Dice and volume are guesses: they were measured for one model "
+                "without mirrorings, that of %s; %s measures them",
+                *(first, command),
+            )
+        few = "" if found.uncertainty.cases >= FEW else ": few"
+        cases = count_of(found.uncertainty.cases, "validation case")
+        log.info("estimates: calibrated on %s%s", cases, few)
+        return cls(found.uncertainty, read_training_range(first), data, plane)
 
     def columns(
         self,
@@ -110,11 +137,12 @@ def case_numbers(
     plane: str,
 ) -> dict[str, float]:
     """Those of a training case in `training_range`, of a case that was predicted."""
-    slices, _ = to_slices(image, affine, plane)
+    slices, geometry = to_slices(image, affine, plane)
     inside, _ = to_slices(mask, affine, plane)
     shows = inside.any(axis=(1, 2))
     grey = grey_range(slices, tuple(data.clip_percentiles), tuple(data.window))
     rows, columns = resize_matrices(slices.shape[1], slices.shape[2], data.image_size)
     images = rows @ normalise(slices[shows], grey) @ columns.T
     masks = network_masks(inside[shows], data.image_size)
-    return {"volume_ml": volume_ml(mask, affine), **appearance(images, masks)}
+    found = {"volume_ml": volume_ml(mask, affine), **appearance(images, masks)}
+    return found | {FIELD: field_mm(slices, geometry)}

@@ -111,7 +111,7 @@ class Outputs:
         title: str,
         plane: str = "",
         case_page: CasePage | None = None,
-    ) -> dict[Path, OSError]:
+    ) -> dict[Path, OSError | InputError]:
         """Writes the mask, then what else was asked for, which never costs a mask.
 
         Args:
@@ -129,14 +129,14 @@ class Outputs:
         """
         self.mask.parent.mkdir(parents=True, exist_ok=True)
         write_mask(self.mask, done.mask, done.volume)
-        failed: dict[Path, OSError] = {}
+        failed: dict[Path, OSError | InputError] = {}
         besides = self._besides(done, threshold, title, plane, case_page)
         for path, write in besides:
             if path is not None:
                 try:
                     path.parent.mkdir(exist_ok=True)
                     write(path)
-                except OSError as error:
+                except (OSError, InputError) as error:
                     failed[path] = error
                     with contextlib.suppress(OSError):
                         path.unlink()  # of an earlier call: another mask's

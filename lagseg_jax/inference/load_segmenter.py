@@ -11,10 +11,12 @@ from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.model.lora import LORA
 from lagseg_jax.model.segmentation import build_model
+from lagseg_jax.model.trained_shapes import trained_structs
 from lagseg_jax.model.weights import read_card
 from lagseg_jax.runs.best_params import restore_best
 from lagseg_jax.runs.init_source import read_source
 from lagseg_jax.runs.planes import read_planes
+from lagseg_jax.runs.training_range import read_training_range
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.devices import use_compilation_cache
 from lagseg_jax.runtime.errors import InputError
@@ -74,12 +76,11 @@ def restore_segmenter(
 ) -> Segmenter:
     """As `load_segmenter`, with the encoder already loaded."""
     model = build_model(config, encoder.spec)
-    size = config.data.image_size
-    step, params = restore_best(workdir, encoder.sha256, model.init_params, size)
+    step, params = restore_best(workdir, encoder.sha256, trained_structs(model))
     if model.adapter is not None:
         merged = jax.jit(model.adapted)(encoder.params, params)
         encoder = dataclasses.replace(encoder, params=merged)
         del params[LORA]
     trained = {"planes": read_planes(workdir), "plane": config.data.plane}
-    trained["source"] = read_source(workdir)
+    trained |= {"trained": read_training_range(workdir), "source": read_source(workdir)}
     return Segmenter(config, model, encoder, params, step, **trained)

@@ -1,7 +1,7 @@
 """Predicts this process' share of the cases with the models of some runs, and tells of all."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import write_statistics
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
 from lagseg_jax.inference.request import Request
-from lagseg_jax.inference.uncertainty import UNLIKE, has_uncertainty, read_uncertainty
+from lagseg_jax.inference.uncertainty_record import Found, find_uncertainty
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.processes import allgather, process, share
@@ -49,15 +49,15 @@ def predict_files(
     # Shared first and filtered then: processes that start later would see other files.
     mine = todo = {one: jobs[one] for one in share(list(jobs))}
     if resume:
-        needed = [UNLIKE] if request.estimate and has_uncertainty(request.workdirs[0]) else []
-        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about, needed)}
+        estimates = _estimates(request)
+        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about, estimates)}
         log.info("cases already there: %d, to do: %d", len(mine) - len(todo), len(todo))
     done = Predicted({}, [])
     if todo:
         warn_of_replaced([Record.of(folder, one.name) for one in todo], about["runs"])
         segmenter = _load(request)
         folder.mkdir(parents=True, exist_ok=True)
-        done = predict_cases(segmenter, todo, request, about, _models(request))
+        done = predict_cases(segmenter, todo, request, about, _models(request, segmenter))
     parts = allgather([len(todo) - len(done.rows), len(done.full)])
     if statistics and process()[0] == 0:
         found = rows_on_record(folder)
@@ -65,8 +65,8 @@ def predict_files(
         ordered += [case for case in found if case not in set(ordered)]
         told = {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
         told |= {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
-        if request.estimate and (known := read_uncertainty(Path(request.workdirs[0]))):
-            told["uncertainty"] = asdict(known)
+        if known := _found(request):
+            told["uncertainty"] = asdict(known.uncertainty)
         if ordered:
             write_statistics(folder, [{"case": case, **found[case]} for case in ordered], told)
     failed, full = map(sum, zip(*parts))
@@ -81,15 +81,28 @@ def _about(request: Request) -> dict[str, Any]:
     return {"runs": [run_identity(Path(w)) for w in request.workdirs], "options": options}
 
 
-def _is_done(
-    one: Input, outputs: Outputs, about: dict[str, Any], columns: Sequence[str] = ()
-) -> bool:
+def _found(request: Request) -> Found | None:
+    """What was measured of estimates, where these are wanted; needs no jax."""
+    if not request.estimate:
+        return None
+    found = find_uncertainty(request.workdirs, request.tta)
+    own = read_config(Path(request.workdirs[0])).predict.components
+    return found and found._replace(exact=found.exact and request.components in (None, own))
+
+
+def _estimates(request: Request) -> dict[str, str]:
+    """What statistics say of estimates where these are wanted and known."""
+    found = _found(request)
+    return {"estimates": "calibrated" if found.exact else "guessed"} if found else {}
+
+
+def _is_done(one: Input, outputs: Outputs, about: dict[str, Any], row: dict[str, str]) -> bool:
     """Whether the files of a case are all there, made of this input by this model and options.
 
-    And whether its statistics have these columns.
+    And whether its statistics say this.
     """
     content = Record.of(outputs.mask.parent, one.name).content
-    if any(content.get("row", {}).get(name) is None for name in columns):
+    if any(content.get("row", {}).get(name) != value for name, value in row.items()):
         return False
     made_from = content.get("made_from") or {}
     same = json.loads(json.dumps(about))  # tuples as lists
@@ -109,10 +122,13 @@ def _load(request: Request) -> "Segmenter":
     segmenter = load_segmenter(request.workdirs, request.weights)
     if request.estimate:
         about = segmenter.step, segmenter.config.data, request.plane or segmenter.plane
-        estimator = Estimator.of(Path(request.workdirs[0]), *about)
+        estimator = Estimator.of(request.workdirs, request.tta, *about, guess=True)
         segmenter = replace(segmenter, estimator=estimator)
+        own = segmenter.postprocessing.components
+        if estimator is not None and request.components not in (None, own):
+            log.warning("estimates are guesses: they were measured with --keep_components=%d", own)
     if request.plane:
-        segmenter = replace(segmenter, plane=request.plane)
+        segmenter = segmenter.in_any_plane(request.plane)
         log.warning("--plane cuts all volumes into %s slices", request.plane)
     models, mirrorings = len(request.workdirs), 4 if request.tta else 1
     if models * mirrorings > 1:
@@ -120,12 +136,6 @@ def _load(request: Request) -> "Segmenter":
             "%d models, %d mirrorings: %d times the computing of one prediction",
             *(models, mirrorings, models * mirrorings),
         )
-        if segmenter.estimator is not None:
-            log.warning(
-                "estimates of Dice and volume are guesses: they were measured for one model "
-                "without mirrorings, that of %s",
-                request.workdirs[0],
-            )
     if request.tta:
         log.warning(
             "--tta shows the model mirrored hearts, which training never does; it cost 9 "
@@ -134,10 +144,11 @@ def _load(request: Request) -> "Segmenter":
     return segmenter
 
 
-def _models(request: Request) -> dict[str, str]:
+def _models(request: Request, segmenter: "Segmenter") -> dict[str, str]:
     """What statistics say of the models."""
     workdirs = ", ".join(map(str, request.workdirs))
-    return {"workdirs": workdirs, "encoder_weights": _encoder_weights(request)}
+    estimates = _estimates(request) if segmenter.estimator is not None else {}
+    return {"workdirs": workdirs, **estimates, "encoder_weights": _encoder_weights(request)}
 
 
 def _encoder_weights(request: Request) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from lagseg_jax.imaging.slices import SliceGeometry, resize_matrices, restore_matrices
 from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
+from lagseg_jax.runtime.traced import KeptJit
 
 Mirroring = tuple[bool, bool] | None  # of rows and of columns; None needs no choice when compiled
 MIRRORINGS = ((False, False), (True, False), (False, True), (True, True))
@@ -121,14 +122,14 @@ def decode(
 def encoder(form: str) -> Callable:
     """`encode`, compiled for encoders of this form."""
     options = backend.encoder_compiler_options(form)
-    return jax.jit(encode, static_argnames="model", compiler_options=options)
+    return KeptJit(encode, options)
 
 
 @functools.cache
 def decoder(dtype: jnp.dtype) -> Callable:
     """`decode`, compiled for this machine; late, because asking for its devices starts them."""
     options = backend.decoder_compiler_options(dtype)
-    return jax.jit(decode, static_argnames="model", compiler_options=options)
+    return KeptJit(decode, options)
 
 
 def _mirror(images: jax.Array, mirrored: Mirroring) -> jax.Array:

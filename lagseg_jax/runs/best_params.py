@@ -1,7 +1,5 @@
 """Restores the trained parameters of a run's best checkpoint."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,16 +11,13 @@ from lagseg_jax.runtime.trace import stage
 
 
 @stage("weights")
-def restore_best(
-    workdir: Path, encoder_hash: str, init_params: Callable[..., dict], image_size: int
-) -> tuple[int, dict]:
+def restore_best(workdir: Path, encoder_hash: str, expected: dict) -> tuple[int, dict]:
     """The step and the parameters of the best checkpoint, of the newest before any validation.
 
     Args:
         workdir: of the run, which may be training right now.
         encoder_hash: SHA-256 of the frozen encoder.
-        init_params: (key, image_size) -> parameters, whose structure and shapes are expected.
-        image_size: in pixels.
+        expected: tree of `jax.ShapeDtypeStruct`, of the parameters.
 
     Returns:
         The training step, and the parameters on all local devices.
@@ -30,11 +25,8 @@ def restore_best(
     Raises:
         InputError: no checkpoint, one of another encoder, or a damaged one.
     """
-    init = functools.partial(init_params, image_size=image_size)
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
-        jax.eval_shape(init, jax.random.key(0)),
-    )
+    sharding = replicated()
+    like = jax.tree.map(lambda leaf: leaf.update(sharding=sharding), expected)
     with Checkpoints(workdir, encoder_hash, read_only=True) as checkpoints:
         best = checkpoints.best()
         step = best[0] if best else checkpoints.newest()

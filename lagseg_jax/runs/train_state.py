@@ -3,12 +3,15 @@
 import hashlib
 import json
 import math
+from typing import TYPE_CHECKING
 
 import flax.struct
 import jax
-import optax
 
 from lagseg_jax.runtime.devices import tree_hash
+
+if TYPE_CHECKING:  # who reads parameters starts without it
+    import optax
 
 
 @flax.struct.dataclass
@@ -17,7 +20,7 @@ class TrainState:
 
     step: jax.Array  # int32 scalar, optimiser steps done
     params: dict  # of the head, and of the adapter if there is one, float32
-    opt_state: optax.OptState
+    opt_state: "optax.OptState"
 
 
 def make_record(

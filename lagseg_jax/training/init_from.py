@@ -12,6 +12,7 @@ from lagseg_jax.data.split import read_content
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.lora import LORA
 from lagseg_jax.model.segmentation import Model
+from lagseg_jax.model.trained_shapes import trained_structs
 from lagseg_jax.runs.best_params import restore_best
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runs.init_source import write_source
@@ -82,11 +83,8 @@ def initial_params(
     names = check_unseen(seen, test, source, config.data.allow, "config.data.allow=('seen_case',)")
     if names:
         log.warning("%d test cases are among those that %s has seen", len(names), source)
-    size = config.data.image_size
-    if new := model.adapter is not None and not read_config(source).encoder.lora_rank:
-        step, params = restore_best(source, encoder.sha256, model.init_head, size)
-    else:
-        step, params = restore_best(source, encoder.sha256, model.init_params, size)
+    new = model.adapter is not None and not read_config(source).encoder.lora_rank
+    step, params = restore_best(source, encoder.sha256, trained_structs(model, adapter=not new))
     about = {
         "path": str(source.absolute()),
         "checkpoint_step": step,

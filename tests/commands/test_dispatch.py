@@ -1,6 +1,7 @@
 """`lagseg COMMAND`, lists and helps of the commands, library modules that are run by mistake."""
 
 import contextlib
+import gc
 import importlib
 import re
 import shlex
@@ -120,9 +121,24 @@ def test_commands_leave_the_cores_to_our_threads(started, given, found, monkeypa
     assert environment.get("OPENBLAS_NUM_THREADS") == found
 
 
+@pytest.mark.parametrize(("started", "seldom"), [("-m", True), ("/home/me/notebook.py", False)])
+def test_commands_look_for_garbage_seldom(started, seldom, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(lagseg_jax.atexit, "register", at_exit.append)
+    monkeypatch.setattr(sys, "argv", [started, "predict"])
+    before = gc.get_threshold()
+    try:
+        lagseg_jax._collect_seldom()
+        assert (gc.get_threshold()[0] > 10 * before[0]) == seldom
+        assert gc.isenabled() and at_exit == [gc.freeze] * seldom
+    finally:
+        gc.set_threshold(*before)
+
+
 def test_predict_starts_without_what_it_may_not_need():
-    """Each of these takes as long to load as jax, or longer than everything else together."""
-    code = "import sys, lagseg_jax.predict; print(*({'jax', 'matplotlib', 'scipy.stats'} & set("
-    code += "sys.modules)))"
+    """Some of these take as long to load as everything else together."""
+    late = {"jax", "matplotlib", "scipy.stats", "scipy.sparse.csgraph"}
+    code = f"import sys, lagseg_jax.predict; print(*({late} & set(sys.modules)));"
+    code += "import lagseg_jax.inference.load_segmenter; print('optax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"
+    assert done.stdout == "\nFalse\n"

@@ -48,6 +48,19 @@ def test_a_plane_that_was_not_trained_on_is_refused_unless_told(
         assert found["plane"] == plane
 
 
+def test_a_field_of_view_unlike_those_of_the_training_is_said(
+    finished_run, phantom, tmp_path, caplog
+):
+    """47 x 2.5 mm in training; the same voxels of 7.5 mm show a chest, not a heart."""
+    for name, size in (("a", 2.5), ("b", 2.25), ("c", 7.5)):
+        scan(phantom, tmp_path / f"{name}.nii.gz", np.diag([-size, -size, 12.0, 1.0]))
+    out = tmp_path / "out"
+    assert call("--workdir", finished_run, "-i", tmp_path, "-o", out, "--statistics") == 0
+    assert caplog.text.count("a field of view of 352 mm, where those of the training have 118") == 1
+    said = [case["remarks"] for case in json.loads((out / "statistics.json").read_text())["cases"]]
+    assert ["field of view" in one for one in said] == [False, False, True]
+
+
 def test_a_near_isotropic_scan_is_cut_as_the_training_cases(finished_run, phantom, tmp_path):
     for name, height in (("a", 5.0), ("b", 2.4), ("c", 2.0)):
         scan(phantom, tmp_path / f"{name}.nii.gz", np.diag([-2.5, -2.5, height, 1.0]))

@@ -176,6 +176,34 @@ def test_magnitude_and_psir_in_one_series_are_parted(tmp_path, pixels, shuffled)
 
 
 @pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        (("F", "IP", "OP", "W"), "water image"),  # Philips
+        (("DIXON/FAT", "DIXON/IN_PHASE", "DIXON/WATER"), "water image"),
+        (("F", "M"), "magnitude"),
+        (("AVERAGE", "MEDIAN"), ""),
+        (("M/AVERAGE", "M/MEDIAN"), ""),
+    ],
+)
+def test_of_kinds_in_one_series_the_magnitude_or_water_is_taken_or_none(
+    tmp_path, pixels, words, taken
+):
+    normal, count = np.cross(*OBLIQUE), len(words)
+    places = [[*(ORIGIN + 3.5 * n * normal)] for n in range(11)]
+    types = [["ORIGINAL", "PRIMARY", *word.split("/")] for word in words for _ in places]
+    fields = {"ImagePositionPatient": Each(places * count), "ImageType": Each(types)}
+    write_series(tmp_path, np.concatenate([pixels] * count), OBLIQUE, **fields)
+    (stacks,) = find_studies(tmp_path)
+    assert len(stacks) == count
+    for series in ("", "1"):
+        if taken:
+            assert choose("x", stacks, series).part == taken
+        else:
+            with pytest.raises(InputError, match="several series that could be meant"):
+                choose("x", stacks, series)
+
+
+@pytest.mark.parametrize(
     ("field", "values", "named"),
     [
         ("TemporalPositionIdentifier", lambda n, phase: phase + 1, "time point"),

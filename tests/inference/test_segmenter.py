@@ -85,11 +85,11 @@ def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
         encoder(segmenter.model.encoder.form),
         decoder(segmenter.model.head.decoder.dtype),
     )
-    before = [function._cache_size() for function in functions]
+    before = [len(function.programs) for function in functions]
     for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
         array = np.resize(volume.array, shape).astype(volume.array.dtype)
         assert segmenter.predict_volume(array, (1, 1, 3), orientation="RAS").shape == shape
-    assert [function._cache_size() for function in functions] == before
+    assert [len(function.programs) for function in functions] == before
 
 
 @pytest.mark.parametrize("shown", [range(9, 21), range(14, 16), range(0)])

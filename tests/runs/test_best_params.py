@@ -1,5 +1,6 @@
 """Which checkpoint of a run is its model: the best, the newest before any validation, or none."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,9 +11,7 @@ from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import replicate
 from lagseg_jax.runtime.errors import InputError
 
-
-def init_params(key, image_size):
-    return {"kernel": jnp.zeros(image_size)}
+EXPECTED = {"kernel": jax.ShapeDtypeStruct((7,), jnp.float32)}
 
 
 def saved(workdir, dices):
@@ -29,7 +28,7 @@ def saved(workdir, dices):
     [({1: 0.7, 2: 0.6, 3: None}, 1), ({1: 0.6, 2: 0.7, 3: 0.7}, 2), ({1: None, 2: None}, 2)],
 )
 def test_the_best_or_else_the_newest(tmp_path, dices, expected):
-    step, params = restore_best(saved(tmp_path, dices), "abc", init_params, 7)
+    step, params = restore_best(saved(tmp_path, dices), "abc", EXPECTED)
     assert step == expected
     np.testing.assert_array_equal(params["kernel"], np.full(7, expected))
 
@@ -37,6 +36,6 @@ def test_the_best_or_else_the_newest(tmp_path, dices, expected):
 def test_no_checkpoint_and_another_encoder_are_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match="has no checkpoint"):
-        restore_best(tmp_path, "abc", init_params, 7)
+        restore_best(tmp_path, "abc", EXPECTED)
     with pytest.raises(InputError, match=r"abc.*xyz"):
-        restore_best(saved(tmp_path, {1: 0.5}), "xyz", init_params, 7)
+        restore_best(saved(tmp_path, {1: 0.5}), "xyz", EXPECTED)
