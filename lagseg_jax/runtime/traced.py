@@ -111,7 +111,7 @@ def _read(path: Path) -> jax.export.Exported | None:
 
 
 def _write(path: Path, body: bytes) -> None:
-    write_atomically(path, hashlib.sha256(body).digest() + bytes(body))
+    write_atomically(path, hashlib.sha256(body).digest() + body)
     kept = sorted(path.parent.glob("traced-*"), key=lambda file: file.stat().st_mtime)
     for file in kept[:-MOST]:
         file.unlink(missing_ok=True)
