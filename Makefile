@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Without `reference`, the comparisons with PyTorch are left out.
 EXTRAS ?= test,reference
-COVERAGE ?= --cov --cov-fail-under=90
+# What .ci/run asserts: COVERAGE="--cov --cov-fail-under=90", a seventh more time before Python 3.12.
+COVERAGE ?=
 RUN = $(VENV)/bin/python
 
 .PHONY: demo test lint clean
@@ -11,9 +12,10 @@ RUN = $(VENV)/bin/python
 demo: $(VENV)/demo-installed
 	$(RUN) -m lagseg_jax.main --config=configs/demo.py --workdir=runs/demo
 
-# A worker that dies ends the suite: xdist would wait for what it was to test for ever.
+# A worker that dies ends the suite: xdist would wait for what it was to test for ever. Files go out
+# in their order: in that of their numbers of tests, the longest, of one or two tests, came last.
 test: $(VENV)/test-installed
-	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0 $(COVERAGE)
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 $(COVERAGE)
 
 lint: $(VENV)/test-installed
 	$(RUN) -m ruff check .

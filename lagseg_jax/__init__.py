@@ -1,6 +1,6 @@
 """Left atrium segmentation in cardiac MRI with a frozen DINOv2 encoder (arXiv 2502.06615).
 
-`python -m lagseg_jax` lists the commands. The rooms, each of which imports only those before it:
+`python -m lagseg_jax` lists the commands. Subpackages, each of which imports only those before it:
 
     runtime     errors, console, files, signals, processes, devices
     imaging     volumes: read, cut into slices, drawn, meshed, written
@@ -52,8 +52,8 @@ def _refuse_to_run_library_modules() -> None:
     # The last of what stands before the module's own arguments: `MODULE`, or `-mMODULE`.
     name = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)].rpartition("-m")[2]
     package, _, rest = name.partition(".")
-    room = rest.partition(".")[0]
-    if package == __name__ and room and os.path.isdir(os.path.join(__path__[0], room)):
+    part = rest.partition(".")[0]
+    if package == __name__ and part and os.path.isdir(os.path.join(__path__[0], part)):
         print(
             f"error: {name} is a part of the library and no command, expected one of those that "
             "python -m lagseg_jax lists",

@@ -22,6 +22,9 @@ import pytest
 
 import tiny_run
 
+# Tracing makes so many small objects that looking for cycles at Python's pace is a tenth of all.
+gc.set_threshold(100_000, 20, 20)
+
 
 @pytest.fixture(autouse=True)
 def console():

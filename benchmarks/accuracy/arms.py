@@ -19,6 +19,8 @@ from lagseg_jax.evaluation.study import read_study
 from lagseg_jax.reports.study_table import read_result
 
 OURS, UNET, NNUNET = "ours", "U-Net", "nnU-Net"
+LOG = "log"
+NNUNETS = ("2d", "3d_fullres", "3d_lowres")  # its configurations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Arm:
     Attributes:
         method: `OURS`, `UNET` or `NNUNET`.
         changes: of the config; the peers obey what it says of the data.
-        configuration: of nnU-Net, "2d" or "3d_fullres".
+        configuration: of nnU-Net, one of `NNUNETS`.
         series: its name without the number of training patients: arms of a curve share it.
     """
 
@@ -88,26 +90,40 @@ def core_slots(count: int) -> list[list[int]]:
     return [cores[i * each : (i + 1) * each] for i in range(count)]
 
 
+def run_folder(options: argparse.Namespace, name: str, seed: int) -> Path:
+    """Where a run of an arm works; its workers' stderr is in `LOG` there."""
+    return (options.workdir / name / f"seed{seed}").resolve()
+
+
 def run_job(
-    options: argparse.Namespace, arms: dict[str, Arm], name: str, seed: int, cores: list[int]
+    options: argparse.Namespace,
+    arms: dict[str, Arm],
+    name: str,
+    seed: int,
+    cores: list[int],
+    steps: int | None = None,
 ) -> dict:
     """Trains one arm in a process of its own on these cores; returns what `Record` keeps of it.
+
+    `steps` are those that fit into the minutes, if that is known: ours then measures nothing.
 
     What an interrupted training left is removed first: its time would not be known.
     """
     print(f"{name}, seed {seed}, cores {cores}", file=sys.stderr, flush=True)
-    folder = (options.workdir / name / f"seed{seed}").resolve()
+    folder = run_folder(options, name, seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     arm = arms[name]
-    train = {OURS: _train_ours, UNET: _train_unet, NNUNET: _train_nnunet}[arm.method]
+    if arm.method == OURS:
+        return _train_ours(options, arm, seed, folder, cores, steps)
+    train = {UNET: _train_unet, NNUNET: _train_nnunet}[arm.method]
     return train(options, arm, seed, folder, cores)
 
 
-def _train_ours(options, arm: Arm, seed: int, folder: Path, cores: list[int]) -> dict:
+def _train_ours(options, arm: Arm, seed: int, folder: Path, cores: list[int], steps) -> dict:
     line = arguments_of(options, arm.changes | {"seed": seed})
     with _worker("jax_worker", options.python, folder, cores) as worker:
-        facts = worker.call("train", **_told(options, folder), arguments=line)
+        facts = worker.call("train", **_told(options, folder), arguments=line, steps=steps)
     result = read_result(folder, "", -1, seed)
     return facts | {"cases": result.cases, "training_cases": result.training_cases}
 
@@ -130,15 +146,17 @@ def _train_unet(options, arm: Arm, seed: int, folder: Path, cores: list[int]) ->
 def _train_nnunet(options, arm: Arm, seed: int, folder: Path, cores: list[int]) -> dict:
     config = configure(options, arm.changes)
     split = load_split(config, folder)
-    environment = nnunet_cases.write(split, config.data, folder)
-    environment |= dict.fromkeys(("nnUNet_n_proc_DA", "nnUNet_def_n_proc"), str(len(cores)))
     told = {"dataset": nnunet_cases.NUMBER, "configuration": arm.configuration}
-    with _worker("nnunet_worker", options.nnunet_python, folder, cores, environment) as worker:
-        limit = _told(options, folder)
-        plan = worker.call("prepare", limit["timeout"], memory_gb=options.nnunet_memory, **told)
-        facts = worker.call("train", **limit, seed=seed, **told)
+    limit = _told(options, folder)
+    try:
+        environment = nnunet_cases.write(split, config.data, folder)
+        environment |= dict.fromkeys(("nnUNet_n_proc_DA", "nnUNet_def_n_proc"), str(len(cores)))
+        with _worker("nnunet_worker", options.nnunet_python, folder, cores, environment) as worker:
+            plan = worker.call("prepare", limit["timeout"], memory_gb=options.nnunet_memory, **told)
+            facts = worker.call("train", **limit, seed=seed, **told)
+    finally:
+        nnunet_cases.remove(folder)
     found = nnunet_cases.judge(folder / "masks", split["test"], config.data)
-    nnunet_cases.remove(folder)
     return facts | plan | {"cases": found, "training_cases": len(split["train"])}
 
 
@@ -149,7 +167,7 @@ def _worker(
     cores: list[int],
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Worker:
-    return Worker(f"benchmarks.accuracy.{module}", python, folder / "log", cores, environment)
+    return Worker(f"benchmarks.accuracy.{module}", python, folder / LOG, cores, environment)
 
 
 def _told(options: argparse.Namespace, folder: Path) -> dict:

@@ -56,7 +56,7 @@ def write_curve(folder: Path, arms: Mapping[str, Arm], results: Sequence[Result]
 def _points(
     arms: Mapping[str, Arm], results: Sequence[Result]
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """{series: {patients: mean and SD of Dice over the test cases}}."""
+    """{series: {patients: mean and SD of Dice over the test cases}}, from few to many patients."""
     found: dict[str, dict[int, tuple[float, float]]] = {}
     for name, arm in arms.items():
         mine = [result for result in results if result.arm == name]
@@ -64,4 +64,4 @@ def _points(
             values = list(case_values(mine, "dice").values())
             count = arm.changes["data.train_patients"]
             found.setdefault(arm.series, {})[count] = mean_and_sd(values)
-    return found
+    return {series: dict(sorted(curve.items())) for series, curve in found.items()}

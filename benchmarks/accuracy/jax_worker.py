@@ -25,15 +25,20 @@ ENOUGH = 0.04  # of the time; with fewer steps than that, starts that differ wou
 MOST_GROWTH = 16  # of the longer one, which noise may have made too short
 
 
-def train(arguments: list[str], folder: str, minutes: float, clock: str) -> dict:
-    """Trains for so many minutes by the clock, and evaluates; the folder is the workdir."""
+def train(
+    arguments: list[str], folder: str, minutes: float, clock: str, steps: int | None = None
+) -> dict:
+    """Trains for so many minutes by the clock, and evaluates; the folder is the workdir.
+
+    `steps` are those that fit, where a run like this one has told; None: they are measured.
+    """
     workdir, now = Path(folder), CLOCKS[clock]
     config = parse_flags(arguments, lambda values: None).config
     config.train.patience = 0
     check_config(config)
     split = load_split(config, workdir)
     encoder = load_frozen_encoder(config)
-    config.train.steps = affordable_steps(config, split, encoder, 60 * minutes, now)
+    config.train.steps = steps or affordable_steps(config, split, encoder, 60 * minutes, now)
     config.train.evaluate_every = config.train.steps
     write_config(workdir, config)
     start = now()

@@ -57,4 +57,4 @@ def judge(
 def remove(folder: Path) -> None:
     """Removes nnU-Net's three folders; its masks and its log stay."""
     for place in PLACES:
-        shutil.rmtree(folder / place)
+        shutil.rmtree(folder / place, ignore_errors=True)

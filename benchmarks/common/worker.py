@@ -4,13 +4,16 @@ The other end is `python -m benchmarks.common.worker MODULE`, where the module h
 `COMMANDS`; each of its functions takes and returns what JSON can hold.
 """
 
+import contextlib
 import importlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +34,8 @@ class WorkerError(Exception):
 class Worker:
     """The coordinator's end: `worker.call("measure", row="encoder", calls=3)`.
 
-    As a context, it ends the process.
+    As a context, it ends the process. The process ends with its own children when the coordinator
+    is gone, however that ended: a worker left behind would take the time of the next.
 
     Args:
         module: with the commands, such as "benchmarks.speed.torch_worker".
@@ -60,6 +64,7 @@ class Worker:
                 cwd=ROOT,
                 env=variables,
                 text=True,
+                process_group=0,  # to be ended with its children
             )
         if cores is not None:  # before it has threads of its own
             os.sched_setaffinity(self._process.pid, cores)
@@ -69,7 +74,9 @@ class Worker:
     def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
+        if kind:  # Ctrl-C perhaps, while it is at work
+            self._kill()
         self.close()
 
     def _read(self) -> None:
@@ -88,7 +95,7 @@ class Worker:
             self._process.stdin.flush()
             line = self._lines.get(timeout=max(1.0, timeout))
         except queue.Empty:
-            self._process.kill()
+            self._kill()
             raise WorkerError(f"{command}: no answer within {timeout:.0f} s") from None
         except (BrokenPipeError, OSError):
             line = ""
@@ -107,8 +114,12 @@ class Worker:
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             self._process.wait()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def serve(module: str) -> None:
@@ -116,6 +127,7 @@ def serve(module: str) -> None:
 
     What cannot be imported is the answer to every command.
     """
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
     malloc = tune()
@@ -130,6 +142,12 @@ def serve(module: str) -> None:
             answer = {"error": f"{type(error).__name__}: {reason}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ def get_study(config: ml_collections.ConfigDict) -> dict:
                 "decoder.scales": (8, 4, 2, 1),
                 "decoder.widths": (256, 128, 64, 32, 16),
             },
+            "resized_image": {"decoder.image_path": "resized"},
+            "stronger_geometry": {
+                "augment.rotation_degrees": 30.0,
+                "augment.scale": 0.3,
+                "augment.translation": 0.1,
+            },
+            "smoothed": {"predict.smooth_mm": 0.625},
             "small_encoder": {"encoder.variant": "small"},
         },
     }

@@ -6,8 +6,8 @@ import numpy as np
 
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import volume_ml
+from lagseg_jax.imaging.remarks import shear
 from lagseg_jax.imaging.slices import to_slices
-from lagseg_jax.imaging.volume import shear
 
 IN_PLANE_MM = (0.2, 3.0)  # voxel sizes of LGE-MRI, generously
 SLICE_MM = (0.4, 12.0)

@@ -1,6 +1,7 @@
 """Finds what is wrong with a dataset as a whole: scans twice, mixed planes and values, visits."""
 
 import filecmp
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,10 +10,13 @@ from lagseg_jax.data.cases import Case, Dataset
 from lagseg_jax.data.datasets import labelled
 from lagseg_jax.data.label_checks import unlike_values
 from lagseg_jax.data.patients import assign_patients, find_visits, listed, visits_rule
-from lagseg_jax.data.quality import Inspection, Problem, inspect_case
+from lagseg_jax.data.quality import Inspection, Problem, errors_of, inspect_case
 from lagseg_jax.imaging.labels import ONLY_VALUE, LabelRule
-from lagseg_jax.imaging.volume import MAX_BYTES
-from lagseg_jax.runtime.console import in_parallel
+from lagseg_jax.imaging.reading import AS_STORED, Reading
+from lagseg_jax.runtime.console import count_of, in_parallel
+from lagseg_jax.runtime.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def find_duplicates(inspections: Sequence[Inspection]) -> list[Problem]:
@@ -111,29 +115,24 @@ def visit_problems(inspections: Sequence[Inspection]) -> list[Problem]:
 def check_datasets(
     datasets: Sequence[Dataset],
     rule: LabelRule = ONLY_VALUE,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    plane: str = "",
+    reading: Reading = AS_STORED,
     patient: str = "",
-    allow: Sequence[str] = (),
 ) -> tuple[list[Inspection], list[Problem]]:
     """Inspects every labelled case, and looks for duplicates among all of them.
 
     Args:
         datasets: from `find_datasets`.
         rule: which voxels of a label are atrium.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        plane: of the slices, as in `to_slices`.
+        reading: what is told about the files.
         patient: the rule of `assign_patients`.
-        allow: what a DICOM series may have, as in `parse_volume`.
 
     Returns:
         The inspections in the order of the cases, and all problems, errors first.
     """
     cases = assign_patients(labelled(datasets), patient, "--patient")
-    how = rule, max_bytes, orientation, plane, allow
-    inspections = in_parallel("checking volumes", lambda case: inspect_case(case, *how)[0], cases)
+    inspections = in_parallel(
+        "checking volumes", lambda case: inspect_case(case, rule, reading)[0], cases
+    )
     problems = [problem for inspection in inspections for problem in inspection.problems]
     problems += find_duplicates(inspections) + find_other_planes(inspections)
     problems += find_unused_values(inspections, rule)
@@ -143,3 +142,50 @@ def check_datasets(
         problems += find_unlike_values(part, rule)
         problems += [] if patient or dataset.patients else visit_problems(part)
     return inspections, sorted(problems, key=lambda problem: problem.severity)
+
+
+def refuse_errors(inspections: Sequence[Inspection], allow: Sequence[str], rule: LabelRule) -> None:
+    """A dataset with errors is refused; of warnings only the number is said.
+
+    Args:
+        inspections: of all cases, whose own errors have been logged.
+        allow: codes of errors that do not count.
+        rule: which voxels of a label are atrium.
+
+    Raises:
+        InputError: there are errors.
+    """
+    of_all = find_duplicates(inspections) + find_other_planes(inspections)
+    of_all += find_unused_values(inspections, rule)
+    for dataset in dict.fromkeys(inspection.case.dataset for inspection in inspections):
+        of_all += find_unlike_values([i for i in inspections if i.case.dataset == dataset], rule)
+    log_errors(of_all, allow)
+    problems = [problem for inspection in inspections for problem in inspection.problems]
+    problems += of_all
+    errors = errors_of(problems, allow)
+    if len(errors) == 1:
+        raise InputError(errors[0].sentence)
+    if errors:
+        bad = len({error.case for error in errors})
+        raise InputError(
+            f"{bad} of {len(inspections)} cases cannot be used, all of them are named above, the "
+            f"first: {errors[0].sentence}"
+        )
+    told = Counter(inspection.facts.get("orientation") for inspection in inspections)
+    for note, count in told.items():
+        if note:
+            log.warning("data: orientation of %s: %s", count_of(count, "case"), note)
+    allowed = Counter(p.code for p in problems if p.severity == "error")
+    if allowed:
+        counts = ", ".join(f"{code} {count}" for code, count in allowed.items())
+        log.warning("data: allowed by config.data.allow (%s)", counts)
+    warnings = Counter(problem.code for problem in problems if problem.code not in allow)
+    if warnings:
+        counts = ", ".join(f"{code} {count}" for code, count in warnings.items())
+        log.warning("data: warnings (%s); python -m lagseg_jax.check DATASET lists them", counts)
+
+
+def log_errors(problems: Sequence[Problem], allow: Sequence[str]) -> None:
+    """A line for each error that counts."""
+    for error in errors_of(problems, allow):
+        log.error("  %-16s %s", error.code, error.sentence)

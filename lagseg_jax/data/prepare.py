@@ -9,38 +9,27 @@ size, inode, times of change) and the preparation settings. `disk_cache` says ho
 import dataclasses
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lagseg_jax.data.cases import Case
-from lagseg_jax.data.dataset_checks import (
-    find_duplicates,
-    find_other_planes,
-    find_unlike_values,
-    find_unused_values,
-)
+from lagseg_jax.data.dataset_checks import log_errors, refuse_errors
 from lagseg_jax.data.disk_cache import evict, key_of, mark_used, open_array, writing
-from lagseg_jax.data.quality import (
-    Inspection,
-    Problem,
-    errors_of,
-    inspect_case,
-)
+from lagseg_jax.data.quality import Inspection, Problem, inspect_case
 from lagseg_jax.imaging.dicom_geometry import ALLOWED as DICOM_ALLOWED
 from lagseg_jax.imaging.labels import LabelRule
+from lagseg_jax.imaging.reading import AS_STORED, Reading
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
-from lagseg_jax.imaging.volume import MAX_BYTES
-from lagseg_jax.runtime.console import count_of, in_parallel, still
+from lagseg_jax.runtime.console import in_parallel, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, files_below, read_json, user_path
 from lagseg_jax.runtime.processes import barrier, share
 
 log = logging.getLogger(__name__)
 
-FORMAT = 5  # raise when the content of an entry changes for the same key
+FORMAT = 6  # raise when the content of an entry changes for the same key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +41,7 @@ class Preparation:
     label_value: int | tuple[int, ...] = 0
     label_threshold: float = 0.0
     window: tuple[float, ...] = ()
-    max_bytes: int = MAX_BYTES
-    allow: tuple[str, ...] = ()
-    orientation: str = ""
-    plane: str = ""
+    reading: Reading = AS_STORED
 
     @property
     def label_rule(self) -> LabelRule:
@@ -75,6 +61,7 @@ class PreparedCase:
         dataset: its name, where there are several.
         key: of its entry in the cache, which stands for everything that decides the images.
         atrium_ml: volume of the atrium in its label, in the case's own grid.
+        field_mm: of its slices, see `slices.field_mm`.
     """
 
     name: str
@@ -84,6 +71,7 @@ class PreparedCase:
     plane: str = ""
     dataset: str = ""
     atrium_ml: float = 0.0
+    field_mm: float = 0.0
 
 
 def cache_folder(configured: str) -> Path:
@@ -125,7 +113,7 @@ def prepare_cases(
         found |= {job[0]: inspection for job, inspection in zip(missing, inspections)}
         barrier()
     inspections = [found.get(entry) or _read_inspection(entry, case) for entry, case, _ in jobs]
-    _refuse(inspections, preparation.allow, preparation.label_rule)
+    refuse_errors(inspections, preparation.reading.allow, preparation.label_rule)
     in_use = {entry.name for entry in entries}
     evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
     return [
@@ -134,6 +122,7 @@ def prepare_cases(
             plane=inspection.facts["plane"],
             dataset=case.dataset,
             atrium_ml=inspection.facts["atrium_ml"],
+            field_mm=inspection.facts["field_mm"],
         )
         for entry, case, inspection in zip(entries, cases, inspections)
     ]
@@ -152,43 +141,6 @@ def voxel_hashes(
     }
 
 
-def _refuse(inspections: list[Inspection], allow: Sequence[str], rule: LabelRule) -> None:
-    """A dataset with errors is refused; of warnings only the number is said."""
-    of_all = find_duplicates(inspections) + find_other_planes(inspections)
-    of_all += find_unused_values(inspections, rule)
-    for dataset in dict.fromkeys(inspection.case.dataset for inspection in inspections):
-        of_all += find_unlike_values([i for i in inspections if i.case.dataset == dataset], rule)
-    _log_errors(of_all, allow)
-    problems = [problem for inspection in inspections for problem in inspection.problems]
-    problems += of_all
-    errors = errors_of(problems, allow)
-    if len(errors) == 1:
-        raise InputError(errors[0].sentence)
-    if errors:
-        bad = len({error.case for error in errors})
-        raise InputError(
-            f"{bad} of {len(inspections)} cases cannot be used, all of them are named above, the "
-            f"first: {errors[0].sentence}"
-        )
-    told = Counter(inspection.facts.get("orientation") for inspection in inspections)
-    for note, count in told.items():
-        if note:
-            log.warning("data: orientation of %s: %s", count_of(count, "case"), note)
-    allowed = Counter(p.code for p in problems if p.severity == "error")
-    if allowed:
-        counts = ", ".join(f"{code} {count}" for code, count in allowed.items())
-        log.warning("data: allowed by config.data.allow (%s)", counts)
-    warnings = Counter(problem.code for problem in problems if problem.code not in allow)
-    if warnings:
-        counts = ", ".join(f"{code} {count}" for code, count in warnings.items())
-        log.warning("data: warnings (%s); python -m lagseg_jax.check DATASET lists them", counts)
-
-
-def _log_errors(problems: Sequence[Problem], allow: Sequence[str]) -> None:
-    for error in errors_of(problems, allow):
-        log.error("  %-16s %s", error.code, error.sentence)
-
-
 def _key(case: Case, preparation: Preparation, use: str) -> str:
     files = []
     for path in [f for one in (case.image, case.label) if one for f in files_below(one)]:
@@ -200,9 +152,10 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
         seen = state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev
         files.append((str(path.resolve()), *seen))
     settings: tuple = (preparation.label_value, preparation.label_threshold)
-    settings += (preparation.orientation, preparation.plane)
+    reading = preparation.reading
+    settings += (reading.orientation, reading.plane)
     if case.image.is_dir():  # what cannot be read otherwise
-        settings += tuple(name for name in DICOM_ALLOWED if name in preparation.allow)
+        settings += tuple(name for name in DICOM_ALLOWED if name in reading.allow)
     if use == "decoded":
         settings += (preparation.image_size, preparation.clip_percentiles, preparation.window)
     return key_of([FORMAT, use, files, settings])
@@ -210,22 +163,16 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
 
 def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) -> Inspection:
     """Inspects a case, and keeps the outcome if its files can be used."""
+    reading = preparation.reading
     with still(f"reading {case.image} and its label"):
-        inspection, image, mask = inspect_case(
-            case,
-            preparation.label_rule,
-            preparation.max_bytes,
-            preparation.orientation,
-            preparation.plane,
-            preparation.allow,
-        )
-    _log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
+        inspection, image, mask = inspect_case(case, preparation.label_rule, reading)
+    log_errors(inspection.problems, reading.allow)  # at once: others may take minutes
     if image is None or mask is None or not inspection.usable:
         return inspection
     with writing(entry) as temporary:
         if use == "decoded":
-            slices, _ = to_slices(image.array, image.affine, preparation.plane)
-            labels, _ = to_slices(mask.array, image.affine, preparation.plane)
+            slices, _ = to_slices(image.array, image.affine, reading.plane)
+            labels, _ = to_slices(mask.array, image.affine, reading.plane)
             size = preparation.image_size
             grey = preparation.clip_percentiles, preparation.window
             try:

@@ -33,7 +33,7 @@ from lagseg_jax.data.split import (
 )
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.runs.checkpoint import Checkpoints
-from lagseg_jax.runs.workdir import CONFIG, OWN_SPLIT, has_checkpoints
+from lagseg_jax.runs.workdir import CONFIG, OWN_SPLIT, has_checkpoints, read_config
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import user_path
 from lagseg_jax.runtime.processes import once
@@ -76,6 +76,27 @@ def load_split(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, li
     _say(told, path, split, cases)
     by_name = {case.name: case for case in cases}
     return {part: [by_name[name] for name in names] for part, names in split.items()}
+
+
+def finished_split(
+    workdir: Path, root: str | tuple[str, ...] | None = None, allow: str = ""
+) -> dict[str, list[Case]]:
+    """`load_split` of a run that has a checkpoint.
+
+    Args:
+        workdir: of the run.
+        root: folder of the dataset, or of several, if it was moved.
+        allow: a further code of `config.data.allow`.
+
+    Raises:
+        InputError: not such a run, or the dataset is not the one that it was trained on.
+    """
+    config = read_config(workdir)
+    if not has_checkpoints(workdir):
+        raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
+    config.data.root = root or config.data.root
+    config.data.allow = (*config.data.allow, *filter(None, [allow]))
+    return load_split(config, workdir)
 
 
 def _cache(data: ml_collections.ConfigDict) -> Path | None:

@@ -3,15 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from lagseg_jax.data.cases import Case
 from lagseg_jax.data.contents import hash_cases
 from lagseg_jax.data.patients import listed
-from lagseg_jax.data.quality import voxels_sha256
+from lagseg_jax.data.quality import Inspection
 from lagseg_jax.data.split import read_content
-from lagseg_jax.imaging.volume import parse_volume
 from lagseg_jax.runs.init_source import read_source
 from lagseg_jax.runs.voxel_hashes import read_voxel_hashes
-from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
 
 SEEN = "seen_case"
@@ -25,45 +22,47 @@ def seen_images(workdir: Path) -> dict[str, str]:
     Raises:
         InputError: splits.json is missing or says nothing about the files.
     """
+    images = _images(workdir, ("train", "validation"))
+    own = {image: name for name, image in images.items()}
+    voxels = read_voxel_hashes(workdir)
+    own |= {voxels[name]: name for name in images if name in voxels}
+    source = read_source(workdir)
+    return {**(source["seen"] if source else {}), **own}
+
+
+def validation_images(workdir: Path) -> dict[str, str]:
+    """{case: hash of the image's file} of those that a run has chosen its checkpoint on.
+
+    Raises:
+        InputError: splits.json is missing or says nothing about the files.
+    """
+    return _images(workdir, ("validation",))
+
+
+def _images(workdir: Path, parts: Sequence[str]) -> dict[str, str]:
     path = Path(workdir) / "splits.json"
     record = read_content(path)
     try:
-        names = [name for part in ("train", "validation") for name in record[part]]  # type: ignore
-        own = {record["sha256"][name]["image"]: name for name in names}  # type: ignore
+        names = [name for part in parts for name in record[part]]  # type: ignore
+        return {name: record["sha256"][name]["image"] for name in names}  # type: ignore
     except (KeyError, TypeError):
         raise InputError(
             f"{path}: no sha256 of the training and validation cases found, expected what training "
             "wrote."
         ) from None
-    voxels = read_voxel_hashes(workdir)
-    own |= {voxels[name]: name for name in names if name in voxels}
-    source = read_source(workdir)
-    return {**(source["seen"] if source else {}), **own}
 
 
-def image_hashes(
-    cases: Sequence[Case], max_bytes: int, orientation: str, allow: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
+def image_hashes(inspections: Sequence[Inspection]) -> dict[str, tuple[str, ...]]:
     """{case: what its image is recognised by}: the hash of its file, and that of its voxels.
 
-    A file that cannot be read has none; whoever uses the case says what is wrong with it.
-
     Args:
-        cases: to be judged on.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        allow: what a DICOM series may have, as there.
+        inspections: of the cases to be judged on; a file that cannot be read has no hashes.
     """
-
-    def of_voxels(case: Case) -> str:
-        try:
-            return voxels_sha256(parse_volume(case.image, max_bytes, orientation, allow))
-        except InputError:
-            return ""
-
-    voxels = in_parallel("looking for cases that were learnt from", of_voxels, cases)
-    files = hash_cases(cases)
-    return {case.name: (files[case.name]["image"], one) for case, one in zip(cases, voxels)}
+    files = hash_cases([one.case for one in inspections])
+    return {
+        one.case.name: (files[one.case.name]["image"], one.facts.get("voxels_sha256", ""))
+        for one in inspections
+    }
 
 
 def check_unseen(

@@ -3,7 +3,6 @@
 Every case is judged as a whole volume in its original grid, by `evaluation.metrics`.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,12 @@ from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.overlay import write_overlay
+from lagseg_jax.imaging.reading import Reading
+from lagseg_jax.imaging.remarks import remarks
 from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.views import slices_affine
-from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
+from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.inference.estimated_mask import predict_estimated
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.segmenter import Segmenter
@@ -65,7 +66,7 @@ def evaluate(
         InputError: a file cannot be used.
     """
     if "plane" in segmenter.config.data.allow:
-        segmenter = dataclasses.replace(segmenter, planes=())
+        segmenter = segmenter.in_any_plane()
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     # Written last: an evaluation that was killed is not taken for a finished one.
     once((folder / "summary.json").unlink, True)
@@ -93,7 +94,7 @@ def _judge(
     for case in cases:
         with still(f"evaluating {case.image}"):
             image, label = read_labelled(case, segmenter.config.data)
-            said.update(remarks(image))
+            said.update(remarks(image, segmenter.plane))
             mask, scores = _score(segmenter, image, label)
             write_mask(mask_file(folder, case), mask, image)
             if case_page is not None:
@@ -147,10 +148,8 @@ def _write(
 def read_labelled(case: Case, data: ml_collections.ConfigDict) -> tuple[Volume, Volume]:
     """Image and label of a case as `config.data` says."""
     assert case.label is not None  # a split is of labelled cases
-    how = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
-    return read_image_and_label(
-        case.image, case.label, LabelRule(data.label_value, data.label_threshold), *how
-    )
+    rule = LabelRule(data.label_value, data.label_threshold)
+    return read_image_and_label(case.image, case.label, rule, Reading.of(data))
 
 
 def mask_file(folder: Path, case: Case) -> Path:
@@ -191,8 +190,8 @@ def _write_overlays(
     for number, rank in chosen.items():
         row, case = rows[number], cases[number]
         image, label = read_labelled(case, segmenter.config.data)
-        told = segmenter.config.data.orientation
-        mask = read_volume(mask_file(folder, case), orientation=told)
+        told = Reading(orientation=segmenter.config.data.orientation)
+        mask = read_volume(mask_file(folder, case), told)
         title = _title(f"{case.name} ({rank} of {len(rows)})", row, segmenter)
         shown, geometry = to_slices(image.array, image.affine, segmenter.plane)
         truth, prediction = (

@@ -9,17 +9,22 @@ from typing import Any
 import ml_collections
 
 from lagseg_jax.data.cases import Case
+from lagseg_jax.data.dataset_checks import log_errors, refuse_errors
 from lagseg_jax.data.datasets import config_datasets, labelled, say_datasets
+from lagseg_jax.data.quality import Inspection, inspect_case
 from lagseg_jax.data.seen_cases import check_unseen, image_hashes, seen_images
 from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
+from lagseg_jax.imaging.labels import LabelRule
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.load_segmenter import load_segmenter
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.runs.lock import NAME, locked
 from lagseg_jax.runs.workdir import read_config
+from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import read_json
 
@@ -68,25 +73,25 @@ def judge_external(
         The segmenter, and the content of summary.json.
 
     Raises:
-        InputError: a run, a case or the folder cannot be used; or a run has learnt from a case.
+        InputError: a run, a case or the folder cannot be used, the dataset has errors that a
+            training would refuse, too; or a run has learnt from a case.
     """
     config = external_config(test)
     _check_folder(test)
     cases = _cases(config, test.split)
     way = "--allow=seen_case"
     seen = {key: case for run in test.workdirs for key, case in seen_images(run).items()}
-    data = config.data
-    reading = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
-    hashes = image_hashes(cases, *reading)
-    names = check_unseen(seen, hashes, test.runs, config.data.allow, way)
+    rule = LabelRule(config.data.label_value, config.data.label_threshold, "--label_")
+    reading = Reading.of(config.data)
+    inspections = _inspected(cases, rule, reading)
+    names = check_unseen(seen, image_hashes(inspections), test.runs, reading.allow, way)
     if names:
         log.warning("the run has learnt from %d of these cases", len(names))
+    refuse_errors(inspections, reading.allow, rule)
     segmenter = load_segmenter(test.workdirs, test.weights or None)
     config.encoder.weights = segmenter.config.encoder.weights
-    estimator = None
-    if len(test.workdirs) == 1:  # its evaluation speaks of one model, not of several
-        model = segmenter.step, config.data, segmenter.plane
-        estimator = Estimator.of(test.workdirs[0], *model)
+    model = segmenter.step, config.data, segmenter.plane
+    estimator = Estimator.of(test.workdirs, False, *model)
     segmenter = dataclasses.replace(segmenter, config=config, estimator=estimator)
     about = {
         "run": str(test.workdirs[0].absolute()),
@@ -132,6 +137,17 @@ def _cases(config: ml_collections.ConfigDict, split: str) -> list[Case]:
         return cases
     names = set(read_split(split, cases)["test"])
     return [case for case in cases if case.name in names]
+
+
+def _inspected(cases: Sequence[Case], rule: LabelRule, reading: Reading) -> list[Inspection]:
+    """What the check of a dataset says of each case; its errors are logged."""
+
+    def inspect(case: Case) -> Inspection:
+        inspection = inspect_case(case, rule, reading)[0]
+        log_errors(inspection.problems, reading.allow)
+        return inspection
+
+    return in_parallel("checking volumes", inspect, cases)
 
 
 def _check_folder(test: ExternalSet) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.data.cases import Case
-from lagseg_jax.data.run_split import load_split
+from lagseg_jax.data.run_split import finished_split
 from lagseg_jax.evaluation import calibration
 from lagseg_jax.evaluation.calibration import SETTINGS, VOLUMES
 from lagseg_jax.evaluation.compare import Scores, compare_pair
@@ -24,9 +24,7 @@ from lagseg_jax.imaging.slices import SliceGeometry, to_slices
 from lagseg_jax.inference.load_segmenter import load_segmenter
 from lagseg_jax.inference.postprocess import DEFAULT, PostProcessing, smooth_across_slices
 from lagseg_jax.inference.segmenter import Segmenter
-from lagseg_jax.runs.workdir import has_checkpoints, read_config
 from lagseg_jax.runtime.console import Progress, still
-from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import check_writable, without_nan, write_json
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -54,13 +52,8 @@ def calibrate_run(
     Raises:
         InputError: not a finished run, or a file cannot be used.
     """
-    config = read_config(workdir)
-    if not has_checkpoints(workdir):
-        raise InputError(f"{workdir} has no checkpoint, expected a folder where training has run")
+    split = finished_split(workdir, data_root, allow)
     check_writable(workdir / "evaluation", "a workdir that can")
-    config.data.root = data_root or config.data.root
-    config.data.allow = (*config.data.allow, *filter(None, [allow]))
-    split = load_split(config, workdir)
     result = calibrate(load_segmenter(workdir, weights), split)
     folder = workdir / "evaluation"
     folder.mkdir(exist_ok=True)

@@ -61,7 +61,7 @@ def unsuitable(stack: Stack) -> str:
         return "a localizer"
     if types & {"PROJECTION IMAGE", "MIP", "MAX_IP", "MPR_THICK"}:
         return "a projection"
-    if kind in ("phase image", "imaginary part"):
+    if kind in ("phase image", "imaginary part", "fat image", "map"):
         return f"a {kind}".replace("a im", "an im")
     if stack.parts > _MANY_PHASES:
         return f"a film of {stack.parts} parts"
@@ -84,7 +84,7 @@ def points(stack: Stack) -> int:
     whole_atrium = bool(_ATRIUM.search(text)) + (header.get("MRAcquisitionType") == "3D")
     other_view = bool(_OTHER_VIEW.search(text)) + (len(stack.frames) < _FEW_SLICES)
     derived = "DERIVED" in header.get("ImageType", ())[:1]
-    not_magnitude = kind_of(header) in ("PSIR", "real part")
+    not_magnitude = kind_of(header) not in ("", "magnitude", "water image")
     return named + inverted + whole_atrium - 2 * other_view - derived - not_magnitude
 
 
@@ -128,7 +128,7 @@ def choose(place: object, stacks: Sequence[Stack], series: str = "") -> Stack:
             )
     ranked = sorted(wanted, key=points, reverse=True)
     best = ranked[0]
-    rivals = [one for one in ranked if points(one) == points(best) and one.uid != best.uid]
+    rivals = [one for one in ranked if points(one) == points(best) and _kind(one) != _kind(best)]
     several = len({one.uid for one in ranked}) > 1
     if rivals or (several and (series or not is_named(best))):
         raise InputError(
@@ -138,6 +138,11 @@ def choose(place: object, stacks: Sequence[Stack], series: str = "") -> Stack:
     if problem := best.problem or missing_decoder(best):
         raise InputError(problem)
     return best
+
+
+def _kind(stack: Stack) -> tuple:
+    """Equal for parts of a series that differ in time alone; of others, none may be guessed."""
+    return stack.uid, stack.header.get("ImageType")
 
 
 def take(place: object, stacks: Sequence[Stack], series: str = "") -> Stack:

@@ -30,6 +30,20 @@ log = logging.getLogger(__name__)
 SCREEN = "picture of a screen"
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # and below it: captures
 _KINDS = {  # word of ImageType or ComplexImageComponent -> what the stack is called
+    "F": "fat image",  # Philips; of Dixon, as those below
+    "FAT": "fat image",
+    "FF": "map",
+    "FAT_FRACTION": "map",
+    "WATER_FRACTION": "map",
+    "T2_STAR": "map",
+    "R2_STAR": "map",
+    "IP": "in-phase image",
+    "IN_PHASE": "in-phase image",
+    "OP": "opposed-phase image",
+    "OPP_PHASE": "opposed-phase image",
+    "OUT_PHASE": "opposed-phase image",
+    "W": "water image",
+    "WATER": "water image",
     "PSIR": "PSIR",
     "CR": "PSIR",  # Philips: corrected real
     "P": "phase image",

@@ -18,6 +18,8 @@ TOLERANCE = 0.1
 # Axes that are less oblique to each other than this are at right angles, but for rounding and the
 # registration of a motion.
 RIGHT_ANGLE_DEGREES = 1.0
+# Training turns slices by 15 degrees at most: beyond this, a heart is turned as none in it.
+TILTED_DEGREES = 25.0
 
 
 def directions(grid: np.ndarray | Sequence[float]) -> np.ndarray:
@@ -72,6 +74,16 @@ def shear_degrees(grid: np.ndarray | Sequence[float]) -> float:
     unit = directions(grid) / column_lengths(grid)
     cosines = [unit[:, i] @ unit[:, j] for i, j in ((0, 1), (0, 2), (1, 2))]
     return float(np.degrees(np.arcsin(min(1.0, np.abs(cosines).max()))))
+
+
+def tilt_degrees(grid: np.ndarray | Sequence[float]) -> float:
+    """How far voxel axes are from the patient's axes: the angle of the one that is farthest.
+
+    Each voxel axis has a patient's axis of its own, so that 45 degrees are seldom exceeded.
+    """
+    unit = np.abs(directions(grid) / column_lengths(grid))
+    matched = (unit[order, range(3)].min() for order in map(list, itertools.permutations(range(3))))
+    return float(np.degrees(np.arccos(min(1.0, max(matched)))))
 
 
 def corner_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:

@@ -73,6 +73,12 @@ def to_slices(
     )
 
 
+def field_mm(slices: np.ndarray, geometry: SliceGeometry) -> float:
+    """The longer side in mm of slices (Z, H, W): how large a heart is in what the network sees."""
+    _, row, column = geometry.spacing
+    return max(slices.shape[1] * row, slices.shape[2] * column)
+
+
 def through_plane(spacing: np.ndarray) -> int:
     """The canonical axis that slices are cut across.
 

@@ -17,7 +17,7 @@ import numpy as np
 from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
-from lagseg_jax.imaging.volume import remarks
+from lagseg_jax.imaging.remarks import remarks
 from lagseg_jax.inference.estimated_mask import estimates_of
 from lagseg_jax.inference.files import Outputs, Prediction
 from lagseg_jax.inference.given import voxels_and_affine
@@ -80,7 +80,7 @@ class _Work:
             input_hash = one.content_hash()
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
-        volume = one.read(self.request.max_bytes, self.request.orientation)
+        volume = one.read(self.request.reading)
         check_grey(volume)
         cut = self.segmenter.cut(*voxels_and_affine(volume), str(one.source))
         return _Read(volume, input_hash, cut)
@@ -99,12 +99,14 @@ class _Work:
     def write(self, label: str, one: Input, computed: _Computed) -> None:
         """Writes, records and reports a case."""
         outputs, volume = self.jobs[one], computed.volume
-        for remark in remarks(volume):
+        said = remarks(volume, self.segmenter.plane)
+        said += self.segmenter.unlike_field(volume.array, volume.affine)
+        for remark in said:
             log.warning("%s: %s", one.source, remark)
         mask, probability = self.segmenter.finish(computed.array, volume.affine, self.post)
         done = self._prediction(one, computed, mask, probability)
         row = mask_statistics(mask, volume.affine, done.estimates)
-        row["remarks"] = "; ".join(filter(None, [*remarks(volume), row["remarks"]]))
+        row["remarks"] = "; ".join(filter(None, [*said, row["remarks"]]))
         try:
             failed = self._write_files(outputs, done, row, one)
         except (InputError, OSError) as error:
@@ -115,7 +117,8 @@ class _Work:
                 self.predicted.full.append(one)
             return
         for path, problem in failed.items():
-            log.error("%s error: %s cannot be written: %s", label, path, problem.strerror)
+            reason = getattr(problem, "strerror", problem)
+            log.error("%s error: %s cannot be written: %s", label, path, reason)
         if any(map(is_full, failed.values())):
             self.predicted.full.append(one)
         if not failed:
@@ -140,7 +143,7 @@ class _Work:
 
     def _write_files(
         self, outputs: Outputs, done: Prediction, row: dict[str, Any], one: Input
-    ) -> dict[Path, OSError]:
+    ) -> dict[Path, OSError | InputError]:
         made_from = {**self.about, "input": done.input_hash}
         note = " - random encoder" if self.segmenter.encoder.warning else ""
         title = f"{one.name}: {row['volume_ml']:.1f} mL{note}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,16 @@ import numpy as np
 from lagseg_jax.imaging.appearance import appearance
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.masks import volume_ml
-from lagseg_jax.imaging.slices import network_masks, resize_matrices, to_slices
-from lagseg_jax.inference.uncertainty import (
-    COLUMNS,
-    UNLIKE,
-    Uncertainty,
-    read_uncertainty,
-    stability,
-)
-from lagseg_jax.runs.training_range import read_training_range, unlike_training
+from lagseg_jax.imaging.slices import field_mm, network_masks, resize_matrices, to_slices
+from lagseg_jax.inference.uncertainty import COLUMNS, UNLIKE, Uncertainty, stability
+from lagseg_jax.inference.uncertainty_record import read_uncertainty, record_path
+from lagseg_jax.runs.training_range import FIELD, read_training_range, unlike_training
 from lagseg_jax.runtime.console import count_of
 
 log = logging.getLogger(__name__)
 
+EVALUATE = "lagseg_jax.main --mode=evaluate"
+CALIBRATE = "lagseg_jax.calibrate --estimates"
 FEW = 5  # validation cases; with fewer, estimates are said to rest on few
 
 
@@ -46,25 +44,40 @@ class Estimator:
 
     @classmethod
     def of(
-        cls, workdir: Path, step: int, data: ml_collections.ConfigDict, plane: str
+        cls,
+        workdirs: Sequence[str | Path],
+        tta: bool,
+        step: int,
+        data: ml_collections.ConfigDict,
+        plane: str,
     ) -> "Estimator | None":
-        """That of a run, for its model of this step; None where no evaluation has measured it.
+        """That of a run or an ensemble, where it was measured for just these and mirrorings.
+
+        Args:
+            workdirs: of the runs.
+            tta: whether mirrorings are averaged.
+            step: of the first run's model.
+            data: `config.data` of the first run.
+            plane: of the slices.
+
+        Returns:
+            None, with a warning, where it was not.
 
         Raises:
-            InputError: a record in the workdir is damaged.
+            InputError: the record in the first workdir is damaged.
         """
-        found = read_uncertainty(workdir)
-        if found is not None and found.step == step:
-            few = "" if found.cases >= FEW else ": few"
-            cases = count_of(found.cases, "validation case")
-            log.info("estimates: calibrated on %s%s", cases, few)
-            return cls(found, read_training_range(workdir), data, plane)
-        log.warning(
-            "no estimates of Dice and volume: %s has no evaluation of step %d, which "
-            "lagseg_jax.main --mode=evaluate makes",
-            *(workdir, step),
-        )
-        return None
+        first, found = Path(workdirs[0]), read_uncertainty(record_path(workdirs, tta))
+        alone = len(workdirs) == 1 and not tta
+        command = f"{CALIBRATE} {shlex.join(map(str, workdirs))}{' --tta' * tta}"
+        if found is None or found.step != step:
+            why = f"{first} has no evaluation of step {step}, which {EVALUATE} makes"
+            why = why if alone else f"{command} measures them"
+            log.warning("no estimates of Dice and volume: %s", why)
+            return None
+        few = "" if found.cases >= FEW else ": few"
+        cases = count_of(found.cases, "validation case")
+        log.info("estimates: calibrated on %s%s", cases, few)
+        return cls(found, read_training_range(first), data, plane)
 
     def columns(
         self,
@@ -110,11 +123,12 @@ def case_numbers(
     plane: str,
 ) -> dict[str, float]:
     """Those of a training case in `training_range`, of a case that was predicted."""
-    slices, _ = to_slices(image, affine, plane)
+    slices, geometry = to_slices(image, affine, plane)
     inside, _ = to_slices(mask, affine, plane)
     shows = inside.any(axis=(1, 2))
     grey = grey_range(slices, tuple(data.clip_percentiles), tuple(data.window))
     rows, columns = resize_matrices(slices.shape[1], slices.shape[2], data.image_size)
     images = rows @ normalise(slices[shows], grey) @ columns.T
     masks = network_masks(inside[shows], data.image_size)
-    return {"volume_ml": volume_ml(mask, affine), **appearance(images, masks)}
+    found = {"volume_ml": volume_ml(mask, affine), **appearance(images, masks)}
+    return found | {FIELD: field_mm(slices, geometry)}

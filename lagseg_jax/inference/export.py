@@ -17,7 +17,8 @@ from lagseg_jax.config.validate import as_tuple
 from lagseg_jax.data.split import PARTS
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.slice_probability import Resampling, decode, encode
-from lagseg_jax.inference.uncertainty import LEVEL, read_uncertainty
+from lagseg_jax.inference.uncertainty import LEVEL
+from lagseg_jax.inference.uncertainty_record import UNCERTAINTY, read_uncertainty
 from lagseg_jax.runtime.devices import params_hash
 from lagseg_jax.runtime.files import read_json, written_atomically
 
@@ -160,7 +161,7 @@ def model_card(segmenter: Segmenter, workdir: Path) -> dict:
 
 def _uncertainty(workdir: Path, step: int) -> dict | None:
     """What estimates need beside the probability; None where no evaluation of this step did it."""
-    found = read_uncertainty(workdir)
+    found = read_uncertainty(workdir / UNCERTAINTY)
     if found is None or found.step != step:
         return None
     meaning = {

@@ -111,7 +111,7 @@ class Outputs:
         title: str,
         plane: str = "",
         case_page: CasePage | None = None,
-    ) -> dict[Path, OSError]:
+    ) -> dict[Path, OSError | InputError]:
         """Writes the mask, then what else was asked for, which never costs a mask.
 
         Args:
@@ -129,26 +129,21 @@ class Outputs:
         """
         self.mask.parent.mkdir(parents=True, exist_ok=True)
         write_mask(self.mask, done.mask, done.volume)
-        failed: dict[Path, OSError] = {}
+        failed: dict[Path, OSError | InputError] = {}
         besides = self._besides(done, threshold, title, plane, case_page)
         for path, write in besides:
             if path is not None:
                 try:
                     path.parent.mkdir(exist_ok=True)
                     write(path)
-                except OSError as error:
+                except (OSError, InputError) as error:
                     failed[path] = error
                     with contextlib.suppress(OSError):
                         path.unlink()  # of an earlier call: another mask's
         return failed
 
     def _besides(
-        self,
-        done: Prediction,
-        threshold: float,
-        title: str,
-        plane: str,
-        case_page: CasePage | None,
+        self, done: Prediction, threshold: float, title: str, plane: str, case_page: CasePage | None
     ) -> list[tuple[Path | None, Callable[[Path], None]]]:
         """What is written besides the mask, and how; arguments as in `write`."""
         volume, mask, probability = done.volume, done.mask, done.probability

@@ -16,6 +16,7 @@ from lagseg_jax.model.weights import read_card
 from lagseg_jax.runs.best_params import restore_best
 from lagseg_jax.runs.init_source import read_source
 from lagseg_jax.runs.planes import read_planes
+from lagseg_jax.runs.training_range import read_training_range
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.devices import use_compilation_cache
 from lagseg_jax.runtime.errors import InputError
@@ -81,5 +82,5 @@ def restore_segmenter(
         encoder = dataclasses.replace(encoder, params=merged)
         del params[LORA]
     trained = {"planes": read_planes(workdir), "plane": config.data.plane}
-    trained["source"] = read_source(workdir)
+    trained |= {"trained": read_training_range(workdir), "source": read_source(workdir)}
     return Segmenter(config, model, encoder, params, step, **trained)

@@ -13,7 +13,8 @@ from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import write_statistics
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
 from lagseg_jax.inference.request import Request
-from lagseg_jax.inference.uncertainty import UNLIKE, has_uncertainty, read_uncertainty
+from lagseg_jax.inference.uncertainty import UNLIKE, Uncertainty
+from lagseg_jax.inference.uncertainty_record import read_uncertainty, record_path
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.processes import allgather, process, share
@@ -49,7 +50,7 @@ def predict_files(
     # Shared first and filtered then: processes that start later would see other files.
     mine = todo = {one: jobs[one] for one in share(list(jobs))}
     if resume:
-        needed = [UNLIKE] if request.estimate and has_uncertainty(request.workdirs[0]) else []
+        needed = [UNLIKE] if _uncertainty(request) else []
         todo = {one: out for one, out in mine.items() if not _is_done(one, out, about, needed)}
         log.info("cases already there: %d, to do: %d", len(mine) - len(todo), len(todo))
     done = Predicted({}, [])
@@ -63,9 +64,9 @@ def predict_files(
         found = rows_on_record(folder)
         ordered = [one.name for one in jobs if one.name in found]
         ordered += [case for case in found if case not in set(ordered)]
-        told = {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
+        told = {name: getattr(request.reading, name) for name in ("orientation", "plane", "allow")}
         told |= {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
-        if request.estimate and (known := read_uncertainty(Path(request.workdirs[0]))):
+        if known := _uncertainty(request):
             told["uncertainty"] = asdict(known)
         if ordered:
             write_statistics(folder, [{"case": case, **found[case]} for case in ordered], told)
@@ -75,10 +76,23 @@ def predict_files(
 
 def _about(request: Request) -> dict[str, Any]:
     """What makes the masks, but for their inputs: the models and the options."""
-    names = ("components", "min_mm3", "tta", "orientation", "plane", "allow")
-    options = {name: getattr(request, name) for name in names}
-    options["allow"] = sorted(request.allow)
+    options = {name: getattr(request, name) for name in ("components", "min_mm3", "tta")}
+    options |= {name: getattr(request.reading, name) for name in ("orientation", "plane")}
+    options["allow"] = sorted(request.reading.allow)
     return {"runs": [run_identity(Path(w)) for w in request.workdirs], "options": options}
+
+
+def _uncertainty(request: Request) -> Uncertainty | None:
+    """What was measured of estimates with these models and options, where they are wanted."""
+    if not request.estimate or _measured_otherwise(request):
+        return None
+    return read_uncertainty(record_path(request.workdirs, request.tta))
+
+
+def _measured_otherwise(request: Request) -> str:
+    """The option that estimates were measured with, where another is asked for; else ""."""
+    own = read_config(Path(request.workdirs[0])).predict.components
+    return "" if request.components in (None, own) else f"--keep_components={own}"
 
 
 def _is_done(
@@ -107,25 +121,22 @@ def _load(request: Request) -> "Segmenter":
         from lagseg_jax.inference.load_segmenter import load_segmenter
 
     segmenter = load_segmenter(request.workdirs, request.weights)
-    if request.estimate:
-        about = segmenter.step, segmenter.config.data, request.plane or segmenter.plane
-        estimator = Estimator.of(Path(request.workdirs[0]), *about)
+    plane = request.reading.plane
+    if request.estimate and (measured_with := _measured_otherwise(request)):
+        log.warning("no estimates of Dice and volume: they were measured with %s", measured_with)
+    elif request.estimate:
+        about = segmenter.step, segmenter.config.data, plane or segmenter.plane
+        estimator = Estimator.of(request.workdirs, request.tta, *about)
         segmenter = replace(segmenter, estimator=estimator)
-    if request.plane:
-        segmenter = replace(segmenter, plane=request.plane)
-        log.warning("--plane cuts all volumes into %s slices", request.plane)
+    if plane:
+        segmenter = segmenter.in_any_plane(plane)
+        log.warning("--plane cuts all volumes into %s slices", plane)
     models, mirrorings = len(request.workdirs), 4 if request.tta else 1
     if models * mirrorings > 1:
         log.info(
             "%d models, %d mirrorings: %d times the computing of one prediction",
             *(models, mirrorings, models * mirrorings),
         )
-        if segmenter.estimator is not None:
-            log.warning(
-                "estimates of Dice and volume are guesses: they were measured for one model "
-                "without mirrorings, that of %s",
-                request.workdirs[0],
-            )
     if request.tta:
         log.warning(
             "--tta shows the model mirrored hearts, which training never does; it cost 9 "

@@ -6,7 +6,7 @@ resizing back. Several models are an ensemble: their probabilities are averaged,
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,13 @@ import ml_collections
 import numpy as np
 
 from lagseg_jax.imaging.grey_values import grey_range
-from lagseg_jax.imaging.slices import SliceGeometry, check_trained_plane, from_slices, to_slices
+from lagseg_jax.imaging.slices import (
+    SliceGeometry,
+    check_trained_plane,
+    field_mm,
+    from_slices,
+    to_slices,
+)
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.given import Given, voxels_and_affine
 from lagseg_jax.inference.memory import check_memory, refused_where_memory_ends
@@ -28,6 +34,7 @@ from lagseg_jax.inference.slice_probability import (
 from lagseg_jax.inference.slice_search import one_ahead, search
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
+from lagseg_jax.runs.training_range import FIELD, unlike_training
 from lagseg_jax.runtime.devices import split_batch
 
 BUCKET = 64  # slice sizes are padded to multiples of this: few sizes, few compilations
@@ -45,8 +52,9 @@ class Segmenter:
         step: training step of the parameters.
         partners: further models, of any image size and encoder, whose probabilities are averaged
             with this one's; their `config.predict` does not count.
-        planes: of the slices it was trained on; none: not known.
-        plane: that volumes are cut in; "": as `slices.through_plane` says, if it was trained on.
+        planes: of the slices it was trained on, which refuse others; none: not known, or any.
+        plane: that volumes are cut in; "": as `slices.through_plane` says.
+        trained: numbers of its training cases (`training_range`); none: not known.
         source: the run that this one began with (`init_source.read_source`), or None.
         estimator: of the Dice and the volume of its masks, where that is wanted and known.
     """
@@ -59,6 +67,7 @@ class Segmenter:
     partners: tuple["Segmenter", ...] = ()
     planes: tuple[str, ...] = ()
     plane: str = ""
+    trained: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     source: dict[str, Any] | None = None
     estimator: Estimator | None = None
 
@@ -132,11 +141,7 @@ class Segmenter:
         return Cut(slices, geometry, [found[rule] for rule in rules])
 
     def compute(
-        self,
-        cut: Cut,
-        tta: bool,
-        post: PostProcessing | None = None,
-        probable: bool = False,
+        self, cut: Cut, tta: bool, post: PostProcessing | None = None, probable: bool = False
     ) -> np.ndarray:
         """(x, y, z): the probability, float32; with `post`, where it reaches the threshold, uint8.
 
@@ -194,9 +199,28 @@ class Segmenter:
         return np.asarray(self.model.head.apply(params, method="fusion_weights"))
 
     def check_plane(self, geometry: SliceGeometry, what: str) -> None:
-        """Raises InputError for slices in a plane that a member was not trained on, unless told."""
+        """Raises InputError for slices in a plane that a member was not trained on."""
         for member in self._members:
-            check_trained_plane(geometry, () if self.plane else member.planes, what)
+            check_trained_plane(geometry, member.planes, what)
+
+    def unlike_field(self, volume: np.ndarray, affine: np.ndarray) -> list[str]:
+        """What is to be said of a field of view (x, y, z) unlike those a member was trained on."""
+        size = field_mm(*to_slices(volume, affine, self.plane))
+        for member in self._members:
+            if unlike_training({FIELD: size}, member.trained):
+                known = member.trained[FIELD]
+                return [
+                    f"a field of view of {size:.0f} mm, where those of the training have "
+                    f"{min(known):.0f} to {max(known):.0f} mm; the model sees a heart of another "
+                    "size"
+                ]
+        return []
+
+    def in_any_plane(self, plane: str = "") -> "Segmenter":
+        """The same for volumes in planes that no member was trained on, or cut in this one."""
+        members = [dataclasses.replace(member, planes=()) for member in self._members]
+        partners = tuple(members[1:])
+        return dataclasses.replace(members[0], plane=plane or self.plane, partners=partners)
 
     @property
     def _members(self) -> tuple["Segmenter", ...]:

@@ -7,17 +7,13 @@ the run was trained on.
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
 from lagseg_jax.imaging.masks import bounding_box
-from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import read_json
 
-UNCERTAINTY = "uncertainty.json"  # in the workdir
 BAND = 7 / 3  # of the odds around the threshold
 LEVEL = 0.9  # of the interval of the volume
 SURE = 0.999  # no case is taken to be surer, nor less sure than 1 - SURE: logarithms end there
@@ -98,32 +94,6 @@ class Uncertainty:
         far = float(stdtrit(self.cases, (1 + LEVEL) / 2)) * spread
         factor = math.exp(min(far, 20.0))
         return volume / factor, volume * factor
-
-
-def has_uncertainty(workdir: str | Path) -> bool:
-    """Whether an evaluation of the run has left its record."""
-    return (Path(workdir) / UNCERTAINTY).is_file()
-
-
-def read_uncertainty(workdir: Path) -> Uncertainty | None:
-    """What the run's evaluation has found; None where there was none.
-
-    Raises:
-        InputError: the record is damaged.
-    """
-    path = Path(workdir) / UNCERTAINTY
-    if not has_uncertainty(workdir):
-        return None
-    expected = "the uncertainty that an evaluation measures"
-    content = read_json(path, expected)
-    found = {field.name: content.get(field.name) for field in dataclasses.fields(Uncertainty)}
-    whole = all(isinstance(found[name], int) and found[name] >= 1 for name in ("step", "cases"))
-    for name, lowest, most in (("shift", -50.0, 50.0), ("volume_error", 0.0, 1e6)):
-        number = isinstance(found[name], int | float) and not isinstance(found[name], bool)
-        whole = whole and number and lowest <= found[name] <= most
-    if not whole:
-        raise InputError(f"{path} cannot be read (numbers that cannot be), expected {expected}")
-    return Uncertainty(**found)
 
 
 def estimate_line(row: Mapping[str, Any]) -> str:

@@ -11,7 +11,9 @@ from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import read_json, write_json
 
 RANGE = "training_range.json"
-POSITIVE, TINY = ("volume_ml", "brightness", "roughness"), 1e-6
+FIELD = "field_mm"  # see `slices.field_mm`
+POSITIVE, TINY = ("volume_ml", "brightness", "roughness", FIELD), 1e-6
+LEAST_SD = {FIELD: 0.05}  # of the logarithm: many scans of one protocol have just one size
 FEWEST = 3  # training cases, of which a range can be told
 OUTSIDE = 0.01  # part of the cases like those of the training that is called unlike, by each number
 
@@ -53,7 +55,8 @@ def unlike_training(case: Mapping[str, float], trained: Mapping[str, Iterable[fl
 
     The range is the prediction interval of a further case, mean -+ t SD sqrt(1 + 1/n) with t of
     n - 1 degrees of freedom, wide where there are few training cases; of fewer than `FEWEST`
-    nothing is told. Of `POSITIVE` numbers it is that of their logarithms.
+    nothing is told. Of `POSITIVE` numbers it is that of their logarithms; no SD is taken to be less
+    than `LEAST_SD`.
 
     Args:
         case: its numbers.
@@ -67,6 +70,6 @@ def unlike_training(case: Mapping[str, float], trained: Mapping[str, Iterable[fl
         if name in POSITIVE:
             value, known = math.log(max(value, TINY)), np.log(np.maximum(known, TINY))
         far = stdtrit(known.size - 1, 1 - OUTSIDE / 2) * math.sqrt(1 + 1 / known.size)
-        if abs(value - known.mean()) > far * known.std(ddof=1):
+        if abs(value - known.mean()) > far * max(known.std(ddof=1), LEAST_SD.get(name, 0.0)):
             outside.append(name)
     return outside

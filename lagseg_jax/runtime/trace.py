@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_json
 
 VARIABLE = "LAGSEG_TRACE"  # environment variable
@@ -71,11 +72,18 @@ def _listen() -> None:
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-    """Within this block a command runs: at its end the stages are told, if they are asked for."""
+    """Within this block a command runs: at its end the stages are told, if they are asked for.
+
+    Raises:
+        InputError: into a file in a folder that is not there.
+    """
     wanted = os.environ.get(VARIABLE, "")
     if wanted in ("", "0") or not _running.acquire(blocking=False):  # within another
         yield
         return
+    if wanted != "1" and not Path(wanted).absolute().parent.is_dir():
+        _running.release()
+        raise InputError(f"{VARIABLE} is {wanted}, expected 1 or a file in a folder that is there")
     _seconds.clear()
     _calls.clear()
     with contextlib.suppress(OSError, AttributeError):  # only Linux tells the age of a process
@@ -99,7 +107,10 @@ def _tell(file: str) -> None:
             {"stage": s, "seconds": round(_seconds[s], 4), "times": _calls[s]} for s in _seconds
         ]
         whole = {"seconds": round(total, 4), "cpu_seconds": round(cpu, 4)}
-        write_json(Path(file), {"command": sys.argv, "stages": rows, **whole})
+        try:
+            write_json(Path(file), {"command": sys.argv, "stages": rows, **whole})
+        except OSError as error:  # the status stays that of the command, whose work is done
+            print(f"error: {file} cannot be written ({error.strerror})", file=sys.stderr)
         return
     for name, seconds in _seconds.items():
         print(f"{seconds:9.3f} s  {_calls[name]:6d} x  {name}", file=sys.stderr)

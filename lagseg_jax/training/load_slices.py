@@ -15,11 +15,13 @@ from lagseg_jax.data.prepare import (
     voxel_hashes,
 )
 from lagseg_jax.imaging.appearance import appearance
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.planes import write_planes
-from lagseg_jax.runs.training_range import RANGE, write_training_range
+from lagseg_jax.runs.training_range import FIELD, RANGE, write_training_range
 from lagseg_jax.runs.voxel_hashes import write_voxel_hashes
+from lagseg_jax.runs.workdir import has_checkpoints
 from lagseg_jax.runtime.processes import once
 from lagseg_jax.runtime.trace import stage
 from lagseg_jax.training.token_cache import cached_tokens, feature_folder
@@ -47,10 +49,7 @@ def load_slices(
         data.label_value,
         data.label_threshold,
         tuple(data.window),
-        max_bytes=int(data.max_gb * 1e9),
-        allow=tuple(data.allow),
-        orientation=data.orientation,
-        plane=data.plane,
+        Reading.of(data),
     )
     # In one call: no part can evict another from the cache.
     cases, folder = [*split["train"], *split["validation"]], cache_folder(data.cache_dir)
@@ -77,7 +76,10 @@ def load_slices(
 
 
 def _record_range(workdir: Path, cases: Sequence[PreparedCase]) -> None:
-    """Once: a run that continues has the same training cases."""
-    if not (workdir / RANGE).exists():
-        found = ({"volume_ml": c.atrium_ml, **appearance(c.images, c.masks)} for c in cases)
+    """Once for a run, which has the same training cases when it is continued."""
+    if not ((workdir / RANGE).exists() and has_checkpoints(workdir)):
+        found = (
+            {"volume_ml": c.atrium_ml, **appearance(c.images, c.masks), FIELD: c.field_mm}
+            for c in cases
+        )
         write_training_range(workdir, found)

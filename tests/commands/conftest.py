@@ -1,4 +1,4 @@
-"""What the tests of predict share."""
+"""What the tests of the commands share."""
 
 import logging
 import shutil
@@ -11,6 +11,7 @@ import pytest
 from lagseg_jax import predict
 from lagseg_jax.imaging.volume import read_volume
 from predict_calls import scan
+from study_arms import ROOT
 
 
 @pytest.fixture
@@ -47,3 +48,16 @@ def one_case(phantom, tmp_path):
     """A folder with one scan."""
     (tmp_path / "in").mkdir()
     return scan(phantom, tmp_path / "in" / "a.nii.gz")
+
+
+@pytest.fixture
+def dataset(phantom, tmp_path):
+    """Root and case folders of a copy of the phantoms."""
+    shutil.copytree(phantom, tmp_path / "data")
+    return tmp_path / "data", tmp_path / "data" / "task2" / "train_data"
+
+
+@pytest.fixture
+def at_root(monkeypatch):
+    """Studies and their pages name files from the root of the repository."""
+    monkeypatch.chdir(ROOT)

@@ -211,6 +211,26 @@ def test_what_cannot_be_is_one_sentence_with_the_option(finished_run, other, tmp
     assert call(*run, "--label_value=420") == 0
 
 
+def test_what_a_training_refuses_is_no_test_set(finished_run, other, tmp_path, capsys):
+    """The label of one case is another structure, those of two are exchanged with background."""
+    data = tmp_path / "data"
+    shutil.copytree(other, data)
+    cases = detect(data).cases
+    images = [nibabel.load(case.label) for case in cases]
+    labels = [np.asarray(image.dataobj) > 0 for image in images]
+    run = f"--workdir={finished_run}", f"--data={data}", f"--output={tmp_path / 'out'}"
+    for changed, found in (
+        ([labels[0], 500 * labels[1], labels[2]], "the only value of this label is 500"),
+        ([~label for label in labels], "it seems to be inverted"),
+    ):
+        for case, image, label in zip(cases, images, changed):
+            nibabel.save(nibabel.Nifti1Image(label.astype(np.int16), image.affine), case.label)
+        assert call(*run) == 2
+        said = capsys.readouterr().err
+        assert found in said and "config.data" not in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_test_set_of_any_naming(finished_run, other, tmp_path, capsys):
     """Named by patterns, some of its cases, beside a second one: names as in training on both."""
     for case in detect(other).cases:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume
 from predict_calls import call, scan
 
@@ -24,7 +25,7 @@ def test_an_unknown_orientation_is_refused_until_told_and_every_output_says_it(
     found = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert found["orientation"] == "LPS" and "LPS as told" in found["cases"][0]["remarks"]
     assert "LPS as told" in (tmp_path / "out" / "statistics.csv").read_text()
-    mask = read_volume(tmp_path / "out" / "a.nii.gz", orientation="LPS")
+    mask = read_volume(tmp_path / "out" / "a.nii.gz", Reading(orientation="LPS"))
     assert "LPS as told" in str(mask.header["descrip"])
     # The phantom is LPS: what is told gives what its own header gives.
     scan(phantom, tmp_path / "b.nii.gz")
@@ -46,6 +47,19 @@ def test_a_plane_that_was_not_trained_on_is_refused_unless_told(
         assert f"--plane cuts all volumes into {plane} slices" in caplog.text
         found = json.loads((tmp_path / "out" / "statistics.json").read_text())
         assert found["plane"] == plane
+
+
+def test_a_field_of_view_unlike_those_of_the_training_is_said(
+    finished_run, phantom, tmp_path, caplog
+):
+    """47 x 2.5 mm in training; the same voxels of 7.5 mm show a chest, not a heart."""
+    for name, size in (("a", 2.5), ("b", 2.25), ("c", 7.5)):
+        scan(phantom, tmp_path / f"{name}.nii.gz", np.diag([-size, -size, 12.0, 1.0]))
+    out = tmp_path / "out"
+    assert call("--workdir", finished_run, "-i", tmp_path, "-o", out, "--statistics") == 0
+    assert caplog.text.count("a field of view of 352 mm, where those of the training have 118") == 1
+    said = [case["remarks"] for case in json.loads((out / "statistics.json").read_text())["cases"]]
+    assert ["field of view" in one for one in said] == [False, False, True]
 
 
 def test_a_near_isotropic_scan_is_cut_as_the_training_cases(finished_run, phantom, tmp_path):

@@ -140,13 +140,13 @@ def test_predicted_figures_are_those_of_the_command(capsys):
 
 
 def test_every_check_has_its_line_in_the_docs():
-    rows = (ROOT / "docs" / "own-data.md").read_text().splitlines()
+    rows = (ROOT / "docs" / "check.md").read_text().splitlines()
     for code, severity in SEVERITY.items():
         assert any(f"`{code}`" in row and f"| {severity} |" in row for row in rows), code
 
 
 def test_what_can_be_accepted_is_what_the_docs_say():
-    text = (ROOT / "docs" / "own-data.md").read_text()
+    text = (ROOT / "docs" / "check.md").read_text()
     (listed,) = re.findall(r"these can be accepted: (.+?):\n", text, re.DOTALL)
     assert re.findall(r"`(\w+)`", listed) == list(ALLOWED)
 

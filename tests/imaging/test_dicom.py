@@ -9,7 +9,8 @@ import pytest
 from lagseg_jax.imaging.dicom import read_series
 from lagseg_jax.imaging.dicom_files import is_dicom_file, series_folders
 from lagseg_jax.imaging.grid import shear_degrees, voxel_mm3
-from lagseg_jax.imaging.volume import read_volume, remarks, write_mask
+from lagseg_jax.imaging.remarks import remarks
+from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.runtime.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")

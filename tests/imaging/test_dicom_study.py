@@ -15,16 +15,7 @@ from lagseg_jax.runtime.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
 
-from dicom_series import (
-    OBLIQUE,
-    ORIGIN,
-    PATIENT,
-    STUDY,
-    Each,
-    write_series,
-    write_study,
-    zipped,
-)
+from dicom_series import OBLIQUE, ORIGIN, PATIENT, STUDY, Each, write_series, write_study, zipped
 
 SHAPE = (11, 5, 7)  # slices, rows, columns
 
@@ -173,6 +164,34 @@ def test_magnitude_and_psir_in_one_series_are_parted(tmp_path, pixels, shuffled)
         volume = read_stack(choose("x", stacks, series))
         np.testing.assert_array_equal(volume.array[:, ::-1].T, pixels)
     assert choose("x", stacks).part == "magnitude" and choose("x", stacks, "1").part == "magnitude"
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        (("F", "IP", "OP", "W"), "water image"),  # Philips
+        (("DIXON/FAT", "DIXON/IN_PHASE", "DIXON/WATER"), "water image"),
+        (("F", "M"), "magnitude"),
+        (("AVERAGE", "MEDIAN"), ""),
+        (("M/AVERAGE", "M/MEDIAN"), ""),
+    ],
+)
+def test_of_kinds_in_one_series_the_magnitude_or_water_is_taken_or_none(
+    tmp_path, pixels, words, taken
+):
+    normal, count = np.cross(*OBLIQUE), len(words)
+    places = [[*(ORIGIN + 3.5 * n * normal)] for n in range(11)]
+    types = [["ORIGINAL", "PRIMARY", *word.split("/")] for word in words for _ in places]
+    fields = {"ImagePositionPatient": Each(places * count), "ImageType": Each(types)}
+    write_series(tmp_path, np.concatenate([pixels] * count), OBLIQUE, **fields)
+    (stacks,) = find_studies(tmp_path)
+    assert len(stacks) == count
+    for series in ("", "1"):
+        if taken:
+            assert choose("x", stacks, series).part == taken
+        else:
+            with pytest.raises(InputError, match="several series that could be meant"):
+                choose("x", stacks, series)
 
 
 @pytest.mark.parametrize(

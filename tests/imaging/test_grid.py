@@ -5,6 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grid import (
@@ -14,9 +15,11 @@ from lagseg_jax.imaging.grid import (
     directions,
     plane_distances,
     shear_degrees,
+    tilt_degrees,
     voxel_mm3,
 )
-from lagseg_jax.imaging.volume import check_same_geometry, on_grid_of, read_volume, remarks
+from lagseg_jax.imaging.remarks import remarks
+from lagseg_jax.imaging.volume import check_same_geometry, on_grid_of, read_volume
 from lagseg_jax.runtime.errors import InputError
 
 
@@ -42,6 +45,32 @@ def test_more_than_a_degree_of_shear_is_said(degrees, said):
     array = np.zeros((2, 3, 5))
     volume = Volume(array, sheared(degrees), array.shape, {}, Path("a.nii"))
     assert bool(remarks(volume)) == said
+
+
+@pytest.mark.parametrize("axis", "xyz")
+@pytest.mark.parametrize(("degrees", "said"), [(0, 0), (20, 0), (30, 1), (60, 1), (90, 0)])
+def test_a_heart_that_is_turned_more_than_in_training_is_said(axis, degrees, said):
+    affine = np.diag([-1.25, -1.25, 2.75, 1])
+    affine[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix() @ affine[:3, :3]
+    assert tilt_degrees(affine) == pytest.approx(min(degrees, 90 - degrees), abs=1e-5)
+    array = np.zeros((2, 3, 5))
+    found = remarks(Volume(array, affine, array.shape, {}, Path("a.nii")))
+    assert len(found) == said and all("tilted by 30 degrees" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "plane", "said"),
+    [
+        ((1.25, 1.25, 2.5), "", ""),
+        ((1.25, 8, 1.25), "", ""),  # coronal
+        ((1.25, 8, 1.25), "axial", "axial slices with pixels of 1.25 x 8 mm"),
+        ((2.5, 1.25, 2.5), "", "axial slices with pixels of 2.5 x 1.25 mm"),
+    ],
+)
+def test_pixels_that_are_not_square_are_said(spacing, plane, said):
+    array = np.zeros((2, 3, 5))
+    volume = Volume(array, np.diag([*spacing, 1]), array.shape, {}, Path("a.nii"))
+    assert [one.partition(";")[0] for one in remarks(volume, plane)] == [said] * bool(said)
 
 
 @pytest.mark.parametrize("axes", [(0, 1), (0, 2), (1, 2)])

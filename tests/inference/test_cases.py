@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from dicom_series import write_series
 from lagseg_jax.imaging import overlay
 from lagseg_jax.imaging.mesh import MeshOptions
 from lagseg_jax.imaging.volume import read_volume
@@ -20,6 +21,7 @@ from lagseg_jax.inference.files import Outputs, plan_outputs
 from lagseg_jax.inference.input_volume import Input
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.postprocess import PostProcessing
+from lagseg_jax.inference.records import Record
 from lagseg_jax.inference.request import Request
 from lagseg_jax.runtime.errors import InputError
 from stand_in_segmenter import ball, segmenter_of, segmenter_of_probability
@@ -36,7 +38,7 @@ def jobs(tmp_path):
         image[0, :, 0] = -np.arange(1, 6)  # grey values, and no mask
         image[1 : 2 + number, 2, 1] = number + 1
         path = tmp_path / "in" / f"{number}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(image, np.diag([1, 2, 3, 1])), path)
+        nibabel.save(nibabel.Nifti1Image(image, np.diag([2, 2, 3, 1])), path)
     return plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out")
 
 
@@ -127,6 +129,21 @@ def test_a_review_page_shows_the_case_and_costs_no_mask(tmp_path, jobs):
     title, content = seen["2.html"]
     assert title == "2: 0.0 mL" and content["shape"] == [3, 5, 7] and not content["truth"]
     assert content["grey"][0] < 0  # the grey values were kept for it
+
+
+def test_headers_that_make_no_dicom_object_cost_no_mask(tmp_path, caplog):
+    """--dicom_seg needs more of the headers than the mask does."""
+    pixels = np.random.default_rng(0).integers(0, 99, (5, 7, 11)).astype(np.uint16)
+    write_series(tmp_path / "in", pixels, FrameOfReferenceUID="")
+    plans = plan_outputs(find_inputs(tmp_path / "in"), tmp_path / "out", segmentation=True)
+    about = {"runs": []}
+    assert not predict_cases(segmenter_of(threshold), plans, Request([]), about).rows
+    ((one, outputs),) = plans.items()
+    assert outputs.mask.is_file() and not outputs.segmentation.exists()
+    assert f"{outputs.segmentation} cannot be written: " in caplog.text
+    assert "no FrameOfReferenceUID" in caplog.text
+    files = Record.of(tmp_path / "out", one.name).content["files"]
+    assert list(files) == [outputs.mask.name] and files[outputs.mask.name]
 
 
 def test_pictures_show_the_window_of_the_model(tmp_path, jobs, monkeypatch):

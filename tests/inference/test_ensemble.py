@@ -4,12 +4,14 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 import lagseg_jax
 from configs import default
 from lagseg_jax.inference import load_segmenter as loading
 from lagseg_jax.inference.segmenter import Segmenter
 from lagseg_jax.inference.slice_probability import average_probability
+from lagseg_jax.runtime.errors import InputError
 from segmenters import every
 
 
@@ -63,6 +65,18 @@ def test_ensemble_is_the_mean_and_the_threshold_is_the_first_ones(segmenter, vol
     assert np.abs(probability - first.predict_probability(*place)).max() > 1e-3
     mask = ensemble.predict_volume(*place, post=every(ensemble))
     np.testing.assert_array_equal(mask, probability >= 0.4)
+
+
+def test_a_member_of_another_plane_is_refused_whatever_the_first_one_cuts(segmenter, volume):
+    first = dataclasses.replace(segmenter, plane="axial", planes=("axial",))
+    partner = dataclasses.replace(segmenter, plane="coronal", planes=("coronal",))
+    first.cut(volume.array, volume.affine)
+    ensemble = dataclasses.replace(first, partners=(partner,))
+    with pytest.raises(InputError, match=r"axial slices .* expected coronal ones"):
+        ensemble.cut(volume.array, volume.affine)
+    assert ensemble.in_any_plane().cut(volume.array, volume.affine).geometry.plane == "axial"
+    told = ensemble.in_any_plane("sagittal")
+    assert told.cut(volume.array, volume.affine).geometry.plane == "sagittal"
 
 
 def test_a_probability_that_equals_the_threshold_is_atrium():

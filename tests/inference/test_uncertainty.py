@@ -12,9 +12,9 @@ from lagseg_jax.inference.uncertainty import (
     Uncertainty,
     estimate_line,
     estimate_warnings,
-    read_uncertainty,
     stability,
 )
+from lagseg_jax.inference.uncertainty_record import read_uncertainty
 from lagseg_jax.runtime.errors import InputError
 
 SHAPE = (7, 5, 3)
@@ -123,6 +123,8 @@ def test_what_is_said_of_a_case():
     "change",
     [
         {"cases": 0},
+        {"cases": 10**400},  # no float
+        {"cases": True},
         {"shift": None},
         {"shift": 1000},  # its exponential would be no number
         {"shift": float("nan")},
@@ -133,8 +135,9 @@ def test_what_is_said_of_a_case():
 )
 def test_a_record_that_was_edited_is_refused(tmp_path, change):
     content = {"step": 4, "cases": 2, "shift": 0.1, "volume_error": 0.3}
-    (tmp_path / "uncertainty.json").write_text(json.dumps(content))
-    assert read_uncertainty(tmp_path) == Uncertainty(**content)
-    (tmp_path / "uncertainty.json").write_text(json.dumps(content | change))
+    path = tmp_path / "uncertainty.json"
+    path.write_text(json.dumps(content))
+    assert read_uncertainty(path) == Uncertainty(**content)
+    path.write_text(json.dumps(content | change))
     with pytest.raises(InputError, match=r"uncertainty\.json cannot be read"):
-        read_uncertainty(tmp_path)
+        read_uncertainty(path)

@@ -3,59 +3,28 @@
 import base64
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from lagseg_jax import report
 from lagseg_jax.evaluation.metrics import METRICS
-from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval
-from lagseg_jax.reports.figures import bland_altman_figure, curve_figure, number, strip
-from lagseg_jax.reports.html import DASH, MINUS
+from lagseg_jax.evaluation.statistics import bootstrap_interval
 from lagseg_jax.reports.page import write_report
 from lagseg_jax.runtime.errors import InputError
 from report_files import STRANGE, write_evaluation
+from report_outline import MANIFEST, PIXEL, Outline
 
-PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M/wHwAEBgIApD5fRAAAAABJRU5ErkJggg=="
-)
 CHECKED = {"consistent": None, "found": None, "floor": None}
 SUMMARY = {
     **{"encoder": {"variant": "base", "weights": "w"}, "step": 60, "n_empty_truth": 0},
     **{"n_empty_prediction": 0, "n_distances_excluded": 0},
     "dice_iou_check": {"volume": CHECKED, "slice": CHECKED},
 }
-
-
-class Outline(HTMLParser):
-    """Raises unless every element is closed in order; collects elements, texts and links."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.texts, self.links, self.elements, self.policy = [], [], [], [], ""
-        self.feed(page)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-        self.elements.append((tag, [name for name, _ in attributes]))
-        if ("http-equiv", "Content-Security-Policy") in attributes:
-            self.policy = dict(attributes)["content"]
-        self.links += [v for k, v in attributes if k in ("src", "href", "data", "srcset", "action")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, (tag, self.open)
-
-    def handle_data(self, text):
-        self.texts.append(text)
 
 
 def report_of(tmp_path, count, **options):
@@ -100,25 +69,6 @@ def test_it_stands_alone_and_escapes_names(tmp_path):
     assert policy == dict.fromkeys(("default-src", "form-action", "base-uri"), "'none'")
 
 
-# What a stranger's folder may hold in place of names, paths, commands and dates.
-PAYLOADS = [
-    '<meta http-equiv="refresh" content="0;url=//x.example">',
-    "<form action=javascript:x()><input name=y></form>",
-    """"><script>x()</script>' onload='x()'""",
-    "</title></style></script></pre></svg><b>x</b><!--",
-    "&lt;b&gt;&#60;b>&amp;",
-    "javascript:x()",
-    "\ud800 is no Unicode, \x1b[31m neither nice",
-]
-MANIFEST = {
-    **{"date": "2026-01-02", "command": "python", "git": None, "seed": 0, "checkpoint_step": 60},
-    "encoder": {"variant": "base", "weights": "w", "sha256": "f", "adapted": "LoRA"},
-    "dataset": {"root": "data", "cases": 5, "sha256": "f"},
-    "devices": {"count": 1, "kind": "cpu", "platform": "cpu", "processes": 1},
-    **{"versions": {"jax": "1"}, "config": {"fusion": {"learned": True}, "data": {"root": "x"}}},
-}
-
-
 def test_the_page_says_whether_patients_were_known(tmp_path):
     write_evaluation(tmp_path, 5)
     for patients in ("by file: no patients known", "by patient (^(P.))"):
@@ -136,82 +86,6 @@ def test_the_page_says_the_parts_and_what_was_accepted(tmp_path):
     page = write_report(tmp_path / "evaluation").read_text()
     assert page.count("split by file: 7 training, 2 validation, 5 test cases") == 2
     assert page.count("accepted problems of the data: slab, shear") == 2
-
-
-def filled(content, text):
-    """JSON with the text in place of every text, and as one more key and value of all objects."""
-    if isinstance(content, dict):
-        return {key: filled(value, text) for key, value in content.items()} | {text: text}
-    if isinstance(content, list):
-        return [filled(value, text) for value in content]
-    return text if isinstance(content, str) else content
-
-
-def write_strange(workdir, text):
-    """Files of an evaluation with the text wherever a text can stand."""
-    write_evaluation(workdir, 5, warning="w")
-    folder = workdir / "evaluation"
-    for name, content in (("manifest", MANIFEST), ("summary", None)):
-        path = folder / f"{name}.json"
-        content = content or json.loads(path.read_text())
-        content["encoder"]["adapted"] = "LoRA"
-        path.write_text(json.dumps(filled(content, text)))
-    safe = text.encode("utf-8", "replace").decode()
-    quoted = '"' + safe.replace('"', '""') + '"'
-    table = (folder / "per_case.csv").read_text().splitlines()
-    cases = [f"{quoted},{line.split(',', 1)[1]}" for line in table[-5:]]
-    (folder / "per_case.csv").write_text("\n".join([table[0], *cases]))
-    shares = (folder / "fusion_weights.csv").read_text().splitlines()
-    shares[1:] = [f"{quoted},{line.split(',', 1)[1]}" for line in shares[1:]]
-    (folder / "fusion_weights.csv").write_text("\n".join(shares))
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    rows += [{"step": 70, "loss": text, "dice": [text]}, text, [text], {"step": text}]
-    (workdir / "metrics.jsonl").write_text(
-        "".join(f"{json.dumps(filled(r, text))}\n" for r in rows)
-    )
-    picture = folder / "overlays" / f"worst_{safe.replace('/', '')[:99]}.png"
-    picture.write_bytes(PIXEL)
-
-
-@pytest.mark.parametrize("text", PAYLOADS)
-def test_nothing_from_outside_becomes_markup(tmp_path, text):
-    """The elements and attributes of the page are those of a page with harmless texts."""
-    outlines = []
-    for name, content in (("plain", "plain"), (text.replace("/", "")[:50], text)):
-        workdir = tmp_path / name.encode("utf-8", "replace").decode()
-        write_strange(workdir, content)
-        outlines.append(Outline(write_report(workdir / "evaluation").read_text()))
-    plain, strange = outlines
-    assert strange.elements == plain.elements and strange.policy == plain.policy
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in strange.links)
-    safe = text.encode("utf-8", "replace").decode()
-    assert sum(safe in shown for shown in strange.texts) > 15  # as text it is all there
-
-
-def test_pictures_are_not_taken_through_links(tmp_path):
-    write_evaluation(tmp_path / "run", 5)
-    elsewhere = tmp_path / "secret.png"
-    elsewhere.write_bytes(PIXEL)
-    overlays = tmp_path / "run/evaluation/overlays"
-    (overlays / "worst_train_1.png").symlink_to(elsewhere)
-    os.mkfifo(overlays / "median_train_1.png")
-    (overlays / "best_train_1.png").write_bytes(PIXEL)
-    page = write_report(tmp_path / "run/evaluation").read_text()
-    assert page.count("<img") == 1 and "Contours of the best case" in page
-    shutil.rmtree(overlays)
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures/best_train_1.png").write_bytes(PIXEL)
-    overlays.symlink_to(tmp_path / "pictures")
-    assert "<img" not in write_report(tmp_path / "run/evaluation").read_text()
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    write_evaluation(tmp_path, 3)
-    path = tmp_path / "evaluation" / "summary.json"
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(InputError, match=r"summary\.json cannot be read"):
-        write_report(tmp_path / "evaluation")
 
 
 def test_a_consistent_run_with_real_weights_has_no_banner(tmp_path):
@@ -319,51 +193,3 @@ def test_200_cases_stay_small(tmp_path):
         picture = tmp_path / "evaluation" / "overlays" / f"{rank}_train_3.png"
         picture.write_bytes(bytes(1_100_000))  # what overlay.MOST_PIXELS comes to
     assert write_report(tmp_path / "evaluation").stat().st_size < 5e6
-
-
-def test_numbers():
-    assert number(-1.25, 1) == f"{MINUS}1.2" and number(-0.004, 2) == "0.00"
-    assert number(np.nan, 2) == DASH and number(0.9, 3) == "0.900"
-
-
-def places(figure, element="circle", names=("cx", "cy")):
-    found = re.findall(f"<{element} [^>]*>", figure)
-    return [tuple(float(re.search(rf'\b{n}="([^"]*)"', tag)[1]) for n in names) for tag in found]
-
-
-def test_bland_altman_figure_is_drawn_to_scale():
-    truth, prediction = np.array([50.0, 100, 150, np.nan]), np.array([48.0, 106, 150, 40])
-    limits = bland_altman(truth, prediction)
-    figure = bland_altman_figure(truth, prediction, list("abcd"), limits)
-    (xa, ya), (xb, yb), (xc, yc) = places(figure)
-    # Means 49, 103, 150; differences -2, 6, 0; upwards is smaller.
-    np.testing.assert_allclose((xb - xa) / (xc - xa), 54 / 101, atol=0.002)
-    np.testing.assert_allclose((ya - yb) / (ya - yc), 8 / 2, atol=0.02)
-    bias = float(re.search(r'class="line second" d="M\S+ (\S+)H', figure)[1])
-    np.testing.assert_allclose((ya - bias) / (ya - yc), (limits["bias"] + 2) / 2, atol=0.02)
-    assert figure.count('class="line dashed"') == 2
-    one = bland_altman_figure(truth[:1], prediction[:1], ["a"], bland_altman([50], [48]))
-    assert one.count("<circle") == 1 and "dashed" not in one
-    assert bland_altman_figure(truth[3:], prediction[3:], ["d"], limits) == ""
-
-
-def test_curves_are_drawn_to_scale_and_thinned():
-    steps = list(range(10, 10_010, 10))
-    curves = {"training": (steps, [1 / step for step in steps]), "validation": ([], [])}
-    figure = curve_figure(curves, "loss", 5000)
-    points = re.search(r'class="line first" d="M([^"]*)"', figure)[1].split("L")
-    assert len(points) == 400 and "validation" not in figure and "step 5000" in figure
-    short = curve_figure({"a": ([0, 50, 100], [0.5, 0.0, 1.0])}, "Dice", None)
-    (xa, ya), (xb, yb), (xc, yc) = places(short)
-    np.testing.assert_allclose((xb - xa, yb - yc), ((xc - xa) / 2, 2 * (ya - yc)), atol=0.2)
-    assert curve_figure({"a": ([], [])}, "Dice", None) == ""
-
-
-def test_strip_has_a_dot_for_each_value():
-    figure = strip(np.array([0.5, np.nan, 0.75, 1.0]), list("abcd"), (0.55, 0.95), 2)
-    dots = places(figure)
-    np.testing.assert_allclose([x for x, _ in dots], [5, 90, 175])
-    interval = re.search(r'class="line second" d="M(\S+) 38H(\S+)"', figure)
-    np.testing.assert_allclose([float(interval[1]), float(interval[2])], [22, 158])
-    assert strip(np.array([np.nan]), ["a"], (np.nan, np.nan), 2) == ""
-    assert strip(np.array([0.7, 0.7]), ["a", "b"], (np.nan, np.nan), 2).count("<circle") == 2

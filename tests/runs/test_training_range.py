@@ -36,6 +36,13 @@ def test_one_in_a_hundred_like_cases_is_called_unlike(cases, name):
     assert 0.004 < np.mean([bool(one) for one in found]) < 0.018
 
 
+def test_a_field_of_view_may_differ_a_little_from_fields_that_are_all_the_same():
+    same = {"field_mm": [360.0] * 20}
+    assert not unlike_training({"field_mm": 320}, same) + unlike_training({"field_mm": 400}, same)
+    assert unlike_training({"field_mm": 280}, same) == unlike_training({"field_mm": 450}, same)
+    assert unlike_training({"field_mm": 380}, {"field_mm": [107, 114, 121, 125, 145]})
+
+
 def test_each_number_is_judged_apart_and_of_two_cases_nothing_is_told():
     trained = {"a": [1, 2, 3, 2, 1, 3], "b": [1, 2, 3, 2, 1, 3]}
     assert unlike_training({"a": 2, "b": 50, "c": 7}, trained) == ["b"]

@@ -91,7 +91,17 @@ def test_a_table_on_standard_error_or_nothing(clock, monkeypatch, capsys):
     assert "   10.000 s       2 x  weights\n" in err
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(monkeypatch, tmp_path, capsys):
+def test_a_folder_that_is_not_there_is_said_before_the_work(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv(trace.VARIABLE, str(tmp_path / "none" / "trace.json"))
-    assert exit_status(lambda: 0) == 2
+    done = []
+    assert exit_status(lambda: done.append(1)) == 2 and not done
     assert str(tmp_path / "none") in capsys.readouterr().err
+    monkeypatch.delenv(trace.VARIABLE)
+    assert exit_status(lambda: 0) == 0
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_file_that_cannot_be_written_changes_no_status(monkeypatch, tmp_path, capsys, status):
+    monkeypatch.setenv(trace.VARIABLE, str(tmp_path))  # a folder
+    assert exit_status(lambda: status) == status
+    assert f"error: {tmp_path} cannot be written" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 import tiny_run
 from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.runs.planes import read_planes
+from lagseg_jax.runs.training_range import read_training_range
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.training.load_slices import load_slices
 
@@ -46,6 +47,18 @@ def test_settings_reach_the_files(phantom, tmp_path, split, field, value, expect
         alone = {name: cases if name == part else [] for name, cases in split.items()}
         with pytest.raises(InputError, match=expected):
             load(phantom, tmp_path, alone, **{field: value})
+
+
+def test_what_an_older_run_left_says_nothing_of_the_training_cases(phantom, tmp_path, split):
+    load(phantom, tmp_path, split)
+    first = read_training_range(tmp_path)
+    other = split | {"train": split["test"], "test": split["train"]}
+    load(phantom, tmp_path, other)  # its checkpoints were deleted
+    second = read_training_range(tmp_path)
+    assert len(first["volume_ml"]) == 3 and len(second["volume_ml"]) == 1
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    load(phantom, tmp_path, split)
+    assert read_training_range(tmp_path) == second
 
 
 def test_a_told_plane_is_cut(phantom, tmp_path, split):

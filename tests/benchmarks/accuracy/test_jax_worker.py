@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks.accuracy import jax_worker
 from benchmarks.accuracy.arms import arguments_of, configure
 from lagseg_jax.reports.study_table import read_result
@@ -36,6 +38,13 @@ def test_our_arms_are_ordinary_runs_with_affordable_steps(options_for, tmp_path,
     assert [len(split[part]) for part in ("train", "validation", "test")] == [3, 1, 2]
     result = read_result(tmp_path / "run", "x", -1, 3)
     assert set(result.cases) == set(split["test"])
+
+
+def test_steps_that_are_known_are_not_measured(options_for, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax_worker, "affordable_steps", lambda *_: pytest.fail("measured"))
+    arguments = arguments_of(options_for(tmp_path), {})
+    folder = str(tmp_path / "run")
+    assert jax_worker.train(arguments, folder, minutes=0.01, clock="wall", steps=2)["steps"] == 2
 
 
 def test_affordable_steps_by_hand(options_for, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.accuracy import nnunet_cases
 from benchmarks.accuracy.arms import Arm, configure, run_job
-from benchmarks.common.worker import Worker
+from benchmarks.common.worker import Worker, WorkerError
 from lagseg_jax.evaluation.evaluate import read_labelled
 from lagseg_jax.imaging.volume import write_mask
 
@@ -78,6 +78,26 @@ def test_the_arm_with_a_stand_in(options_for, split, tmp_path, monkeypatch):
     assert not [p for p in folder.iterdir() if p.name.startswith("nnUNet_")]
 
 
+def test_what_a_failed_training_leaves_is_its_log(options_for, tmp_path, monkeypatch):
+    """Nothing of gigabytes stays, the user's own folders of nnU-Net are not touched."""
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(own))
+
+    class Fails(Stand):
+        def call(self, command, timeout, **told):
+            (nnunet_cases.Path(self.environment["nnUNet_results"]) / "half").touch()
+            raise WorkerError("prepare: out of memory")
+
+    monkeypatch.setattr("benchmarks.accuracy.arms.Worker", Fails)
+    options = options_for(tmp_path, "--nnunet_python=none")
+    with pytest.raises(WorkerError, match="out of memory"):
+        run_job(options, {"arm": Arm("nnU-Net", {}, "2d")}, "arm", 0, [0])
+    folder = tmp_path / "arm" / "seed0"
+    assert not list(folder.glob("nnUNet_*")) and (folder / "splits.json").exists()
+    assert not list(own.iterdir()) and os.environ["nnUNet_raw"] == str(own)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="nnU-Net is in PyTorch")
 def test_its_trainer_stops_by_the_clock(monkeypatch):
     """The learning rate decays over the time that there is; one step is made in any case."""
@@ -114,10 +134,11 @@ def test_its_trainer_stops_by_the_clock(monkeypatch):
 
 
 @pytest.mark.skipif(not NNUNET_PYTHON, reason="NNUNET_PYTHON names no interpreter with nnunetv2")
-def test_nnunet_itself(options_for, tmp_path):
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_nnunet_itself(options_for, tmp_path, configuration):
     """Plans, one step, and masks that can be judged; minutes on a CPU."""
     more = [f"--nnunet_python={NNUNET_PYTHON}", "--nnunet_memory=0.5", "--minutes=0.01"]
     more.append("--clock=cpu")
     options = options_for(tmp_path, *more)
-    facts = run_job(options, {"arm": Arm("nnU-Net", {}, "2d")}, "arm", 0, [0])
+    facts = run_job(options, {"arm": Arm("nnU-Net", {}, configuration)}, "arm", 0, [0])
     assert facts["steps"] >= 1 and facts["batch"] >= 2 and len(facts["cases"]) == 2

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.accuracy import uncertainty
 from benchmarks.accuracy.corruptions import CORRUPTIONS, corrupted
-from benchmarks.accuracy.uncertainty import CLEAN, estimates, numbers, redivided
+from benchmarks.accuracy.uncertainty import CLEAN, estimates, numbers, redivided, spearman
 
 
 @pytest.mark.parametrize("how", CORRUPTIONS)
@@ -34,6 +34,9 @@ def test_what_has_no_estimate_or_a_low_one_is_flagged():
     assert found["worst_tenth"] == found["worst_flagged"] == 2
     np.testing.assert_allclose([found["spearman"], found["mean_absolute_error"]], [1, 0], atol=1e-9)
     assert 0.8 < redivided(rows, "r") <= 1
+    np.testing.assert_allclose(spearman(rows, "r"), 1)  # a shift of the calibration is no matter
+    rows[1]["stability"], rows[2]["stability"] = rows[2]["stability"], rows[1]["stability"]
+    assert 0.9 < spearman(rows, "r") < 1 and np.isnan(spearman(rows[:2], "r"))
 
 
 def test_the_command_goes_on_where_it_was(finished_run, tmp_path, capsys, monkeypatch):
@@ -46,3 +49,18 @@ def test_the_command_goes_on_where_it_was(finished_run, tmp_path, capsys, monkey
     monkeypatch.setattr(uncertainty, "load_segmenter", None)
     assert uncertainty.main(arguments) == 0
     assert json.loads(path.read_text())["rows"] == content["rows"]
+
+
+def test_several_runs_are_one_table_or_one_model(finished_run, tmp_path):
+    """Twice the same model is that model, mirrored or not; its cases count once."""
+    path = tmp_path / "sure.json"
+    both = ["--run", str(finished_run), str(finished_run), f"--output={path}"]
+    assert uncertainty.main(both) == 0
+    assert uncertainty.main([*both, "--ensemble"]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    alone, together = rows[:3], rows[3:]
+    assert together == [one | {"run": "tiny and tiny"} for one in alone]
+    assert uncertainty.main([*both[:2], both[3], "--tta"]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [one["run"] for one in rows[6:]] == ["tiny and mirrorings"] * 3
+    assert [one["stability"] for one in rows[6:]] != [one["stability"] for one in alone]

@@ -1,7 +1,10 @@
 """benchmarks.common.worker: what a worker answers, where it runs, and why it cannot."""
 
 import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -36,3 +39,52 @@ def test_what_cannot_be_imported_is_the_answer(tmp_path):
     with Worker("benchmarks.no_such_module", sys.executable, tmp_path / "log") as worker:
         with pytest.raises(WorkerError, match="no_such_module"):
             worker.call("describe", timeout=60)
+
+
+BUSY = """
+import os, subprocess, sys, time
+
+def work(path):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with open(path + ".part", "w") as file:
+        file.write(f"{os.getpid()} {child.pid}")
+    os.rename(path + ".part", path)
+    time.sleep(600)
+
+COMMANDS = {"work": work}
+"""
+COORDINATOR = """
+import sys
+from pathlib import Path
+from benchmarks.common.worker import Worker
+Worker("busy_commands", sys.executable, Path(sys.argv[1]) / "log").call("work", path=sys.argv[2])
+"""
+
+
+def test_a_worker_ends_with_a_coordinator_that_is_killed(tmp_path, monkeypatch):
+    """At work, and with a child of its own, as nnU-Net's loaders are."""
+    (tmp_path / "busy_commands.py").write_text(BUSY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    pids = tmp_path / "pids"
+    command = [sys.executable, "-c", COORDINATOR, str(tmp_path), str(pids)]
+    with subprocess.Popen(command) as coordinator:
+        assert within(60, pids.exists)
+        coordinator.send_signal(signal.SIGKILL)
+    left = [int(word) for word in pids.read_text().split()]
+    assert len(left) == 2 and within(30, lambda: not any(map(is_alive, left)))
+
+
+def within(seconds, condition):
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def is_alive(pid):
+    """Whether it runs; where nobody waits for orphans, they stay as zombies."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
