@@ -78,7 +78,7 @@ def _collect_seldom() -> None:
 
     It looks for cycles nobody needs after 700 new objects, and jax and what it needs bring a
     million that stay; and once more at the end, when the process goes with all of them. That took
-    a second of a prediction's seven (docs/log/2026-11-28-start.md).
+    0.6 of a prediction's 7 seconds (docs/log/2026-11-28-start.md).
     """
     if _runs_a_command():
         gc.set_threshold(50_000)
