@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common import machine
+from benchmarks.common.options import benchmark_parser, numbers, words
 from benchmarks.common.timing import Deadline
 from benchmarks.common.worker import Worker, WorkerError
 from benchmarks.speed.cases import choose
@@ -24,17 +25,7 @@ FOR_SCALING = {"cpu": 0.2, "gpu": 0.1}  # of the time
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__.split("\n\n")[0],
-    )
-
-    def words(text):
-        return [word for word in text.split(",") if word]
-
-    def numbers(text):
-        return [int(word) for word in words(text)]
-
+    parser = benchmark_parser("benchmarks", __doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="under 10 minutes on 2 cores, 8 on a GPU")
     add("--output", type=Path, default=Path("benchmarks.json"), help="JSON result")
@@ -54,8 +45,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="eager,compile (quick: eager on CPUs, else compile); '': none",
     )
     add("--rounds", type=int, default=3, help="of every side in turn")
-    add("--seconds", type=float, help="of one side's round, at least one call (3; quick: 2)")
-    add("--minutes", type=float, help="no row starts later (quick: 9, on a GPU 7; else 60)")
+    add("--seconds", type=float, help="of one side's round, at least a call (default: 3; quick: 2)")
+    add("--minutes", type=float, help="no row starts later (default: 60; quick: 9, on a GPU 7)")
     add("--no_scaling", action="store_true", help="leave out how cost grows")
     add("--tiny", action="store_true", help="ceilings and scaling at test sizes")
     return parser.parse_args(arguments)

@@ -19,6 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from benchmarks.common.options import benchmark_parser
 from benchmarks.common.timing import timed
 from benchmarks.speed.cases import Case
 from benchmarks.speed.problem import config_of
@@ -34,13 +35,12 @@ from lagseg_jax.training.token_cache import cached_tokens
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.feature_cache", description=__doc__.split("\n\n")[0]
-    )
+    parser = benchmark_parser("benchmarks.feature_cache", __doc__)
     add = parser.add_argument
-    add("--variant", choices=VARIANTS, default="small")
+    add("--variant", choices=VARIANTS, default="small", help="of the encoder (default: small)")
     add("--size", type=int, default=448, help="of the image in pixels")
-    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    about = "of the encoder (default: bfloat16)"
+    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help=about)
     add("--batch", type=int, default=4, help="slices per step")
     add("--slices", type=int, default=24, help="of the case")
     add("--steps", type=int, default=6, help="of each kind that are timed")

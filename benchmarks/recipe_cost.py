@@ -30,7 +30,7 @@ def column(
     config: ml_collections.ConfigDict, machine: hours.Machine, head: int, options: flags.FlagValues
 ) -> dict[str, str]:
     """{row: cell} of one machine."""
-    check_batch_size("config.train.batch_size", config.train.batch_size, machine.devices)
+    check_batch_size(config.train.batch_size, machine.devices)
     spec = EncoderSpec(config.encoder.variant, config.encoder.registers)
     slices, at_once = config.train.batch_size // machine.devices, config.predict.batch_size
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.options import benchmark_parser
 from benchmarks.speed.run_case import OURS
 from lagseg_jax.reports.markdown import plain, table_head, table_row
 from lagseg_jax.runtime.console import exit_status
@@ -28,13 +29,13 @@ Key = tuple[str, str, str]  # case, row, side
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.regression", description=__doc__.split("\n\n")[0]
-    )
+    parser = benchmark_parser("benchmarks.regression", __doc__)
     add = parser.add_argument
     add("old", type=Path, help="JSON of `python -m benchmarks`")
     add("new", type=Path, help="the same, later")
-    add("--threshold", type=float, default=0.05, help="of slowness that does not count (0.05)")
+    add(
+        "--threshold", type=float, default=0.05, help="slowness that does not count (default: 0.05)"
+    )
     add("--other_machine", action="store_true", help="compare although the machines differ")
     return parser.parse_args(arguments)
 

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from scipy.spatial import cKDTree
 
+from benchmarks.common.options import benchmark_parser
 from lagseg_jax.data.layouts.detect import find_layouts
 from lagseg_jax.data.phantom import make_case
 from lagseg_jax.imaging.grid import directions
@@ -44,9 +45,7 @@ COLUMNS += ("mean, mm", "95 %, mm", "CPU s")
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.surfaces", description=__doc__.split("\n\n")[0]
-    )
+    parser = benchmark_parser("benchmarks.surfaces", __doc__)
     add = parser.add_argument
     add("--data", type=Path, help="dataset whose labels are meshed (default: none)")
     add("--phantoms", type=int, default=12, help="how many (default: 12)")

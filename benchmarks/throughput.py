@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.common.machine import describe, versions
+from benchmarks.common.options import benchmark_parser
 from benchmarks.common.timing import timed
 from lagseg_jax.imaging.volume import write_mask
 from lagseg_jax.inference.cases import predict_cases
@@ -34,9 +35,7 @@ from lagseg_jax.runtime.files import write_json
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.throughput", description=__doc__.split("\n\n")[0]
-    )
+    parser = benchmark_parser("benchmarks.throughput", __doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="of a finished run")
     add("--input", required=True, help="volumes, as for lagseg_jax.predict")

@@ -1,6 +1,6 @@
 """Left atrium segmentation in cardiac MRI with a frozen DINOv2 encoder (arXiv 2502.06615).
 
-`python -m lagseg_jax` lists the commands. The rooms, each of which imports only those before it:
+`python -m lagseg_jax` lists the commands. Subpackages, each of which imports only those before it:
 
     runtime     errors, console, files, signals, processes, devices
     imaging     volumes: read, cut into slices, drawn, meshed, written
@@ -52,8 +52,8 @@ def _refuse_to_run_library_modules() -> None:
     # The last of what stands before the module's own arguments: `MODULE`, or `-mMODULE`.
     name = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)].rpartition("-m")[2]
     package, _, rest = name.partition(".")
-    room = rest.partition(".")[0]
-    if package == __name__ and room and os.path.isdir(os.path.join(__path__[0], room)):
+    part = rest.partition(".")[0]
+    if package == __name__ and part and os.path.isdir(os.path.join(__path__[0], part)):
         print(
             f"error: {name} is a part of the library and no command, expected one of those that "
             "python -m lagseg_jax lists",
@@ -78,7 +78,7 @@ def _collect_seldom() -> None:
 
     It looks for cycles nobody needs after 700 new objects, and jax and what it needs bring a
     million that stay; and once more at the end, when the process goes with all of them. That took
-    a second of a prediction's seven (docs/log/2026-11-28-start.md).
+    0.6 of a prediction's 7 seconds (docs/log/2026-11-28-start.md).
     """
     if _runs_a_command():
         gc.set_threshold(50_000)

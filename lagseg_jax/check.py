@@ -22,13 +22,9 @@ from lagseg_jax.data.options import (
 )
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.slices import check_plane
-from lagseg_jax.reports.dataset_check import (
-    check_record,
-    dataset_summary,
-    problem_lines,
-    verdict,
-)
+from lagseg_jax.reports.dataset_check import check_record, dataset_summary, problem_lines, verdict
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import count_of, exit_status, log_to_console, say
 from lagseg_jax.runtime.errors import InputError, one_of
@@ -89,10 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     named = options.images, options.labels, options.cases, options.exclude
     datasets = find_datasets(options.dataset, *named, "--")
     rule = LabelRule.given(options, "label")
-    inspections, problems = check_datasets(
-        *(datasets, rule, int(options.max_gb * 1e9)),
-        *(options.orientation, options.plane, options.patient, options.allow),
-    )
+    inspections, problems = check_datasets(datasets, rule, Reading.of(options), options.patient)
     sentence, status = verdict(problems, options.allow, options.strict)
     say(
         *dataset_summary(datasets, inspections, options.patient),

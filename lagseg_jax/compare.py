@@ -9,21 +9,12 @@ import sys
 from pathlib import Path
 
 from lagseg_jax.config.validate import as_tuple
-from lagseg_jax.data.options import (
-    add_label_rule,
-    add_naming,
-    add_reading,
-    one_or_several,
-)
-from lagseg_jax.evaluation.compare import (
-    Reading,
-    comparison_lines,
-    score_masks,
-    write_comparison,
-)
+from lagseg_jax.data.options import add_label_rule, add_naming, add_reading, one_or_several
+from lagseg_jax.evaluation.compare import comparison_lines, score_masks, write_comparison
 from lagseg_jax.evaluation.mask_files import find_truth
 from lagseg_jax.imaging.labels import LabelRule
 from lagseg_jax.imaging.orientation import check_orientation
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.reports.compare_page import write_comparison_page
 from lagseg_jax.reports.verdicts import add_list_options, listed
 from lagseg_jax.runtime.commands import command_parser
@@ -72,14 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     truth = find_truth(options.truth, options.split, options.images, options.labels)
     truth = listed(options, truth)
     folders = [Path(folder) for folder in options.predictions]
-    how = Reading(
-        LabelRule.given(options, "label"),
-        LabelRule.given(options, "prediction"),
-        int(options.max_gb * 1e9),
-        options.orientation,
-        (options.allow,),
-    )
-    scores = score_masks(truth, folders, how)
+    rules = LabelRule.given(options, "label"), LabelRule.given(options, "prediction")
+    most = int(options.max_gb * 1e9)
+    reading = Reading(most, options.orientation, allow=(options.allow,))
+    scores = score_masks(truth, folders, rules, reading)
     say(*comparison_lines(scores))
     if options.output:
         named = ", ".join(as_tuple(options.truth))

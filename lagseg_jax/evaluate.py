@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--weights", default=[], nargs="+", help="folder of the encoder weights, if moved")
     add = parser.add_argument_group("results").add_argument
     add("--name", default="", help="of the test set (default: that of its folder)")
-    add("--output", default="", help="folder of the results (one run: RUN/evaluations/NAME)")
+    add("--output", default="", help="folder of the results (default: RUN/evaluations/NAME)")
     add = parser.add_argument_group("cases and reading").add_argument
     add_naming(add)
     add_selection(add)

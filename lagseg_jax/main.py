@@ -67,7 +67,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
         summary = judge(segmenter, load_split(config, workdir), workdir)
         once(record_predict, workdir, config.predict)
         return summary
-    check_batch_size("config.train.batch_size", config.train.batch_size, jax.device_count())
+    check_batch_size(config.train.batch_size, jax.device_count())
     with locked(workdir), undone_if_refused(workdir):
         encoder = load_frozen_encoder(config)
         if has_checkpoints(workdir):

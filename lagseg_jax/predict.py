@@ -14,6 +14,7 @@ from lagseg_jax.imaging.dicom_segmentation import check_segmentation_support
 from lagseg_jax.imaging.mesh import SPACES, TRIANGLES, MeshOptions, check_mesh_support
 from lagseg_jax.imaging.mesh_files import FORMATS
 from lagseg_jax.imaging.orientation import check_orientation
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.slices import check_plane
 from lagseg_jax.inference.files import plan_outputs
 from lagseg_jax.inference.inputs import find_inputs
@@ -71,8 +72,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--resume", action="store_true", help="skip cases whose files this model made of this input"
     )
     add("--coordinator_address", metavar="HOST:PORT", help="of the first of several processes")
-    add("--num_processes", type=int, help="that share the cases, where it is not detected")
-    add("--process_id", type=int, help="of this one, from 0")
+    add("--num_processes", type=int, metavar="N", help="that share the cases, if not detected")
+    add("--process_id", type=int, metavar="N", help="of this one, from 0")
     return _checked(parser.parse_args(arguments))
 
 
@@ -86,7 +87,13 @@ def _add_masks(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="connected components kept, largest first; 0 keeps all (default: as trained, 1)",
     )
-    add("--min_mm3", type=float, default=0.0, metavar="V", help="drop smaller components (mm3)")
+    add(
+        "--min_mm3",
+        type=float,
+        default=0.0,
+        metavar="MM3",
+        help="drop what is smaller (default: 0)",
+    )
 
 
 def _add_besides(parser: argparse.ArgumentParser) -> None:
@@ -105,9 +112,9 @@ def _add_besides(parser: argparse.ArgumentParser) -> None:
         "--mesh": "closed surface in scanner mm: meshes/CASE.stl",
     }.items():
         add(name, action="store_true", help=about)
-    add("--mesh_format", default="stl", metavar="|".join(FORMATS), help="of the surface (stl)")
-    add("--mesh_space", default="LPS", metavar="|".join(SPACES), help="of the surface (LPS)")
-    about = f"about how many at most; 0: all ({TRIANGLES})"
+    add("--mesh_format", default="stl", metavar="|".join(FORMATS), help="default: stl")
+    add("--mesh_space", default="LPS", metavar="|".join(SPACES), help="default: LPS")
+    about = f"about how many at most; 0: all (default: {TRIANGLES})"
     add("--mesh_triangles", type=int, default=TRIANGLES, metavar="N", help=about)
 
 
@@ -172,10 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         components=options.keep_components,
         min_mm3=options.min_mm3,
         tta=options.tta,
-        max_bytes=int(options.max_gb * 1e9),
-        orientation=options.orientation,
-        plane=options.plane,
-        allow=options.allow,
+        reading=Reading.of(options),
         case_page=write_case_page if options.review else None,
         estimate=options.statistics or options.review,
     )

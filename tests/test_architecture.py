@@ -1,4 +1,4 @@
-"""The rooms of the package: imports run one way, and nothing imports a command."""
+"""The subpackages: imports run one way, and nothing imports a command."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import lagseg_jax
 
 PACKAGE = Path(lagseg_jax.__file__).parent
-ROOMS = "runtime imaging config runs data model training inference evaluation reports".split()
+SUBPACKAGES = "runtime imaging config runs data model training inference evaluation reports".split()
 
 
 def module_of(path):
@@ -28,29 +28,29 @@ def imports_of(path):
 
 
 def test_imports_run_one_way_and_nothing_imports_a_command():
-    for number, room in enumerate(ROOMS):
-        for path in (PACKAGE / room).rglob("*.py"):
-            rooms = {module.split(".")[0] for module in imports_of(path)}
-            wrong = rooms - set(ROOMS[: number + 1])
-            assert not wrong, f"{path} imports {wrong}, expected only {ROOMS[: number + 1]}"
+    for number, name in enumerate(SUBPACKAGES):
+        for path in (PACKAGE / name).rglob("*.py"):
+            used = {module.split(".")[0] for module in imports_of(path)}
+            wrong = used - set(SUBPACKAGES[: number + 1])
+            assert not wrong, f"{path} imports {wrong}, expected only {SUBPACKAGES[: number + 1]}"
     for path in PACKAGE.glob("*.py"):
-        wrong = {module.split(".")[0] for module in imports_of(path)} - set(ROOMS)
+        wrong = {module.split(".")[0] for module in imports_of(path)} - set(SUBPACKAGES)
         assert not wrong or path.name == "__init__.py", f"{path} imports {wrong}"
 
 
-def test_no_room_has_a_cycle():
-    for room in ROOMS:
-        files = list((PACKAGE / room).rglob("*.py"))
+def test_no_subpackage_has_a_cycle():
+    for part in SUBPACKAGES:
+        files = list((PACKAGE / part).rglob("*.py"))
         graph = {module_of(f): set(imports_of(f)) - {module_of(f)} for f in files}
         while graph:
             leaves = {name for name, needs in graph.items() if not needs & set(graph)}
-            assert leaves, f"these files of {room} import each other: {sorted(graph)}"
+            assert leaves, f"these files of {part} import each other: {sorted(graph)}"
             graph = {name: needs for name, needs in graph.items() if name not in leaves}
 
 
-def test_the_package_shows_its_rooms_and_commands_and_nothing_else():
+def test_the_package_shows_its_subpackages_and_commands_and_nothing_else():
     entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert {name for name in entries if not name.endswith(".py")} == {*ROOMS, "py.typed"}
+    assert {name for name in entries if not name.endswith(".py")} == {*SUBPACKAGES, "py.typed"}
 
 
 def test_a_file_and_a_function_fit_on_what_can_be_read_at_once():

@@ -114,8 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument_group("weights").add_argument
     add("--input", required=True, help="published file, folder, or model of the Hugging Face hub")
     add("--output", required=True, help="folder to write")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"))
-    add("--revision", help="branch, tag or commit of the model on the hub, by default main")
+    about = "of the result (default: float32); bfloat16 halves its size"
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help=about)
+    add("--revision", help="branch, tag or commit of the model on the hub (default: main)")
     options = parser.parse_args(arguments)
     log_to_console()
     card = convert(options.input, options.output, options.dtype, options.revision)

@@ -59,12 +59,7 @@ _TRANSFORMERS_5 = _HUGGING_FACE | {
     "blocks/proj": ["encoder.layer.{}.attention.o_proj"],
 }
 _TIMM = _META | {"register_tokens": ["reg_token"]}
-_TABLES = {
-    META: _META,
-    HUGGING_FACE: _HUGGING_FACE,
-    IN_MEMORY: _TRANSFORMERS_5,
-    TIMM: _TIMM,
-}
+_TABLES = {META: _META, HUGGING_FACE: _HUGGING_FACE, IN_MEMORY: _TRANSFORMERS_5, TIMM: _TIMM}
 # The two layers of a gated MLP (giant). All publishers store the gate before the gated half, so
 # that only the names differ; timm keeps fc1 and fc2.
 _GATED = {

@@ -36,6 +36,7 @@ from benchmarks.accuracy.arms import (
 )
 from benchmarks.accuracy.interpreters import check_interpreters
 from benchmarks.accuracy.record import Record
+from benchmarks.common.options import benchmark_parser
 from benchmarks.common.worker import WorkerError
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.runs.lock import locked
@@ -48,9 +49,7 @@ Item = TypeVar("Item")
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.accuracy", description=__doc__.split("\n\n")[0]
-    )
+    parser = benchmark_parser("benchmarks.accuracy", __doc__)
 
     def numbers(text):
         return _each(int, text, lambda number: number > 0, "numbers from 1")

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.accuracy.corruptions import CORRUPTIONS, corrupted
 from benchmarks.common import machine
+from benchmarks.common.options import benchmark_parser
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.evaluation.evaluate import read_labelled
 from lagseg_jax.evaluation.statistics import estimate_agreement
@@ -39,9 +40,7 @@ HEAD += ["flagged", "of the worst tenth"]
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.accuracy.uncertainty", description=__doc__.split("\n\n")[0]
-    )
+    parser = benchmark_parser("benchmarks.accuracy.uncertainty", __doc__)
     add = parser.add_argument
     add("--run", required=True, nargs="+", type=Path, help="workdirs of finished runs")
     add("--ensemble", action="store_true", help="all runs together, instead of one for each fold")

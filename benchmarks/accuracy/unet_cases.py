@@ -9,6 +9,7 @@ from lagseg_jax.data.cases import Case
 from lagseg_jax.evaluation.metrics import case_metrics
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.masks import clean_mask
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.slices import (
     from_slices,
     network_images,
@@ -38,9 +39,8 @@ def read_cases(
 
 
 def _read_case(data: ml_collections.ConfigDict, size: int, case: Case) -> dict:
-    most = int(data.max_gb * 1e9)
     rule = LabelRule(data.label_value, data.label_threshold)
-    image, label = read_image_and_label(case.image, case.label, rule, most)
+    image, label = read_image_and_label(case.image, case.label, rule, Reading.of(data))
     slices, geometry = to_slices(image.array, image.affine)
     labels, _ = to_slices(label.array, label.affine)
     return {

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.common import machine
+from benchmarks.common.options import benchmark_parser, words
 from benchmarks.session import parts
 from benchmarks.session.runner import PartError, Session
 from lagseg_jax.data.phantom import write_dataset
@@ -37,13 +38,7 @@ SHAPE, SPACING = (199, 143, 88), (1.25, 1.25, 1.25)  # of the phantoms; mm
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.session", description=__doc__.split("\n\n")[0]
-    )
-
-    def words(text):
-        return text.split(",")
-
+    parser = benchmark_parser("benchmarks.session", __doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="new folder")
     add("--minutes", type=float, default=12.0, help="of all parts")

@@ -204,8 +204,7 @@ RULES: dict[str, Rule] = {
         "a number above 0 and below 1", lambda value: is_number(value) and 0 < value < 1
     ),
     "predict.smooth_mm": expect(
-        "0 or more and at most 100 mm",
-        lambda value: is_number(value) and 0 <= value <= 100,
+        "0 or more and at most 100 mm", lambda value: is_number(value) and 0 <= value <= 100
     ),
     "predict.components": whole(0),
 }

@@ -111,13 +111,13 @@ def check_overrides(arguments: Sequence[str], config: ml_collections.ConfigDict)
                 ) from None
 
 
-def check_batch_size(name: str, batch_size: int, devices: int, what: str = "devices") -> None:
+def check_batch_size(batch_size: int, devices: int, what: str = "devices") -> None:
     """Raises InputError unless the batch divides evenly over all devices (or processes)."""
     if batch_size < 1 or batch_size % devices:
         nearest = max(devices, round(batch_size / devices) * devices)
         raise InputError(
-            f"{name} is {batch_size}, expected a multiple of the {devices} {what}, "
-            f"such as {nearest}"
+            f"config.train.batch_size is {batch_size}, expected a multiple of the {devices} "
+            f"{what}, such as {nearest}"
         )
 
 

@@ -12,7 +12,7 @@ from lagseg_jax.data.label_checks import unlike_values
 from lagseg_jax.data.patients import assign_patients, find_visits, listed, visits_rule
 from lagseg_jax.data.quality import Inspection, Problem, errors_of, inspect_case
 from lagseg_jax.imaging.labels import ONLY_VALUE, LabelRule
-from lagseg_jax.imaging.volume import MAX_BYTES
+from lagseg_jax.imaging.reading import AS_STORED, Reading
 from lagseg_jax.runtime.console import count_of, in_parallel
 from lagseg_jax.runtime.errors import InputError
 
@@ -115,29 +115,24 @@ def visit_problems(inspections: Sequence[Inspection]) -> list[Problem]:
 def check_datasets(
     datasets: Sequence[Dataset],
     rule: LabelRule = ONLY_VALUE,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    plane: str = "",
+    reading: Reading = AS_STORED,
     patient: str = "",
-    allow: Sequence[str] = (),
 ) -> tuple[list[Inspection], list[Problem]]:
     """Inspects every labelled case, and looks for duplicates among all of them.
 
     Args:
         datasets: from `find_datasets`.
         rule: which voxels of a label are atrium.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        plane: of the slices, as in `to_slices`.
+        reading: what is told about the files.
         patient: the rule of `assign_patients`.
-        allow: what a DICOM series may have, as in `parse_volume`.
 
     Returns:
         The inspections in the order of the cases, and all problems, errors first.
     """
     cases = assign_patients(labelled(datasets), patient, "--patient")
-    how = rule, max_bytes, orientation, plane, allow
-    inspections = in_parallel("checking volumes", lambda case: inspect_case(case, *how)[0], cases)
+    inspections = in_parallel(
+        "checking volumes", lambda case: inspect_case(case, rule, reading)[0], cases
+    )
     problems = [problem for inspection in inspections for problem in inspection.problems]
     problems += find_duplicates(inspections) + find_other_planes(inspections)
     problems += find_unused_values(inspections, rule)

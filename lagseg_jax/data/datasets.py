@@ -142,7 +142,7 @@ def check_processes(config: ml_collections.ConfigDict, count: int) -> None:
     """
     if count < 2:
         return
-    check_batch_size("config.train.batch_size", config.train.batch_size, count, "processes")
+    check_batch_size(config.train.batch_size, count, "processes")
     if not set(as_tuple(config.data.root)) & set(PHANTOMS):
         cases = sum(len(dataset.cases) for dataset in config_datasets(config.data))
         if count > cases:

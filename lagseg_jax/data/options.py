@@ -37,8 +37,9 @@ def add_selection(add: Callable) -> None:
 def add_label_rule(add: Callable, name: str = "label", of: str = "") -> None:
     """--NAME_value and --NAME_threshold, as `config.data.label_value` and its threshold."""
     about = f"of the atrium{of}, or several, which are merged: 1,2 (default: the only one)"
-    add(f"--{name}_value", type=label_values, default=0, help=about)
-    add(f"--{name}_threshold", type=float, default=0.0, help="the atrium is at least this")
+    add(f"--{name}_value", type=label_values, default=0, metavar="VALUE", help=about)
+    about = "the atrium is at least this (default: one value)"
+    add(f"--{name}_threshold", type=float, default=0.0, metavar="VALUE", help=about)
 
 
 def add_reading(add: Callable) -> None:
@@ -46,6 +47,7 @@ def add_reading(add: Callable) -> None:
     add(
         "--max_gb",
         type=float,
+        metavar="GB",
         default=MAX_BYTES / 1e9,
         help="largest decoded size of one file (default: %(default)g)",
     )

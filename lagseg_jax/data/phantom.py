@@ -17,15 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from lagseg_jax.data.phantom_scans import FAMILIES, Family, ct_scanner, mri_scanner
-from lagseg_jax.data.phantom_shapes import (
-    as_column,
-    blend,
-    ellipsoid,
-    pose,
-    texture,
-    tube,
-    warp,
-)
+from lagseg_jax.data.phantom_shapes import as_column, blend, ellipsoid, pose, texture, tube, warp
 from lagseg_jax.runtime.errors import InputError, one_of
 from lagseg_jax.runtime.files import read_json, write_atomically, written_atomically
 

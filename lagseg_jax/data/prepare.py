@@ -17,15 +17,11 @@ import numpy as np
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.dataset_checks import log_errors, refuse_errors
 from lagseg_jax.data.disk_cache import evict, key_of, mark_used, open_array, writing
-from lagseg_jax.data.quality import (
-    Inspection,
-    Problem,
-    inspect_case,
-)
+from lagseg_jax.data.quality import Inspection, Problem, inspect_case
 from lagseg_jax.imaging.dicom_geometry import ALLOWED as DICOM_ALLOWED
 from lagseg_jax.imaging.labels import LabelRule
+from lagseg_jax.imaging.reading import AS_STORED, Reading
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
-from lagseg_jax.imaging.volume import MAX_BYTES
 from lagseg_jax.runtime.console import in_parallel, still
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, files_below, read_json, user_path
@@ -45,10 +41,7 @@ class Preparation:
     label_value: int | tuple[int, ...] = 0
     label_threshold: float = 0.0
     window: tuple[float, ...] = ()
-    max_bytes: int = MAX_BYTES
-    allow: tuple[str, ...] = ()
-    orientation: str = ""
-    plane: str = ""
+    reading: Reading = AS_STORED
 
     @property
     def label_rule(self) -> LabelRule:
@@ -120,7 +113,7 @@ def prepare_cases(
         found |= {job[0]: inspection for job, inspection in zip(missing, inspections)}
         barrier()
     inspections = [found.get(entry) or _read_inspection(entry, case) for entry, case, _ in jobs]
-    refuse_errors(inspections, preparation.allow, preparation.label_rule)
+    refuse_errors(inspections, preparation.reading.allow, preparation.label_rule)
     in_use = {entry.name for entry in entries}
     evict(folder, in_use, max_gb, "decoded slices", "config.data.cache_gb")
     return [
@@ -159,9 +152,10 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
         seen = state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev
         files.append((str(path.resolve()), *seen))
     settings: tuple = (preparation.label_value, preparation.label_threshold)
-    settings += (preparation.orientation, preparation.plane)
+    reading = preparation.reading
+    settings += (reading.orientation, reading.plane)
     if case.image.is_dir():  # what cannot be read otherwise
-        settings += tuple(name for name in DICOM_ALLOWED if name in preparation.allow)
+        settings += tuple(name for name in DICOM_ALLOWED if name in reading.allow)
     if use == "decoded":
         settings += (preparation.image_size, preparation.clip_percentiles, preparation.window)
     return key_of([FORMAT, use, files, settings])
@@ -169,22 +163,16 @@ def _key(case: Case, preparation: Preparation, use: str) -> str:
 
 def _write_entry(entry: Path, case: Case, use: str, preparation: Preparation) -> Inspection:
     """Inspects a case, and keeps the outcome if its files can be used."""
+    reading = preparation.reading
     with still(f"reading {case.image} and its label"):
-        inspection, image, mask = inspect_case(
-            case,
-            preparation.label_rule,
-            preparation.max_bytes,
-            preparation.orientation,
-            preparation.plane,
-            preparation.allow,
-        )
-    log_errors(inspection.problems, preparation.allow)  # at once: others may take minutes
+        inspection, image, mask = inspect_case(case, preparation.label_rule, reading)
+    log_errors(inspection.problems, reading.allow)  # at once: others may take minutes
     if image is None or mask is None or not inspection.usable:
         return inspection
     with writing(entry) as temporary:
         if use == "decoded":
-            slices, _ = to_slices(image.array, image.affine, preparation.plane)
-            labels, _ = to_slices(mask.array, image.affine, preparation.plane)
+            slices, _ = to_slices(image.array, image.affine, reading.plane)
+            labels, _ = to_slices(mask.array, image.affine, reading.plane)
             size = preparation.image_size
             grey = preparation.clip_percentiles, preparation.window
             try:

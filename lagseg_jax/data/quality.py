@@ -27,9 +27,9 @@ from lagseg_jax.imaging.labels import (
 )
 from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.orientation import OrientationError
+from lagseg_jax.imaging.reading import AS_STORED, Reading
 from lagseg_jax.imaging.slices import field_mm, to_slices
 from lagseg_jax.imaging.volume import (
-    MAX_BYTES,
     check_finite,
     check_same_geometry,
     check_same_shape,
@@ -88,22 +88,14 @@ class _Findings:
 
 
 def inspect_case(
-    case: Case,
-    rule: LabelRule = ONLY_VALUE,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    plane: str = "",
-    allow: Sequence[str] = (),
+    case: Case, rule: LabelRule = ONLY_VALUE, reading: Reading = AS_STORED
 ) -> tuple[Inspection, Volume | None, Volume | None]:
     """Reads both files of a case once and applies every check.
 
     Args:
         case: with the label that it ought to have.
         rule: which voxels of a label are atrium.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        plane: of the slices, as in `to_slices`.
-        allow: what a DICOM series may have, as in `parse_volume`.
+        reading: what is told about the files.
 
     Returns:
         The inspection, the image and its uint8 mask with the image's affine; None for what could
@@ -111,7 +103,7 @@ def inspect_case(
     """
     found = _Findings(case.name)
     attempt, add = found.attempt, found.add
-    image, label = _read(case, found, max_bytes, orientation, allow)
+    image, label = _read(case, found, reading)
     mask = None
     if label is not None:
         if image is not None and is_image(image, label):
@@ -130,7 +122,7 @@ def inspect_case(
         mask = on_grid_of(image, mask, ("geometry",))  # whether it may be is said above
         for code, check in (CHECKS | LABEL_CHECKS).items():
             add(code, check(image, mask))
-    facts = _facts(image, mask, plane)
+    facts = _facts(image, mask, reading.plane)
     if label is not None and mask is not None and mask.array.any() and not rule.threshold:
         facts["label_value"] = label_value(label, mask)
         if rule.merged:
@@ -138,20 +130,17 @@ def inspect_case(
     return Inspection(case, facts, found.problems), image, mask
 
 
-def _read(
-    case: Case, found: _Findings, max_bytes: int, orientation: str, allow: Sequence[str]
-) -> tuple[Volume | None, Volume | None]:
+def _read(case: Case, found: _Findings, reading: Reading) -> tuple[Volume | None, Volume | None]:
     """Image and label, as far as they are there and can be read."""
     image = label = None
     if case.label is not None and case.label.is_file() and not os.path.lexists(case.image):
         found.add("missing_image", f"{case.label}: label without its image, expected {case.image}.")
     else:
-        how = max_bytes, orientation, allow
-        image = found.attempt("unreadable_image", parse_volume, case.image, *how)
+        image = found.attempt("unreadable_image", parse_volume, case.image, reading)
     if case.label is None or not case.label.is_file():
         found.add("missing_label", f"{case.image}: image without its label, expected {case.label}.")
     else:
-        label = found.attempt("unreadable_label", parse_volume, case.label, max_bytes, orientation)
+        label = found.attempt("unreadable_label", parse_volume, case.label, reading)
     if image is not None and label is not None:
         label = placed(label, image)
     for volume in (image, label):

@@ -16,12 +16,9 @@ from lagseg_jax.evaluation.metrics import DIGITS, METRICS, case_metrics, summari
 from lagseg_jax.evaluation.statistics import bootstrap_interval, mean_and_sd, paired_wilcoxon
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.labels import LabelRule, is_without, mask_and_say, read_label
+from lagseg_jax.imaging.reading import AS_STORED, Reading
 from lagseg_jax.imaging.slices import to_slices
-from lagseg_jax.imaging.volume import (
-    MAX_BYTES,
-    on_grid_of,
-    read_volume,
-)
+from lagseg_jax.imaging.volume import on_grid_of, read_volume
 from lagseg_jax.runtime.console import in_parallel
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import short_name, without_nan, write_csv, write_json
@@ -61,37 +58,23 @@ class _TruthError(InputError):
     """The truth of a case cannot be used."""
 
 
-TRUTH, PREDICTION = (LabelRule(option=option) for option in ("--label_", "--prediction_"))
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How the files are read.
-
-    Attributes:
-        truth_rule: which voxels of the truth are atrium.
-        prediction_rule: the same for the predictions.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        allow: "geometry" lays masks of the truth's shape over it by index.
-    """
-
-    truth_rule: LabelRule = TRUTH
-    prediction_rule: LabelRule = PREDICTION
-    max_bytes: int = MAX_BYTES
-    orientation: str = ""
-    allow: Sequence[str] = ()
+RULES = LabelRule(option="--label_"), LabelRule(option="--prediction_")
 
 
 def score_masks(
-    truth: Mapping[str, Path], folders: Sequence[Path], how: Reading | None = None
+    truth: Mapping[str, Path],
+    folders: Sequence[Path],
+    rules: tuple[LabelRule, LabelRule] = RULES,
+    reading: Reading = AS_STORED,
 ) -> list[Scores]:
     """Scores every folder of masks; each file is read once, in parallel.
 
     Args:
         truth: {case: label file}.
         folders: of masks named by case; files of other cases do not count.
-        how: the files are read; by default as if nothing was said about them.
+        rules: which voxels of the truth and of the predictions are atrium.
+        reading: what is told about the files; "geometry" in its `allow` lays masks of the truth's
+            shape over it by index.
 
     Returns:
         The scores in the order of the folders.
@@ -111,7 +94,7 @@ def score_masks(
     scores = [Scores(name, {}, {}) for name in names]
 
     def score_case(case: str) -> list[Row | InputError]:
-        return _score_case(case, truth[case], masks, how or Reading())
+        return _score_case(case, truth[case], masks, rules, reading)
 
     for case, outcomes in zip(truth, in_parallel("scoring cases", score_case, list(truth))):
         for one, outcome in zip(scores, outcomes):
@@ -124,11 +107,15 @@ def score_masks(
 
 
 def _score_case(
-    case: str, truth: Path, masks: Sequence[tuple[Path, Mapping[str, Path]]], how: Reading
+    case: str,
+    truth: Path,
+    masks: Sequence[tuple[Path, Mapping[str, Path]]],
+    rules: tuple[LabelRule, LabelRule],
+    reading: Reading,
 ) -> list[Row | InputError]:
     """One case in every folder, (folder, {case: mask}): its metrics, or why there are none."""
     try:
-        label = read_label(truth, how.truth_rule, how.max_bytes, how.orientation)
+        label = read_label(truth, rules[0], reading)
     except InputError as error:
         return [_TruthError(str(error))] * len(masks)
     axis = to_slices(label.array, label.affine)[1].volume_axis
@@ -138,17 +125,16 @@ def _score_case(
             file = found.get(case) or found.get(short_name(case))
             if file is None:
                 raise InputError(f"{folder}: no mask of {case} found, expected one.")
-            mask = _read_mask(file, how)
-            mask = on_grid_of(label, mask, how.allow)
+            mask = on_grid_of(label, _read_mask(file, rules[1], reading), reading.allow)
             outcomes.append(case_metrics(label.array, mask.array, label.affine, axis))
         except InputError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _read_mask(path: Path, how: Reading) -> Volume:
+def _read_mask(path: Path, rule: LabelRule, reading: Reading) -> Volume:
     """A prediction; without the atrium's value, where that is named, it is an empty mask."""
-    volume, rule = read_volume(path, how.max_bytes, how.orientation), how.prediction_rule
+    volume = read_volume(path, reading)
     if is_without(volume, rule):
         return dataclasses.replace(volume, array=np.zeros(volume.array.shape, np.uint8))
     return mask_and_say(volume, rule)

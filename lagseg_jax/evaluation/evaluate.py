@@ -18,6 +18,7 @@ from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.overlay import write_overlay
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.remarks import remarks
 from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
@@ -147,10 +148,8 @@ def _write(
 def read_labelled(case: Case, data: ml_collections.ConfigDict) -> tuple[Volume, Volume]:
     """Image and label of a case as `config.data` says."""
     assert case.label is not None  # a split is of labelled cases
-    how = int(data.max_gb * 1e9), data.orientation, tuple(data.allow)
-    return read_image_and_label(
-        case.image, case.label, LabelRule(data.label_value, data.label_threshold), *how
-    )
+    rule = LabelRule(data.label_value, data.label_threshold)
+    return read_image_and_label(case.image, case.label, rule, Reading.of(data))
 
 
 def mask_file(folder: Path, case: Case) -> Path:
@@ -191,8 +190,8 @@ def _write_overlays(
     for number, rank in chosen.items():
         row, case = rows[number], cases[number]
         image, label = read_labelled(case, segmenter.config.data)
-        told = segmenter.config.data.orientation
-        mask = read_volume(mask_file(folder, case), orientation=told)
+        told = Reading(orientation=segmenter.config.data.orientation)
+        mask = read_volume(mask_file(folder, case), told)
         title = _title(f"{case.name} ({rank} of {len(rows)})", row, segmenter)
         shown, geometry = to_slices(image.array, image.affine, segmenter.plane)
         truth, prediction = (

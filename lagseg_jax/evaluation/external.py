@@ -17,6 +17,7 @@ from lagseg_jax.data.split import read_split
 from lagseg_jax.evaluation.evaluate import FILES, evaluate, mask_file
 from lagseg_jax.evaluation.manifest import dataset_root
 from lagseg_jax.imaging.labels import LabelRule
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.files import CasePage
 from lagseg_jax.inference.load_segmenter import load_segmenter
@@ -80,13 +81,13 @@ def judge_external(
     cases = _cases(config, test.split)
     way = "--allow=seen_case"
     seen = {key: case for run in test.workdirs for key, case in seen_images(run).items()}
-    data = config.data
-    rule = LabelRule(data.label_value, data.label_threshold, "--label_")
-    inspections = _inspected(cases, rule, data)
-    names = check_unseen(seen, image_hashes(inspections), test.runs, data.allow, way)
+    rule = LabelRule(config.data.label_value, config.data.label_threshold, "--label_")
+    reading = Reading.of(config.data)
+    inspections = _inspected(cases, rule, reading)
+    names = check_unseen(seen, image_hashes(inspections), test.runs, reading.allow, way)
     if names:
         log.warning("the run has learnt from %d of these cases", len(names))
-    refuse_errors(inspections, tuple(data.allow), rule)
+    refuse_errors(inspections, reading.allow, rule)
     segmenter = load_segmenter(test.workdirs, test.weights or None)
     config.encoder.weights = segmenter.config.encoder.weights
     model = segmenter.step, config.data, segmenter.plane
@@ -138,15 +139,12 @@ def _cases(config: ml_collections.ConfigDict, split: str) -> list[Case]:
     return [case for case in cases if case.name in names]
 
 
-def _inspected(
-    cases: Sequence[Case], rule: LabelRule, data: ml_collections.ConfigDict
-) -> list[Inspection]:
+def _inspected(cases: Sequence[Case], rule: LabelRule, reading: Reading) -> list[Inspection]:
     """What the check of a dataset says of each case; its errors are logged."""
-    how = int(data.max_gb * 1e9), data.orientation, data.plane, tuple(data.allow)
 
     def inspect(case: Case) -> Inspection:
-        inspection = inspect_case(case, rule, *how)[0]
-        log_errors(inspection.problems, tuple(data.allow))
+        inspection = inspect_case(case, rule, reading)[0]
+        log_errors(inspection.problems, reading.allow)
         return inspection
 
     return in_parallel("checking volumes", inspect, cases)

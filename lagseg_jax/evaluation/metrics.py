@@ -134,10 +134,7 @@ def slice_metrics(truth: np.ndarray, prediction: np.ndarray, axis: int = 2) -> d
 
 
 def case_metrics(
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    grid: np.ndarray | Sequence[float],
-    axis: int = 2,
+    truth: np.ndarray, prediction: np.ndarray, grid: np.ndarray | Sequence[float], axis: int = 2
 ) -> dict[str, float]:
     """Every number of `METRICS` for one case, in the grid of the arrays.
 

@@ -96,10 +96,7 @@ def _read_frames(file: DicomFile) -> list[Frame]:
         raise InputError(f"{file}: a deflated DICOM file, expected plain transfer syntax")
     with open_dicom(file) as stream:
         dataset = pydicom.dcmread(
-            stream,
-            stop_before_pixels=True,
-            force=True,
-            specific_tags=[*_ALL, *_GROUPS],
+            stream, stop_before_pixels=True, force=True, specific_tags=[*_ALL, *_GROUPS]
         )
     header = _plain(dataset)
     kind = dataset.file_meta.get("MediaStorageSOPClassUID")

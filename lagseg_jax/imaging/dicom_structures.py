@@ -113,8 +113,7 @@ def _image(frame: Frame) -> Any:
 def _reference(stack: Stack, image: Any) -> Any:
     """The frame of reference, study, series and images that contours lie in."""
     series = _item(
-        SeriesInstanceUID=stack.uid,
-        ContourImageSequence=[_image(frame) for frame in stack.frames],
+        SeriesInstanceUID=stack.uid, ContourImageSequence=[_image(frame) for frame in stack.frames]
     )
     study = _item(
         ReferencedSOPClassUID=_STUDY_KIND,

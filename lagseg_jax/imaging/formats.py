@@ -89,11 +89,7 @@ def read_nifti(path: Path, max_bytes: int, orientation: str = "") -> Volume:
 
 
 def header_affine(
-    path: Path,
-    header: nib.Nifti1Header,
-    sizes: np.ndarray,
-    shape: Sequence[int],
-    orientation: str,
+    path: Path, header: nib.Nifti1Header, sizes: np.ndarray, shape: Sequence[int], orientation: str
 ) -> tuple[np.ndarray, str]:
     """`nifti_affine` in mm, whatever the header's unit of length."""
     code = int(header["xyzt_units"]) & 7

@@ -2,7 +2,6 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from scipy import ndimage
 
 from lagseg_jax.imaging.dicom_label import placed
 from lagseg_jax.imaging.formats import Volume
-from lagseg_jax.imaging.volume import MAX_BYTES, on_grid_of, read_volume
+from lagseg_jax.imaging.reading import AS_STORED, Reading
+from lagseg_jax.imaging.volume import on_grid_of, read_volume
 from lagseg_jax.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -74,13 +74,10 @@ class FractionalLabelError(InputError):
 
 
 def read_label(
-    path: str | Path,
-    rule: LabelRule = ONLY_VALUE,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
+    path: str | Path, rule: LabelRule = ONLY_VALUE, reading: Reading = AS_STORED
 ) -> Volume:
     """`read_volume` and `mask_and_say`."""
-    return mask_and_say(read_volume(path, max_bytes, orientation), rule)
+    return mask_and_say(read_volume(path, reading), rule)
 
 
 def mask_and_say(volume: Volume, rule: LabelRule = ONLY_VALUE) -> Volume:
@@ -91,17 +88,12 @@ def mask_and_say(volume: Volume, rule: LabelRule = ONLY_VALUE) -> Volume:
 
 
 def read_image_and_label(
-    image: str | Path,
-    label: str | Path,
-    rule: LabelRule = ONLY_VALUE,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    allow: Sequence[str] = (),
+    image: str | Path, label: str | Path, rule: LabelRule = ONLY_VALUE, reading: Reading = AS_STORED
 ) -> tuple[Volume, Volume]:
     """Reads a labelled case: `read_volume`, `read_label` and `on_grid_of`."""
-    read = read_volume(image, max_bytes, orientation, allow)
-    mask = placed(read_label(label, rule, max_bytes, orientation), read)
-    return read, on_grid_of(read, mask, allow)
+    read = read_volume(image, reading)
+    mask = placed(read_label(label, rule, reading), read)
+    return read, on_grid_of(read, mask, reading.allow)
 
 
 def atrium_mask(volume: Volume, rule: LabelRule = ONLY_VALUE) -> Volume:

@@ -16,13 +16,7 @@ import numpy as np
 from lagseg_jax.imaging.marching_cubes import neighbour_means, voxel_surface
 from lagseg_jax.imaging.masks import bounding_box
 from lagseg_jax.imaging.mesh_distance import voxel_distances
-from lagseg_jax.imaging.triangles import (
-    body_of_each,
-    enclosed,
-    is_closed,
-    samples,
-    without_folds,
-)
+from lagseg_jax.imaging.triangles import body_of_each, enclosed, is_closed, samples, without_folds
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.extras import install_command
 

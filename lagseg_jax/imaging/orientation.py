@@ -117,10 +117,7 @@ def _qform(header: nib.Nifti1Header, sizes: np.ndarray) -> np.ndarray | None:
 
 
 def _contradiction(
-    header: nib.Nifti1Header,
-    coded: dict[str, np.ndarray],
-    sizes: np.ndarray,
-    shape: Sequence[int],
+    header: nib.Nifti1Header, coded: dict[str, np.ndarray], sizes: np.ndarray, shape: Sequence[int]
 ) -> str:
     """How the coded forms and the voxel sizes contradict each other; "" where they do not."""
     if len(coded) == 2:

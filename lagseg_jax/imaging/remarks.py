@@ -1,12 +1,7 @@
 """Says what is unusual about the geometry of a volume, wherever it is used."""
 
 from lagseg_jax.imaging.formats import Volume
-from lagseg_jax.imaging.grid import (
-    RIGHT_ANGLE_DEGREES,
-    TILTED_DEGREES,
-    shear_degrees,
-    tilt_degrees,
-)
+from lagseg_jax.imaging.grid import RIGHT_ANGLE_DEGREES, TILTED_DEGREES, shear_degrees, tilt_degrees
 from lagseg_jax.imaging.slices import MARGIN, to_slices
 
 

@@ -11,9 +11,10 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from lagseg_jax.imaging.dicom import read_series
 from lagseg_jax.imaging.dicom_files import holds_dicom, is_dicom_file
 from lagseg_jax.imaging.dicom_label import read_segmentation
-from lagseg_jax.imaging.formats import MAX_BYTES, Volume, nifti_bytes, read_nifti
+from lagseg_jax.imaging.formats import Volume, nifti_bytes, read_nifti
 from lagseg_jax.imaging.grid import TOLERANCE, corner_shift
 from lagseg_jax.imaging.nrrd_format import nrrd_bytes, read_nrrd
+from lagseg_jax.imaging.reading import AS_STORED, Reading
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import write_atomically
 
@@ -33,44 +34,31 @@ def case_name(path: str | Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def read_volume(
-    path: str | Path,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    allow: Sequence[str] = (),
-) -> Volume:
+def read_volume(path: str | Path, reading: Reading = AS_STORED) -> Volume:
     """`parse_volume` and `check_finite`: what everything but the check of a dataset wants."""
-    volume = parse_volume(path, max_bytes, orientation, allow)
+    volume = parse_volume(path, reading)
     check_finite(volume)
     return volume
 
 
-def parse_volume(
-    path: str | Path,
-    max_bytes: int = MAX_BYTES,
-    orientation: str = "",
-    allow: Sequence[str] = (),
-) -> Volume:
+def parse_volume(path: str | Path, reading: Reading = AS_STORED) -> Volume:
     """Reads a 3-D volume from `.nii`, `.nii.gz` or `.nrrd`; its voxels may be NaN or infinite.
 
     Args:
         path: of the file; or the folder of a DICOM series, or a DICOM segmentation object.
-        max_bytes: of voxels; more is refused before they are allocated.
-        orientation: letters such as "LPS", "sform" or "qform", for a file that does not say its
-            orientation or contradicts itself (see `orientation`); others say it themselves.
-        allow: what a DICOM series may have, as in `find_studies`.
+        reading: what is told about it.
 
     Raises:
-        OrientationError: such a file, and no `orientation` that settles it.
-        InputError: missing, damaged or truncated file, not exactly one 3-D volume, more than
-            `max_bytes` of voxels declared, singular affine, a unit that is no length, NRRD whose
-            data lie in another file.
+        OrientationError: it does not say its orientation, and nothing that is told settles it.
+        InputError: missing, damaged or truncated file, not exactly one 3-D volume, too many bytes
+            of voxels declared, singular affine, a unit that is no length, NRRD whose data lie in
+            another file.
     """
     path = Path(path)
     if path.is_dir() and holds_dicom(path):
-        return read_series(path, max_bytes, allow)
+        return read_series(path, reading.max_bytes, reading.allow)
     if is_dicom_file(path):
-        return read_segmentation(path, max_bytes)
+        return read_segmentation(path, reading.max_bytes)
     if not is_volume_file(path):
         raise InputError(f"{path}: not a volume file name, expected one of {', '.join(SUFFIXES)}.")
     if not path.is_file():
@@ -80,13 +68,14 @@ def parse_volume(
     try:
         # What a header makes overflow is found in the affine or the voxels.
         with np.errstate(over="ignore", invalid="ignore"):
-            volume = read(path, max_bytes, orientation)
+            volume = read(path, reading.max_bytes, reading.orientation)
             _check_affine(volume)
     except InputError:
         raise
     except MemoryError as error:
         raise InputError(
-            f"{path}: not enough memory to read it ({error}), expected at most {max_bytes} bytes."
+            f"{path}: not enough memory to read it ({error}), expected at most "
+            f"{reading.max_bytes} bytes."
         ) from error
     except Exception as error:  # the parsers raise whatever a damaged header makes them stumble on
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -80,7 +80,7 @@ class _Work:
             input_hash = one.content_hash()
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
-        volume = one.read(self.request.max_bytes, self.request.orientation)
+        volume = one.read(self.request.reading)
         check_grey(volume)
         cut = self.segmenter.cut(*voxels_and_affine(volume), str(one.source))
         return _Read(volume, input_hash, cut)

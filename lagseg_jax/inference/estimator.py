@@ -14,13 +14,8 @@ from lagseg_jax.imaging.appearance import appearance
 from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.masks import volume_ml
 from lagseg_jax.imaging.slices import field_mm, network_masks, resize_matrices, to_slices
-from lagseg_jax.inference.uncertainty import (
-    COLUMNS,
-    UNLIKE,
-    Uncertainty,
-    stability,
-)
-from lagseg_jax.inference.uncertainty_record import find_uncertainty
+from lagseg_jax.inference.uncertainty import COLUMNS, UNLIKE, Uncertainty, stability
+from lagseg_jax.inference.uncertainty_record import read_uncertainty, record_path
 from lagseg_jax.runs.training_range import FIELD, read_training_range, unlike_training
 from lagseg_jax.runtime.console import count_of
 
@@ -55,9 +50,8 @@ class Estimator:
         step: int,
         data: ml_collections.ConfigDict,
         plane: str,
-        guess: bool = False,
     ) -> "Estimator | None":
-        """That of a run or an ensemble, as far as it was measured.
+        """That of a run or an ensemble, where it was measured for just these and mirrorings.
 
         Args:
             workdirs: of the runs.
@@ -65,33 +59,25 @@ class Estimator:
             step: of the first run's model.
             data: `config.data` of the first run.
             plane: of the slices.
-            guess: whether what was measured of the first run alone will do where nothing was of
-                all together, with a warning.
 
         Returns:
-            None, with a warning, where nothing was measured that will do.
+            None, with a warning, where it was not.
 
         Raises:
-            InputError: a record in the first workdir is damaged.
+            InputError: the record in the first workdir is damaged.
         """
-        first, found = Path(workdirs[0]), find_uncertainty(workdirs, tta)
+        first, found = Path(workdirs[0]), read_uncertainty(record_path(workdirs, tta))
         alone = len(workdirs) == 1 and not tta
         command = f"{CALIBRATE} {shlex.join(map(str, workdirs))}{' --tta' * tta}"
-        if found is None or found.uncertainty.step != step or not (found.exact or guess):
+        if found is None or found.step != step:
             why = f"{first} has no evaluation of step {step}, which {EVALUATE} makes"
             why = why if alone else f"{command} measures them"
             log.warning("no estimates of Dice and volume: %s", why)
             return None
-        if not found.exact:
-            log.warning(
-                "estimates of Dice and volume are guesses: they were measured for one model "
-                "without mirrorings, that of %s; %s measures them",
-                *(first, command),
-            )
-        few = "" if found.uncertainty.cases >= FEW else ": few"
-        cases = count_of(found.uncertainty.cases, "validation case")
+        few = "" if found.cases >= FEW else ": few"
+        cases = count_of(found.cases, "validation case")
         log.info("estimates: calibrated on %s%s", cases, few)
-        return cls(found.uncertainty, read_training_range(first), data, plane)
+        return cls(found, read_training_range(first), data, plane)
 
     def columns(
         self,

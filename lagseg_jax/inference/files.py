@@ -143,12 +143,7 @@ class Outputs:
         return failed
 
     def _besides(
-        self,
-        done: Prediction,
-        threshold: float,
-        title: str,
-        plane: str,
-        case_page: CasePage | None,
+        self, done: Prediction, threshold: float, title: str, plane: str, case_page: CasePage | None
     ) -> list[tuple[Path | None, Callable[[Path], None]]]:
         """What is written besides the mask, and how; arguments as in `write`."""
         volume, mask, probability = done.volume, done.mask, done.probability

@@ -8,6 +8,7 @@ import numpy as np
 
 from lagseg_jax.imaging.formats import Volume, header_affine
 from lagseg_jax.imaging.orientation import affine_of_letters, check_orientation
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
 
@@ -35,7 +36,7 @@ def voxels_and_affine(
     """
     check_orientation("orientation", orientation)
     if isinstance(volume, str | Path):
-        volume = read_volume(volume, orientation=orientation)
+        volume = read_volume(volume, Reading(orientation=orientation))
     if isinstance(volume, Volume):
         affine, volume = volume.affine, volume.array
     elif isinstance(volume, nib.spatialimages.SpatialImage):

@@ -9,7 +9,8 @@ from lagseg_jax.imaging.dicom import read_stack
 from lagseg_jax.imaging.dicom_files import open_dicom
 from lagseg_jax.imaging.dicom_study import Stack
 from lagseg_jax.imaging.formats import Volume
-from lagseg_jax.imaging.volume import MAX_BYTES, case_name, read_volume
+from lagseg_jax.imaging.reading import AS_STORED, Reading
+from lagseg_jax.imaging.volume import case_name, read_volume
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import content_sha256
 
@@ -37,13 +38,13 @@ class Input:
         """The case, unique among the inputs."""
         return case_name(self.mask_name)
 
-    def read(self, max_bytes: int = MAX_BYTES, orientation: str = "") -> Volume:
-        """Raises InputError for what cannot be used, or has more than `max_bytes` of voxels."""
+    def read(self, reading: Reading = AS_STORED) -> Volume:
+        """Raises InputError for what cannot be used, or has too many bytes of voxels."""
         if self.problem:
             raise InputError(self.problem)
         if self.stack is not None:
-            return read_stack(self.stack, max_bytes)
-        return read_volume(self.source, max_bytes, orientation)
+            return read_stack(self.stack, reading.max_bytes)
+        return read_volume(self.source, reading)
 
     def content_hash(self) -> str:
         """Of the file, or the DICOM images, that are read."""

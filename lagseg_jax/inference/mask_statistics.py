@@ -72,13 +72,19 @@ def mask_statistics(
     return row | {"remarks": "; ".join(mask_warnings(row))}
 
 
+def volume_warning(volume: float) -> str:
+    """What is suspicious about the volume of a mask in mL; "": nothing."""
+    low, high = ATRIUM_ML
+    if low <= volume <= high:
+        return ""
+    return f"a volume outside {low:g}-{high:g} mL is suspicious" if volume else "nothing was found"
+
+
 def mask_warnings(row: dict[str, Any]) -> list[str]:
     """What is suspicious about a mask, given its numbers."""
+    found = [warning] if (warning := volume_warning(row["volume_ml"])) else []
     if not row["voxels"]:
-        return ["nothing was found"]
-    found = []
-    if row["suspicious_volume"]:
-        found.append("a volume outside {:g}-{:g} mL is suspicious".format(*ATRIUM_ML))
+        return found
     if row["touches_border"]:
         found.append("the mask reaches the border of the volume")
     return found + estimate_warnings(row)

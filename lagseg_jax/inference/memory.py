@@ -13,10 +13,7 @@ from lagseg_jax.runtime.errors import InputError
 COPIES = 3
 IN_FLIGHT = 2  # batches: one is computed while the one before is fetched
 # Of versions 2 and 1: the limit of a container, and what is used of it.
-_COUNTERS = (
-    ("memory.max", "memory.current"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
+_COUNTERS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 _LIMITS = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")
 
 

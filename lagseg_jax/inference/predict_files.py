@@ -1,7 +1,7 @@
 """Predicts this process' share of the cases with the models of some runs, and tells of all."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import write_statistics
 from lagseg_jax.inference.records import Record, rows_on_record, run_identity, warn_of_replaced
 from lagseg_jax.inference.request import Request
-from lagseg_jax.inference.uncertainty_record import Found, find_uncertainty
+from lagseg_jax.inference.uncertainty import UNLIKE, Uncertainty
+from lagseg_jax.inference.uncertainty_record import read_uncertainty, record_path
 from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.console import log
 from lagseg_jax.runtime.processes import allgather, process, share
@@ -49,24 +50,24 @@ def predict_files(
     # Shared first and filtered then: processes that start later would see other files.
     mine = todo = {one: jobs[one] for one in share(list(jobs))}
     if resume:
-        estimates = _estimates(request)
-        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about, estimates)}
+        needed = [UNLIKE] if _uncertainty(request) else []
+        todo = {one: out for one, out in mine.items() if not _is_done(one, out, about, needed)}
         log.info("cases already there: %d, to do: %d", len(mine) - len(todo), len(todo))
     done = Predicted({}, [])
     if todo:
         warn_of_replaced([Record.of(folder, one.name) for one in todo], about["runs"])
         segmenter = _load(request)
         folder.mkdir(parents=True, exist_ok=True)
-        done = predict_cases(segmenter, todo, request, about, _models(request, segmenter))
+        done = predict_cases(segmenter, todo, request, about, _models(request))
     parts = allgather([len(todo) - len(done.rows), len(done.full)])
     if statistics and process()[0] == 0:
         found = rows_on_record(folder)
         ordered = [one.name for one in jobs if one.name in found]
         ordered += [case for case in found if case not in set(ordered)]
-        told = {name: getattr(request, name) for name in ("orientation", "plane", "allow")}
+        told = {name: getattr(request.reading, name) for name in ("orientation", "plane", "allow")}
         told |= {"workdirs": request.workdirs, "encoder_weights": _encoder_weights(request)}
-        if known := _found(request):
-            told["uncertainty"] = asdict(known.uncertainty)
+        if known := _uncertainty(request):
+            told["uncertainty"] = asdict(known)
         if ordered:
             write_statistics(folder, [{"case": case, **found[case]} for case in ordered], told)
     failed, full = map(sum, zip(*parts))
@@ -75,34 +76,34 @@ def predict_files(
 
 def _about(request: Request) -> dict[str, Any]:
     """What makes the masks, but for their inputs: the models and the options."""
-    names = ("components", "min_mm3", "tta", "orientation", "plane", "allow")
-    options = {name: getattr(request, name) for name in names}
-    options["allow"] = sorted(request.allow)
+    options = {name: getattr(request, name) for name in ("components", "min_mm3", "tta")}
+    options |= {name: getattr(request.reading, name) for name in ("orientation", "plane")}
+    options["allow"] = sorted(request.reading.allow)
     return {"runs": [run_identity(Path(w)) for w in request.workdirs], "options": options}
 
 
-def _found(request: Request) -> Found | None:
-    """What was measured of estimates, where these are wanted; needs no jax."""
-    if not request.estimate:
+def _uncertainty(request: Request) -> Uncertainty | None:
+    """What was measured of estimates with these models and options, where they are wanted."""
+    if not request.estimate or _measured_otherwise(request):
         return None
-    found = find_uncertainty(request.workdirs, request.tta)
+    return read_uncertainty(record_path(request.workdirs, request.tta))
+
+
+def _measured_otherwise(request: Request) -> str:
+    """The option that estimates were measured with, where another is asked for; else ""."""
     own = read_config(Path(request.workdirs[0])).predict.components
-    return found and found._replace(exact=found.exact and request.components in (None, own))
+    return "" if request.components in (None, own) else f"--keep_components={own}"
 
 
-def _estimates(request: Request) -> dict[str, str]:
-    """What statistics say of estimates where these are wanted and known."""
-    found = _found(request)
-    return {"estimates": "calibrated" if found.exact else "guessed"} if found else {}
-
-
-def _is_done(one: Input, outputs: Outputs, about: dict[str, Any], row: dict[str, str]) -> bool:
+def _is_done(
+    one: Input, outputs: Outputs, about: dict[str, Any], columns: Sequence[str] = ()
+) -> bool:
     """Whether the files of a case are all there, made of this input by this model and options.
 
-    And whether its statistics say this.
+    And whether its statistics have these columns.
     """
     content = Record.of(outputs.mask.parent, one.name).content
-    if any(content.get("row", {}).get(name) != value for name, value in row.items()):
+    if any(content.get("row", {}).get(name) is None for name in columns):
         return False
     made_from = content.get("made_from") or {}
     same = json.loads(json.dumps(about))  # tuples as lists
@@ -120,16 +121,16 @@ def _load(request: Request) -> "Segmenter":
         from lagseg_jax.inference.load_segmenter import load_segmenter
 
     segmenter = load_segmenter(request.workdirs, request.weights)
-    if request.estimate:
-        about = segmenter.step, segmenter.config.data, request.plane or segmenter.plane
-        estimator = Estimator.of(request.workdirs, request.tta, *about, guess=True)
+    plane = request.reading.plane
+    if request.estimate and (measured_with := _measured_otherwise(request)):
+        log.warning("no estimates of Dice and volume: they were measured with %s", measured_with)
+    elif request.estimate:
+        about = segmenter.step, segmenter.config.data, plane or segmenter.plane
+        estimator = Estimator.of(request.workdirs, request.tta, *about)
         segmenter = replace(segmenter, estimator=estimator)
-        own = segmenter.postprocessing.components
-        if estimator is not None and request.components not in (None, own):
-            log.warning("estimates are guesses: they were measured with --keep_components=%d", own)
-    if request.plane:
-        segmenter = segmenter.in_any_plane(request.plane)
-        log.warning("--plane cuts all volumes into %s slices", request.plane)
+    if plane:
+        segmenter = segmenter.in_any_plane(plane)
+        log.warning("--plane cuts all volumes into %s slices", plane)
     models, mirrorings = len(request.workdirs), 4 if request.tta else 1
     if models * mirrorings > 1:
         log.info(
@@ -144,11 +145,10 @@ def _load(request: Request) -> "Segmenter":
     return segmenter
 
 
-def _models(request: Request, segmenter: "Segmenter") -> dict[str, str]:
+def _models(request: Request) -> dict[str, str]:
     """What statistics say of the models."""
     workdirs = ", ".join(map(str, request.workdirs))
-    estimates = _estimates(request) if segmenter.estimator is not None else {}
-    return {"workdirs": workdirs, **estimates, "encoder_weights": _encoder_weights(request)}
+    return {"workdirs": workdirs, "encoder_weights": _encoder_weights(request)}
 
 
 def _encoder_weights(request: Request) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lagseg_jax.imaging.volume import MAX_BYTES
+from lagseg_jax.imaging.reading import AS_STORED, Reading
 from lagseg_jax.inference.files import CasePage
 
 
@@ -17,10 +17,7 @@ class Request:
         components: connected components kept, 0 for all; None: as trained.
         min_mm3: components smaller than this go.
         tta: average over the four in-plane mirrorings.
-        max_bytes: of voxels in one file.
-        orientation: of files that do not say it, as in `parse_volume`.
-        plane: that all volumes are cut in; "": as the run says.
-        allow: what DICOM series may have.
+        reading: what is told about the files; without a plane, the run says it.
         case_page: writes the review page of a case, for outputs that have one.
         estimate: whether the Dice and the volume of masks are estimated.
     """
@@ -30,9 +27,6 @@ class Request:
     components: int | None = None
     min_mm3: float = 0.0
     tta: bool = False
-    max_bytes: int = MAX_BYTES
-    orientation: str = ""
-    plane: str = ""
-    allow: Sequence[str] = ()
+    reading: Reading = AS_STORED
     case_page: CasePage | None = None
     estimate: bool = False

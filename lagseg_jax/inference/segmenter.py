@@ -141,11 +141,7 @@ class Segmenter:
         return Cut(slices, geometry, [found[rule] for rule in rules])
 
     def compute(
-        self,
-        cut: Cut,
-        tta: bool,
-        post: PostProcessing | None = None,
-        probable: bool = False,
+        self, cut: Cut, tta: bool, post: PostProcessing | None = None, probable: bool = False
     ) -> np.ndarray:
         """(x, y, z): the probability, float32; with `post`, where it reaches the threshold, uint8.
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from lagseg_jax.inference.postprocess import PostProcessing
 from lagseg_jax.inference.records import run_identity
@@ -19,13 +18,6 @@ from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import read_json
 
 UNCERTAINTY = "uncertainty.json"
-
-
-class Found(NamedTuple):
-    """What was measured, and whether it was measured with just these runs and mirrorings."""
-
-    uncertainty: Uncertainty
-    exact: bool
 
 
 def record_path(workdirs: Sequence[str | Path], tta: bool) -> Path:
@@ -46,19 +38,6 @@ def record_path(workdirs: Sequence[str | Path], tta: bool) -> Path:
     made_with = json.dumps([runs[0], sorted(runs[1:]), bool(tta), post], sort_keys=True)
     key = hashlib.sha256(made_with.encode()).hexdigest()[:16]
     return first / f"uncertainty-{key}.json"
-
-
-def find_uncertainty(workdirs: Sequence[str | Path], tta: bool) -> Found | None:
-    """What was measured with these; else of the first run as it is; None where nothing was.
-
-    Raises:
-        InputError: a record is damaged.
-    """
-    path = record_path(workdirs, tta)
-    if (found := read_uncertainty(path)) is not None:
-        return Found(found, True)
-    alone = read_uncertainty(Path(workdirs[0]) / UNCERTAINTY)
-    return None if alone is None else Found(alone, False)
 
 
 def read_uncertainty(path: Path) -> Uncertainty | None:

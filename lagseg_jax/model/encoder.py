@@ -228,10 +228,7 @@ class Encoder(nn.Module):
     def _scan(self, step: Callable, carry: Any, inputs: jax.Array | None) -> tuple[Any, Any]:
         """`step(block, carry, inputs[l])` for every block l; compile time is flat in depth."""
         scan = nn.scan(
-            step,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.spec.depth,
+            step, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.spec.depth
         )
         return scan(self.blocks, carry, inputs)
 

@@ -39,7 +39,7 @@ def _fusion(fusion: FusionWeights) -> Shapes:
 
 def _decoder(decoder: Decoder, width: int) -> Shapes:
     """Of a decoder of tokens (S, B, h, w, width) and grey images."""
-    widths, shapes = decoder.widths, {}
+    widths, shapes = decoder.widths, Shapes()
     views = [0] * len(widths)  # channels of the image at 1/14 and at each scale
     if decoder.image_injection:
         pyramid = decoder.image_path == "pyramid"
@@ -54,7 +54,7 @@ def _decoder(decoder: Decoder, width: int) -> Shapes:
 
 def _pyramid(decoder: Decoder) -> Shapes:
     """From the finest scale, which sees the pixels of one of its own as channels, to the others."""
-    inputs, shapes = decoder.scales[-1] ** 2, {}
+    inputs, shapes = decoder.scales[-1] ** 2, Shapes()
     for number, channels in enumerate(reversed(decoder.widths[1:])):
         shapes |= _block(f"pyramid/ConvBlock_{number}", inputs, channels)
         inputs = channels
@@ -63,7 +63,7 @@ def _pyramid(decoder: Decoder) -> Shapes:
 
 def _block(name: str, inputs: int, outputs: int) -> Shapes:
     """Of a `ConvBlock`."""
-    shapes = {}
+    shapes: Shapes = {}
     for number, channels in enumerate((inputs, outputs)):
         shapes[f"{name}/Conv_{number}/kernel"] = (3, 3, channels, outputs)
         for kind in ("scale", "bias"):

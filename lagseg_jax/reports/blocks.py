@@ -38,19 +38,29 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Content]]) -> Html:
     return tag("div", tag("table", tag("thead", head), tag("tbody", body)), class_="scroll")
 
 
+def sorting_head(title: str, sort: str = "none", kind: str | None = None) -> Html:
+    """A column's name, by which the page's script sorts; `sort` is how its rows lie now."""
+    return tag("th", title, scope="col", tabindex=0, aria_sort=sort, class_=kind)
+
+
+def name_cell(name: str, shown: str | None = None) -> Html:
+    """The cell of a case's name, shown as it is or as a link."""
+    return tag("td", shown or name, data_value=name)
+
+
+def number_cell(value: float, digits: int) -> Html:
+    """A cell that is sorted by its value, not by what is shown of it."""
+    plain = f"{value:.9g}" if np.isfinite(value) else ""
+    return tag("td", number(value, digits), data_value=plain)
+
+
 def case_table(names: Sequence[str], columns: Columns, digits: int) -> Html:
     """A row for each case, a column for each tool; the page's script sorts it."""
-    heads = [
-        tag("th", title, scope="col", tabindex=0, aria_sort="none") for title in ("Case", *columns)
+    rows = [
+        tag("tr", name_cell(name), [number_cell(v[case], digits) for v in columns.values()])
+        for case, name in enumerate(names)
     ]
-    rows = []
-    for case, name in enumerate(names):
-        cells = [tag("td", name, data_value=name)]
-        for values in columns.values():
-            plain = f"{values[case]:.9g}" if np.isfinite(values[case]) else ""
-            cells.append(tag("td", number(values[case], digits), data_value=plain))
-        rows.append(tag("tr", cells))
-    head = tag("thead", tag("tr", heads))
+    head = tag("thead", tag("tr", map(sorting_head, ("Case", *columns))))
     return tag("div", tag("table", head, tag("tbody", rows)), class_="scroll")
 
 

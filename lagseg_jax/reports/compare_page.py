@@ -82,7 +82,7 @@ def _pairs(scores: Sequence[Scores], names: Sequence[str]) -> Html:
     parts = [
         tag("h2", "Dice of every case"),
         tag("p", "A line joins a case from tool to tool; the mark is the mean."),
-        tag("figure", paired_figure(columns, names, "Dice", 3)),
+        tag("figure", paired_figure(columns, names)),
     ]
     for a, b in itertools.combinations(scores, 2):
         rows = [

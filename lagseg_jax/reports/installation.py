@@ -66,9 +66,7 @@ def installation(weights: Sequence[Path]) -> dict:
             {"layout": one.name, "files": one.files} for one in (*LAYOUTS, *NAMINGS, *SERIES)
         ],
         "weights": find_weights(weights),
-        "cache": {
-            **_cache(),
-        },
+        "cache": {**_cache()},
         "commands": [
             {"what": command.about, "command": example_of(name)}
             for name, command in COMMANDS.items()

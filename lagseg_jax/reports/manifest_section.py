@@ -36,9 +36,7 @@ def manifest(evaluation: Evaluation) -> Html:
     }
     config = tag("pre", json.dumps(manifest["config"], indent=2))
     return join(
-        tag("h2", "Manifest"),
-        facts(about),
-        tag("details", tag("summary", "Whole config"), config),
+        tag("h2", "Manifest"), facts(about), tag("details", tag("summary", "Whole config"), config)
     )
 
 

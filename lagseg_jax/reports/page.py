@@ -7,14 +7,7 @@ from lagseg_jax.reports.estimates_section import estimates
 from lagseg_jax.reports.html import RESEARCH, Html, document, join, tag
 from lagseg_jax.reports.manifest_section import manifest
 from lagseg_jax.reports.read import Evaluation, read_evaluation
-from lagseg_jax.reports.sections import (
-    cases,
-    fusion,
-    pictures,
-    results,
-    training,
-    volume,
-)
+from lagseg_jax.reports.sections import cases, fusion, pictures, results, training, volume
 from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.files import write_atomically
 

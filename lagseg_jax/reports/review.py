@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lagseg_jax.data.checks import ATRIUM_ML
+from lagseg_jax.inference.mask_statistics import mask_warnings, volume_warning
 from lagseg_jax.inference.records import rows_on_record
 from lagseg_jax.inference.uncertainty import LOW_DICE, UNLIKE, estimate_warnings
-from lagseg_jax.reports.figures import number
+from lagseg_jax.reports.blocks import name_cell, number_cell, sorting_head
 from lagseg_jax.reports.html import RESEARCH, Html, beside, data, join, self_contained, tag
 from lagseg_jax.reports.read import read_evaluation
 from lagseg_jax.runtime.console import count_of
@@ -20,11 +20,7 @@ PAGE, FOLDER = "review.html", "review"
 VERDICTS = ("accept", "correct", "reject")
 UNUSUAL = 3.5  # of the robust z-score, as Iglewicz and Hoaglin (1993) call a value an outlier
 ESTIMATE, ESTIMATED = "estimated_dice", "Estimated Dice"
-ESTIMATES = {
-    ESTIMATE: ESTIMATED,
-    "volume_low_ml": "Volume from (mL)",
-    "volume_high_ml": "to (mL)",
-}
+ESTIMATES = {ESTIMATE: ESTIMATED, "volume_low_ml": "Volume from (mL)", "volume_high_ml": "to (mL)"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def write_evaluation_review(folder: Path) -> Path:
         values = {title: float(found.values[metric][at]) for title, metric in columns.items()}
         estimates: dict[str, Any] = {n: float(v[at]) for n, v in found.estimates.items()}
         values |= _estimates(estimates) if estimates else {}
-        said = [_volume_warning(values["Volume (mL)"])]
+        said = [volume_warning(values["Volume (mL)"])]
         said += estimate_warnings(estimates | {UNLIKE: found.unlike[at]})
         said += [f"Dice below {LOW_DICE:g}"] * (values["Dice"] < LOW_DICE)
         cases.append(ReviewedCase(name, values, [one for one in said if one]))
@@ -103,21 +99,11 @@ def _page_of(folder: Path, name: str) -> Path:
 
 
 def _said(row: dict[str, Any]) -> list[str]:
-    """What is suspicious about a row of `mask_statistics`."""
-    said = [_volume_warning(row["volume_ml"])]
-    if row["touches_border"]:
-        said.append("the mask reaches the border of the volume")
-    if row["components"] > 1:
-        said.append(f"{row['components']} components")
-    said += estimate_warnings(row)
-    return [one for one in [*said, row.get("remarks", "")] if one]
-
-
-def _volume_warning(volume: float) -> str:
-    low, high = ATRIUM_ML
-    if volume == 0:
-        return "nothing was found"
-    return "" if low <= volume <= high else f"a volume outside {low:g}-{high:g} mL"
+    """What is suspicious about a row of `mask_statistics`, each thing once."""
+    own, several = mask_warnings(row), row["components"] > 1
+    geometry = row["remarks"].removesuffix("; ".join(own)).removesuffix("; ")
+    said = [*own, f"{row['components']} components" * several, geometry]
+    return [one for one in said if one]
 
 
 def with_unusual_volumes(cases: Sequence[ReviewedCase]) -> list[ReviewedCase]:
@@ -167,8 +153,9 @@ def review_page(title: str, cases: Sequence[ReviewedCase], hashes: dict[str, str
     """
     ordered = by_need(with_unusual_volumes(cases))
     columns = list(ordered[0].values) if ordered else []
-    heads = [_head("Case"), *map(_head, columns), _head("Warnings", "words")]
-    heads += [_head("Verdict", "verdict"), tag("th", "Note", scope="col", class_="words")]
+    heads = [*map(sorting_head, ["Case", *columns]), sorting_head("Warnings", kind="words")]
+    heads += [sorting_head("Verdict", kind="verdict")]
+    heads += [tag("th", "Note", scope="col", class_="words")]
     body = join(
         tag("header", tag("h1", title), tag("p", RESEARCH, class_="small muted")),
         tag("main", _introduction(len(ordered)), _table(heads, ordered, hashes), id="cases"),
@@ -177,10 +164,6 @@ def review_page(title: str, cases: Sequence[ReviewedCase], hashes: dict[str, str
     )
     styles = ["report.css", "review.css"]
     return self_contained(title, body, styles, ["report.js", "review.js"], frames=True)
-
-
-def _head(title: str, kind: str | None = None) -> Html:
-    return tag("th", title, scope="col", tabindex=0, aria_sort="none", class_=kind)
 
 
 def _introduction(count: int) -> Html:
@@ -207,13 +190,11 @@ def _table(heads: list[Html], cases: Sequence[ReviewedCase], hashes: dict[str, s
 
 
 def _row(case: ReviewedCase, sha256: str | None) -> Html:
-    name: str = case.name
+    link = None
     if sha256:
-        name = tag("a", case.name, href=beside(FOLDER, f"{short_name(case.name)}.html"))
-    cells = [tag("td", name, data_value=case.name)]
-    for value in case.values.values():
-        plain = f"{value:.9g}" if np.isfinite(value) else ""
-        cells.append(tag("td", number(value, 3 if abs(value) <= 1 else 1), data_value=plain))
+        link = tag("a", case.name, href=beside(FOLDER, f"{short_name(case.name)}.html"))
+    cells = [name_cell(case.name, link)]
+    cells += [number_cell(value, 3 if abs(value) <= 1 else 1) for value in case.values.values()]
     said = "; ".join(case.warnings)
     cells.append(tag("td", said, data_value=str(-len(case.warnings)), class_="words"))
     choices = [tag("option", one or "\N{EN DASH}", value=one) for one in ("", *VERDICTS)]

@@ -1,4 +1,4 @@
-// Shows the surface of the prediction in 3D: lit points on the faces of its voxels, to be turned.
+// Shows the surface of the prediction in 3D: lit points near the faces of its voxels, to be turned.
 "use strict";
 const surface = {
   canvas: find("surface"), yaw: 0.5, pitch: 0.3, points: new Float32Array(0), reach: 1,
@@ -16,56 +16,91 @@ const length = (vector) => Math.hypot(...vector);
 const indices = (at) => [Math.floor(at / strides[0]), Math.floor(at / strides[1]) % size[1],
   at % size[2]];
 
-/** Points on the faces between prediction and background: x, y, z and the normal, RAS mm. */
-function facePoints() {
-  const found = [];
+/** The prediction in its box and 3 voxels around it, blurred by a Gaussian of 1 voxel: 0 to 1. */
+function blurredPrediction() {
+  let low = [...size], high = [0, 0, 0];
+  for (let from = 0; from < voxels; from++) {
+    if (!(masks[from] & PREDICTION)) continue;
+    const at = indices(from);
+    low = low.map((old, axis) => Math.min(old, at[axis] - 3));
+    high = high.map((old, axis) => Math.max(old, at[axis] + 4));
+  }
+  const [slices, rows, columns] = high.map((end, axis) => end - low[axis]);
+  const steps = [rows * columns, columns, 1];
+  let values = new Float32Array(slices * steps[0]);
+  for (let i = 0; i < values.length; i++) {
+    const at = [Math.floor(i / steps[0]), Math.floor(i / columns) % rows, i % columns];
+    values[i] = +holds(at.map((index, axis) => index + low[axis]));
+  }
+  for (const step of steps) {
+    const v = values;
+    values = new Float32Array(v.length); // at the ends, in the margin, it stays 0
+    for (let i = 2 * step; i < v.length - 2 * step; i++) {
+      values[i] = (6 * v[i] + 4 * (v[i - step] + v[i + step]) + v[i - 2 * step] + v[i + 2 * step]) / 16;
+    }
+  }
+  return {low, steps, values};
+}
+
+/** Value and slope of a blurred prediction between the voxels around a place. */
+function valueAndSlope({low, steps, values}, place) {
+  const base = place.map(Math.floor), slope = [0, 0, 0];
+  let value = 0;
+  for (let corner = 0; corner < 8; corner++) {
+    const ends = [corner & 1, corner >> 1 & 1, corner >> 2];
+    const at = ends.reduce((sum, end, a) => sum + (base[a] + end - low[a]) * steps[a], 0);
+    const near = ends.map((end, a) => end ? place[a] - base[a] : 1 - place[a] + base[a]);
+    value += values[at] * near[0] * near[1] * near[2];
+    slope[0] += (ends[0] ? 1 : -1) * values[at] * near[1] * near[2];
+    slope[1] += (ends[1] ? 1 : -1) * values[at] * near[0] * near[2];
+    slope[2] += (ends[2] ? 1 : -1) * values[at] * near[0] * near[1];
+  }
+  return {value, slope};
+}
+
+/**
+ * Points of a smooth surface: x, y, z and the normal, RAS mm.
+ *
+ * They lie on the faces between prediction and background, and go from there, by half a voxel at
+ * most, to where the blurred prediction is one half: nothing thin or small is lost.
+ */
+function surfacePoints() {
+  const found = [], blurred = blurredPrediction();
   const spacing = [0, 1, 2].map((axis) => length(direction([0, 1, 2].map((a) => +(a === axis)))));
   const parts = spacing.map((mm) => Math.max(1, Math.round(mm / STEP_MM)));
   for (let from = 0; from < voxels; from++) {
     if (!(masks[from] & PREDICTION)) continue;
     const at = indices(from);
-    let normal = null;
     for (let axis = 0; axis < 3; axis++) {
       for (const way of [-1, 1]) {
         const next = [...at];
         next[axis] += way;
         if (holds(next)) continue;
-        normal ??= outwards(at);
-        const face = unitVector(direction([0, 1, 2].map((a) => way * (a === axis))));
-        // Around what is thin the smooth direction alone may point inwards.
-        const mixed = unitVector(face.map((part, k) => part / 2 + normal[k]));
-        addFace(found, at, axis, way, parts, mixed);
+        for (const place of placesOnFace(at, axis, way, parts)) {
+          const {value, slope} = valueAndSlope(blurred, place), steep = length(slope);
+          const far = steep && clamp((0.5 - value) / steep, -0.5, 0.5) / steep;
+          const normal = direction(slope.map((part, a) => -part / spacing[a] ** 2));
+          found.push(...position(place.map((x, a) => x + far * slope[a])), ...unitVector(normal));
+        }
       }
     }
   }
   return new Float32Array(found);
 }
 
-function addFace(found, at, axis, way, parts, normal) {
+function placesOnFace(at, axis, way, parts) {
   const [first, second] = [0, 1, 2].filter((other) => other !== axis);
+  const places = [];
   for (let i = 0; i < parts[first]; i++) {
     for (let j = 0; j < parts[second]; j++) {
       const place = [...at];
       place[axis] += way / 2;
       place[first] += (i + 0.5) / parts[first] - 0.5;
       place[second] += (j + 0.5) / parts[second] - 0.5;
-      found.push(...position(place), ...normal);
+      places.push(place);
     }
   }
-}
-
-/** Away from the prediction around a voxel, of length 1: smoother than the face itself. */
-function outwards(at) {
-  const sum = [0, 0, 0];
-  for (let a = -2; a <= 2; a++) {
-    for (let b = -2; b <= 2; b++) {
-      for (let c = -2; c <= 2; c++) {
-        if (!holds([at[0] + a, at[1] + b, at[2] + c])) continue;
-        [a, b, c].forEach((step, axis) => { sum[axis] -= step; });
-      }
-    }
-  }
-  return unitVector(direction(sum));
+  return places;
 }
 
 function unitVector(vector) {
@@ -134,7 +169,7 @@ function spin() {
 }
 
 document.addEventListener("unpacked", () => {
-  const points = facePoints();
+  const points = surfacePoints();
   let [low, high] = [[Infinity, Infinity, Infinity], [-Infinity, -Infinity, -Infinity]];
   for (let i = 0; i < points.length; i += 6) {
     low = low.map((old, axis) => Math.min(old, points[i + axis]));

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from lagseg_jax.evaluation.statistics import bland_altman, bootstrap_interval, mean_and_sd
-from lagseg_jax.reports.blocks import facts, missing, note
+from lagseg_jax.reports.blocks import facts, missing, name_cell, note, number_cell, sorting_head
 from lagseg_jax.reports.figures import bland_altman_figure, curve_figure, number, strip
 from lagseg_jax.reports.fusion_figure import fusion_facts, heat_map
 from lagseg_jax.reports.html import MINUS, SPACE, Html, beside, join, png, tag
@@ -212,26 +212,18 @@ def fusion(evaluation: Evaluation) -> Html:
 
 def cases(evaluation: Evaluation) -> Html:
     """The table of all cases, worst Dice first."""
-    heads = [
-        tag(
-            "th",
-            f"{title} ({unit})" if unit else title,
-            scope="col",
-            tabindex=0,
-            aria_sort="ascending" if metric == "dice" else "none",
-        )
-        for metric, (title, unit, _) in {"case": ("Case", "", 0), **TABLE}.items()
-    ]
+    heads = [sorting_head("Case")]
+    for metric, (title, unit, _) in TABLE.items():
+        sort = "ascending" if metric == "dice" else "none"
+        heads.append(sorting_head(f"{title} ({unit})" if unit else title, sort))
     values, rows = evaluation.values, list[Html]()
     for case in np.argsort(values["dice"], kind="stable"):
         name = evaluation.names[case]
         link = tag("a", name, href=beside("review.html", place=name)) if evaluation.review else name
-        cells = [tag("td", link, data_value=name)]
-        for metric, (_, _, digits) in TABLE.items():
-            value = values[metric][case]
-            plain = f"{value:.9g}" if np.isfinite(value) else ""
-            cells.append(tag("td", number(value, digits), data_value=plain))
-        rows.append(tag("tr", cells))
+        cells = [
+            number_cell(values[metric][case], digits) for metric, (*_, digits) in TABLE.items()
+        ]
+        rows.append(tag("tr", name_cell(name, link), cells))
     groups = {"Whole volume": 4, "Volume in mL": 3, "Per slice": 2}
     above = [tag("th", title, colspan=columns) for title, columns in groups.items()]
     return join(

@@ -23,16 +23,7 @@ def write_study_page(
     results: Sequence[Result],
     groups: Groups,
 ) -> Path:
-    """Writes `report.html`; arguments as of `study_table.write_table`.
-
-    Args:
-        folder: of the study.
-        study: `title`, `reference`, `curve`.
-        rows: of `table_rows`.
-        runs: state of each.
-        results: of the finished runs.
-        groups: the arms whose cases are drawn together.
-    """
+    """Writes `report.html`; arguments as of `study_table.write_table`."""
     warnings = sorted({result.warning for result in results if result.warning})
     unfinished = sum(run["state"] != "finished" for run in runs)
     notes = [banner("Random encoder.", f"{text[0].upper()}{text[1:]}.") for text in warnings]
@@ -96,7 +87,7 @@ def _plots(folder: Path, study: dict, parts: Mapping[str, Part]) -> Html:
     for title, (names, values) in parts.items():
         dice = {arm: metrics["dice"] for arm, metrics in values.items()}
         if dice:
-            figures += [tag("h3", title), tag("figure", paired_figure(dice, names, "Dice", 3))]
+            figures += [tag("h3", title), tag("figure", paired_figure(dice, names))]
     return join(
         tag("h2", "Dice of every case"),
         tag("p", "A line joins a case from arm to arm; the mark is the mean."),

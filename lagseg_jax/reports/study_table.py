@@ -21,13 +21,7 @@ from lagseg_jax.evaluation.statistics import (
 from lagseg_jax.reports.markdown import decimal, plain, table_head, table_row
 from lagseg_jax.reports.read import WRITTEN, read_cases, read_split_rule
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.files import (
-    read_json,
-    without_nan,
-    write_atomically,
-    write_csv,
-    write_json,
-)
+from lagseg_jax.runtime.files import read_json, without_nan, write_atomically, write_csv, write_json
 
 # Of the columns of per_case.csv: title and decimals in the table.
 METRICS = {"dice": ("Dice", 4), "iou": ("IoU", 4), "hd95_mm": ("HD95 (mm)", 2)}

@@ -30,7 +30,8 @@ PACKAGE = Path(__file__).parents[1]
 class KeptJit:
     """As `jax.jit(function, static_argnums=0)`, but its traces are kept.
 
-    They are where one device computes alone and JAX keeps compiled code; elsewhere nothing is.
+    They are where one device computes alone and JAX keeps compiled code in a folder; elsewhere
+    nothing is.
 
     Args:
         function: (static, *trees of arrays) -> tuple of arrays, or an array. What it returns must
@@ -62,7 +63,7 @@ class KeptJit:
             return self._jitted(static, *tree.unflatten(leaves))
 
         folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-        if not folder or jax.device_count() > 1:
+        if not folder or "://" in folder or jax.device_count() > 1:
             return unkept
         name = f"{self._function.__module__}.{self._function.__qualname__}"
         about = repr([name, static, tree, like, _surroundings()])
@@ -71,7 +72,7 @@ class KeptJit:
         if traced is None:
             try:
                 traced = jax.export.export(jax.jit(unkept))(*like)
-                _write(path, traced.serialize())
+                _write(path, bytes(traced.serialize()))
             except (ValueError, NotImplementedError, OSError) as error:  # cuDNN's attention; a disk
                 log.debug("the trace of %s is not kept: %s", name, error)
                 return unkept
@@ -111,7 +112,8 @@ def _read(path: Path) -> jax.export.Exported | None:
 
 
 def _write(path: Path, body: bytes) -> None:
-    write_atomically(path, hashlib.sha256(body).digest() + bytes(body))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, hashlib.sha256(body).digest() + body)
     kept = sorted(path.parent.glob("traced-*"), key=lambda file: file.stat().st_mtime)
     for file in kept[:-MOST]:
         file.unlink(missing_ok=True)

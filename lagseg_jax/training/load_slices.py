@@ -15,6 +15,7 @@ from lagseg_jax.data.prepare import (
     voxel_hashes,
 )
 from lagseg_jax.imaging.appearance import appearance
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.planes import write_planes
@@ -48,10 +49,7 @@ def load_slices(
         data.label_value,
         data.label_threshold,
         tuple(data.window),
-        max_bytes=int(data.max_gb * 1e9),
-        allow=tuple(data.allow),
-        orientation=data.orientation,
-        plane=data.plane,
+        Reading.of(data),
     )
     # In one call: no part can evict another from the cache.
     cases, folder = [*split["train"], *split["validation"]], cache_folder(data.cache_dir)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import lagseg_jax
-from lagseg_jax.evaluation.compare import Reading, score_masks
+from lagseg_jax.evaluation.compare import score_masks
 from lagseg_jax.evaluation.mask_files import find_truth
 from lagseg_jax.evaluation.metrics import case_metrics
-from lagseg_jax.imaging.labels import LabelRule
+from lagseg_jax.imaging.labels import ONLY_VALUE, LabelRule
 from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.runtime.errors import InputError
 from mask_folders import AFFINE, SHAPE, block, call, save
@@ -151,7 +151,7 @@ def test_values_of_labels_with_several(folders):
         save(name, both)
     (scores,) = score_masks(find_truth(truth, None), [a])
     assert not scores.rows and len(scores.problems) == 7
-    (scores,) = score_masks(find_truth(truth, None), [a], Reading(LabelRule(420), LabelRule(1)))
+    (scores,) = score_masks(find_truth(truth, None), [a], (LabelRule(420), LabelRule(1)))
     assert [row["dice"] for row in scores.rows.values()] == [pytest.approx(5 / 6)] * 7
 
 
@@ -265,7 +265,7 @@ def test_merged_values_score_as_one_mask(folders, tmp_path):
     parts = np.where(np.arange(SHAPE[0])[:, None, None] < 5, 1, 2) * block(2, 8)
     for path in truth.iterdir():
         save(path, parts.astype(np.int16))
-    (scores,) = score_masks(find_truth(truth), [a], Reading(LabelRule((1, 2))))
+    (scores,) = score_masks(find_truth(truth), [a], (LabelRule((1, 2)), ONLY_VALUE))
     assert len(scores.rows) == 7
     assert all(row["dice"] == pytest.approx(5 / 6) for row in scores.rows.values())
     assert call(truth, a, "--label_value=1,2") == 0 and call(truth, a) == 2

@@ -77,37 +77,38 @@ def calibrated(*arguments):
     return exit_status(lambda: calibrate.main(["--estimates", *map(str, arguments)]))
 
 
-def test_what_was_not_measured_is_a_guess_until_it_is(run, scans, tmp_path, caplog):
+def test_an_ensemble_has_no_estimates_until_they_are_measured(run, scans, tmp_path, caplog):
     """Twice the same model is that model, so that what is known of one is right for both."""
     common = "--workdir", run, run, "-i", scans, "-o", tmp_path / "out", "--statistics", "--resume"
     before = (run / UNCERTAINTY).read_bytes()
     assert call(*common) == 0
-    assert f"guesses: they were measured for one model without mirrorings, that of {run}; " in (
+    assert f"no estimates of Dice and volume: lagseg_jax.calibrate --estimates {run} {run} " in (
         caplog.text
     )
-    assert f"lagseg_jax.calibrate --estimates {run} {run} measures them" in caplog.text
-    guessed = rows_of(tmp_path / "out")
-    assert {row["estimates"] for row in guessed.values()} == {"guessed"}
+    without = rows_of(tmp_path / "out")
+    assert not any(row.get("estimated_dice") for row in without.values())
     assert calibrated(run, run) == 0
     (path,) = set(run.glob("uncertainty*.json")) - {run / UNCERTAINTY}
     assert read_uncertainty(path) == read_uncertainty(run / UNCERTAINTY)
     assert (run / UNCERTAINTY).read_bytes() == before
     caplog.clear()
     assert call(*common) == 0
-    assert "already there: 0, to do: 2" in caplog.text and "guesses" not in caplog.text
-    for case, row in rows_of(tmp_path / "out").items():
-        assert row == guessed[case] | {"estimates": "calibrated"}
+    assert "already there: 0, to do: 2" in caplog.text and "no estimates" not in caplog.text
+    assert all(row["estimated_dice"] > 0 for row in rows_of(tmp_path / "out").values())
     assert call(*common) == 0
     assert "already there: 2, to do: 0" in caplog.text
     assert call(*common, "--keep_components=0") == 0
-    assert "guesses: they were measured with --keep_components=1" in caplog.text
+    assert "no estimates of Dice and volume: they were measured with --keep_components=1" in (
+        caplog.text
+    )
+    assert not any(row.get("estimated_dice") for row in rows_of(tmp_path / "out").values())
 
 
 def test_mirrorings_are_measured_apart(run, scans, tmp_path, caplog):
     common = "--workdir", run, "-i", scans / "1.nii.gz", "--statistics", "--tta"
     assert calibrated(run, "--tta") == 0
     assert call(*common, "-o", tmp_path / "out") == 0
-    assert "guesses" not in caplog.text
+    assert "no estimates" not in caplog.text
     (path,) = set(run.glob("uncertainty*.json")) - {run / UNCERTAINTY}
     alone, mirrored = (read_uncertainty(one) for one in (run / UNCERTAINTY, path))
     assert alone != mirrored and alone.step == mirrored.step

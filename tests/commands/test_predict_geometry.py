@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume
 from predict_calls import call, scan
 
@@ -24,7 +25,7 @@ def test_an_unknown_orientation_is_refused_until_told_and_every_output_says_it(
     found = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert found["orientation"] == "LPS" and "LPS as told" in found["cases"][0]["remarks"]
     assert "LPS as told" in (tmp_path / "out" / "statistics.csv").read_text()
-    mask = read_volume(tmp_path / "out" / "a.nii.gz", orientation="LPS")
+    mask = read_volume(tmp_path / "out" / "a.nii.gz", Reading(orientation="LPS"))
     assert "LPS as told" in str(mask.header["descrip"])
     # The phantom is LPS: what is told gives what its own header gives.
     scan(phantom, tmp_path / "b.nii.gz")

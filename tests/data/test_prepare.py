@@ -11,6 +11,7 @@ import pytest
 from lagseg_jax.data import prepare as module
 from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.prepare import cache_folder, prepare_cases
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.slices import network_images, network_masks, to_slices
 from lagseg_jax.runtime import console
 from lagseg_jax.runtime.errors import InputError
@@ -122,7 +123,7 @@ def empty_label(case):
 
 def test_an_empty_label_is_refused_unless_it_is_allowed(cases, folder):
     empty_label(cases[0])
-    allowed = replace(PREPARATION, allow=("empty_label",))
+    allowed = replace(PREPARATION, reading=Reading(allow=("empty_label",)))
     for _ in range(2):  # read, and from the record
         with pytest.raises(InputError, match=r"label_0\.nii\.gz: empty label"):
             prepare(cases, folder)
@@ -154,12 +155,13 @@ def test_labels_of_another_structure_are_refused_and_named(cases, folder, caplog
     with pytest.raises(InputError, match=r"label_1\.nii\.gz: the only value of this label is 2"):
         prepare(cases, folder)
     assert "unlike_values" in caplog.text and "label_1.nii.gz" in caplog.text
-    assert len(prepare(cases, folder, replace(PREPARATION, allow=("unlike_values",)))) == 3
+    allowed = replace(PREPARATION, reading=Reading(allow=("unlike_values",)))
+    assert len(prepare(cases, folder, allowed)) == 3
 
 
 def test_the_cap_on_decoded_bytes_reaches_the_files(cases, folder):
     with pytest.raises(InputError, match=r"1430 bytes of voxels .* at most 1000"):
-        prepare(cases[:1], folder, replace(PREPARATION, max_bytes=1000))
+        prepare(cases[:1], folder, replace(PREPARATION, reading=Reading(max_bytes=1000)))
 
 
 def test_folder(monkeypatch, tmp_path):
@@ -187,12 +189,12 @@ def test_a_told_orientation_makes_the_same_slices_and_is_said(cases, folder, cap
         rewrite(path, AFFINE, code=0)
     with pytest.raises(InputError, match="orientation is not known"):
         prepare(cases, folder)
-    found = prepare(cases, folder, replace(PREPARATION, orientation="LPS"))
+    found = prepare(cases, folder, replace(PREPARATION, reading=Reading(orientation="LPS")))
     assert "orientation of 1 case: LPS as told" in caplog.text
     np.testing.assert_array_equal(found[1].images, expected[1].images)
     np.testing.assert_array_equal(found[1].masks, expected[1].masks)
     # Another orientation is another entry of the cache.
-    turned = prepare(cases, folder, replace(PREPARATION, orientation="RPS"))
+    turned = prepare(cases, folder, replace(PREPARATION, reading=Reading(orientation="RPS")))
     np.testing.assert_array_equal(turned[1].images, expected[1].images[:, :, ::-1])
 
 
@@ -203,10 +205,10 @@ def test_planes_are_one_known_and_can_be_told(cases, folder):
         rewrite(path, coronal)
     with pytest.raises(InputError, match="another axis than most cases, into coronal slices"):
         prepare(cases, folder)
-    allowed = prepare(cases, folder, replace(PREPARATION, allow=("plane",)))
+    allowed = prepare(cases, folder, replace(PREPARATION, reading=Reading(allow=("plane",))))
     assert [case.plane for case in allowed] == ["axial", "coronal", "axial"]
     assert len(allowed[1].images) == SHAPE[1]
-    told = prepare(cases, folder, replace(PREPARATION, plane="axial"))
+    told = prepare(cases, folder, replace(PREPARATION, reading=Reading(plane="axial")))
     assert [case.plane for case in told] == ["axial"] * 3
     assert len(told[1].images) == SHAPE[2]
 
@@ -216,7 +218,7 @@ def test_a_label_off_the_grid_is_laid_on_by_index_if_allowed(cases, folder, capl
     rewrite(cases[1].label, np.diag([1.25, -1.25, 2.5, 1.0]))  # mirrored by its header
     with pytest.raises(InputError, match="voxels apart"):
         prepare(cases, folder)
-    found = prepare(cases, folder, replace(PREPARATION, allow=("geometry",)))
+    found = prepare(cases, folder, replace(PREPARATION, reading=Reading(allow=("geometry",))))
     assert "allowed by config.data.allow (geometry 1)" in caplog.text
     np.testing.assert_array_equal(found[1].masks, expected[1].masks)
 

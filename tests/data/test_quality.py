@@ -13,6 +13,7 @@ from lagseg_jax.data.checks import CHECKS
 from lagseg_jax.data.dataset_checks import find_duplicates, find_unlike_values
 from lagseg_jax.data.quality import Inspection, errors_of, inspect_case
 from lagseg_jax.imaging.labels import LabelRule
+from lagseg_jax.imaging.reading import Reading
 
 SHAPE = (61, 53, 37)
 SPACING = (1.5, 1.5, 2.5)  # 37 slices cover 92.5 mm
@@ -70,7 +71,7 @@ def test_missing_and_damaged_files(tmp_path):
 
 def test_the_cap_on_decoded_bytes(tmp_path):
     case = write(tmp_path, *good())
-    assert codes(case, max_bytes=10**5) == ["unreadable_image", "unreadable_label"]
+    assert codes(case, reading=Reading(10**5)) == ["unreadable_image", "unreadable_label"]
 
 
 def test_all_that_is_wrong_with_a_case_is_found_at_once(tmp_path):

@@ -232,10 +232,7 @@ def test_a_file_of_ours_or_of_nnunet(phantom, tmp_path):
     ours.write_text(json.dumps(OWN))
     assert names_of(load_split(config_of(phantom, split=str(ours)), tmp_path / "a")) == OWN
     theirs = tmp_path / "splits_final.json"
-    folds = [
-        {"train": NAMES[1:], "val": NAMES[:1]},
-        {"train": NAMES[:4], "val": NAMES[5:]},
-    ]
+    folds = [{"train": NAMES[1:], "val": NAMES[:1]}, {"train": NAMES[:4], "val": NAMES[5:]}]
     theirs.write_text(json.dumps(folds))
     found = load_split(config_of(phantom, split=str(theirs), fold=1), tmp_path / "b")
     found = names_of(found)

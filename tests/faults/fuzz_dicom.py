@@ -36,6 +36,7 @@ from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.dicom_segmentation import write_segmentation
 from lagseg_jax.imaging.dicom_structures import write_structures
 from lagseg_jax.imaging.dicom_study import find_studies
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
 
@@ -175,7 +176,9 @@ def attempt(path: Path, cap: int = CAP) -> tuple[str, int]:
     outcome = "volume"
     tracemalloc.start()
     try:
-        volume = read_volume(path, cap) if path.suffix == ".dcm" else read_series(path, cap)
+        volume = (
+            read_volume(path, Reading(cap)) if path.suffix == ".dcm" else read_series(path, cap)
+        )
         if volume.array.ndim != 3 or not np.isfinite(volume.affine).all():
             outcome = f"invalid volume {volume.array.shape}"
     except InputError as error:

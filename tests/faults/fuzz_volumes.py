@@ -27,6 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from lagseg_jax.imaging.labels import read_label
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
 
@@ -173,7 +174,7 @@ def attempt(path: Path, cap: int = CAP) -> tuple[str, int]:
     outcome = "volume"
     tracemalloc.start()
     try:
-        volume = read_volume(path, max_bytes=cap)
+        volume = read_volume(path, Reading(cap))
         whole = volume.array.ndim == 3 and volume.array.nbytes <= cap
         if not whole or not np.isfinite(volume.array).all() or not np.isfinite(volume.affine).all():
             outcome = f"invalid volume {volume.array.shape}"
@@ -187,7 +188,7 @@ def attempt(path: Path, cap: int = CAP) -> tuple[str, int]:
     tracemalloc.stop()
     if outcome == "volume":
         try:
-            read_label(path, max_bytes=cap)
+            read_label(path, reading=Reading(cap))
         except InputError:
             pass
         except BaseException as error:

@@ -21,10 +21,7 @@ SAGITTAL = np.array([[0, 1.0, 0], [0, 0, -1.0]])
 CORONAL = np.array([[1.0, 0, 0], [0, 0, -1.0]])
 _A, _B = np.deg2rad((31, 17))
 OBLIQUE = np.array(
-    [
-        [np.cos(_A), np.sin(_A), 0],
-        [-np.sin(_A) * np.cos(_B), np.cos(_A) * np.cos(_B), np.sin(_B)],
-    ]
+    [[np.cos(_A), np.sin(_A), 0], [-np.sin(_A) * np.cos(_B), np.cos(_A) * np.cos(_B), np.sin(_B)]]
 )
 SPACING = (1.25, 0.75, 3.5)  # mm between rows, between columns, between slices
 ORIGIN = np.array([-71.3, 12.9, 203.7])  # centre of the first pixel, LPS

@@ -5,9 +5,7 @@ import nrrd
 import numpy as np
 import pytest
 
-from lagseg_jax.imaging.volume import (
-    read_volume,
-)
+from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
 
 SHAPE = (5, 7, 11)

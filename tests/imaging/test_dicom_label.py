@@ -16,6 +16,7 @@ from lagseg_jax.imaging.dicom_derived import Algorithm, header_of
 from lagseg_jax.imaging.dicom_segmentation import write_segmentation
 from lagseg_jax.imaging.dicom_study import find_studies
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label, read_label
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume, write_mask, write_voxels
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.runtime.errors import InputError
@@ -132,16 +133,16 @@ def test_what_a_series_may_have_is_allowed_in_a_dataset_too(case, tmp_path):
         header.save_as(file)
     write_mask(tmp_path / "label.nii.gz", mask, read_stack(stack))
     one = Case("a", "a", folder, tmp_path / "label.nii.gz")
-    allowed = replace(PREPARATION, allow=("instances", "volume"))
+    allowed = replace(PREPARATION, reading=Reading(allow=("instances", "volume")))
     with pytest.raises(InputError, match=r"config\.data\.allow"):
         prepare_cases([one], PREPARATION, tmp_path / "cache", 1)
     (prepared,) = prepare_cases([one], allowed, tmp_path / "cache", 1)
     assert prepared.masks.any() and prepared.images.std() > 0
     with pytest.raises(InputError, match="instance numbers"):
         prepare_cases([one], PREPARATION, tmp_path / "cache", 1)
-    read_image_and_label(one.image, one.label, allow=("instances",))
+    read_image_and_label(one.image, one.label, reading=Reading(allow=("instances",)))
     for allow in ((), ("instances",)):
-        inspection = inspect_case(one, allow=allow)[0]
+        inspection = inspect_case(one, reading=Reading(allow=allow))[0]
         assert bool(image_hashes([inspection])["a"][1]) == bool(allow)
 
 
@@ -198,7 +199,7 @@ def test_damaged_objects_are_one_sentence(case, tmp_path, spoil, found):
     spoil(dataset)
     dataset.save_as(path)
     with pytest.raises(InputError) as error:
-        read_volume(path, 10**7)
+        read_volume(path, Reading(10**7))
     assert found in str(error.value) and str(path) in str(error.value)
     assert "\n" not in str(error.value) and "expected" in str(error.value)
 

@@ -15,16 +15,7 @@ from lagseg_jax.runtime.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
 
-from dicom_series import (
-    OBLIQUE,
-    ORIGIN,
-    PATIENT,
-    STUDY,
-    Each,
-    write_series,
-    write_study,
-    zipped,
-)
+from dicom_series import OBLIQUE, ORIGIN, PATIENT, STUDY, Each, write_series, write_study, zipped
 
 SHAPE = (11, 5, 7)  # slices, rows, columns
 

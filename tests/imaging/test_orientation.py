@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.orientation import OrientationError, affine_of_letters, check_orientation
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume, write_mask
 from lagseg_jax.runtime.errors import InputError
 
@@ -42,7 +43,7 @@ def save(path, qform=(LPS, 1), sform=(LPS, 1), **fields):
 
 def refused(path, *expected, **options):
     with pytest.raises(InputError) as error:
-        read_volume(path, **options)
+        read_volume(path, Reading(**options))
     message = str(error.value)
     assert str(path) in message and "\n" not in message and message.endswith(".")
     for text in expected:
@@ -66,12 +67,13 @@ def test_codes_0_are_refused_until_the_orientation_is_told(tmp_path):
     error = refused(path, "qform_code and sform_code 0", "orientation", "--orientation", "LPS")
     assert isinstance(error, OrientationError)
     for letters in ("LPS", "RAS", "PIR"):
-        volume = read_volume(path, orientation=letters)
+        volume = read_volume(path, Reading(orientation=letters))
         assert nib.aff2axcodes(volume.affine) == tuple(letters) and letters in volume.note
         np.testing.assert_allclose(volume.spacing, SPACING)
         np.testing.assert_array_equal(volume.array, voxels())
-    np.testing.assert_allclose(read_volume(path, orientation="sform").affine, LPS)
-    np.testing.assert_allclose(read_volume(path, orientation="qform").affine, LPS, atol=1e-5)
+    np.testing.assert_allclose(read_volume(path, Reading(orientation="sform")).affine, LPS)
+    turned = read_volume(path, Reading(orientation="qform")).affine
+    np.testing.assert_allclose(turned, LPS, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +90,9 @@ def test_a_qform_that_contradicts_the_sform_is_refused(tmp_path, other):
     path = save(tmp_path / "a.nii", qform=(LPS, 1), sform=(other, 1))
     refused(path, "qform that contradicts the sform", "voxels apart", "sform or qform")
     np.testing.assert_allclose(
-        read_volume(path, orientation="qform").affine, nib.load(path).get_qform()
+        read_volume(path, Reading(orientation="qform")).affine, nib.load(path).get_qform()
     )
-    volume = read_volume(path, orientation="sform")
+    volume = read_volume(path, Reading(orientation="sform"))
     np.testing.assert_allclose(volume.affine, other, rtol=1e-6)
     assert volume.note.startswith("sform as told")
 
@@ -123,7 +125,7 @@ def test_what_is_told_counts_only_where_the_file_does_not_say(tmp_path):
     for number, codes in enumerate([(1, 1), (1, 0), (0, 2)]):
         path = save(tmp_path / f"{number}.nii", (LPS, codes[0]), (LPS, codes[1]))
         for told in ("RAS", "qform", "sform"):
-            volume = read_volume(path, orientation=told)
+            volume = read_volume(path, Reading(orientation=told))
             np.testing.assert_allclose(volume.affine, LPS, atol=1e-5)
             assert not volume.note
 
@@ -134,7 +136,7 @@ def test_what_is_told_counts_only_where_the_file_does_not_say(tmp_path):
 def test_spacing_that_contradicts_the_sform_is_refused(tmp_path, sizes):
     path = save(tmp_path / "a.nii", (LPS, 0), (LPS, 1), pixdim=[1, *sizes, 1, 1, 1, 1])
     refused(path, "pixdim", "contradicts the sform", "1.5 x 1.25 x 2.75")
-    np.testing.assert_allclose(read_volume(path, orientation="sform").affine, LPS)
+    np.testing.assert_allclose(read_volume(path, Reading(orientation="sform")).affine, LPS)
 
 
 def test_rounded_and_lost_voxel_sizes_are_no_contradiction(tmp_path):
@@ -154,9 +156,9 @@ def test_the_mask_says_what_was_told(tmp_path):
             nrrd.write(str(path), voxels(), {"spacings": SPACING})
         else:
             path = save(tmp_path / "a.nii.gz", qform_code=0, sform_code=0)
-        volume = read_volume(path, orientation="LPS")
+        volume = read_volume(path, Reading(orientation="LPS"))
         write_mask(tmp_path / f"mask{suffix}", volume.array > 50, volume)
-        mask = read_volume(tmp_path / f"mask{suffix}", orientation="LPS")
+        mask = read_volume(tmp_path / f"mask{suffix}", Reading(orientation="LPS"))
         np.testing.assert_allclose(mask.affine, volume.affine)
         said = mask.header["content"] if suffix == ".nrrd" else str(mask.header["descrip"])
         assert "LPS as told" in said
@@ -230,7 +232,7 @@ def test_nrrd_without_an_anatomical_space_is_refused_until_told(tmp_path, space)
     error = refused(path, "orientation", "--orientation", space or "without 'space'")
     assert isinstance(error, OrientationError)
     refused(path, orientation="sform")
-    volume = read_volume(path, orientation="LPS")
+    volume = read_volume(path, Reading(orientation="LPS"))
     np.testing.assert_allclose(volume.affine[:3, :3], LPS[:3, :3])
     assert "LPS as told" in volume.note
 
@@ -240,7 +242,7 @@ def test_nrrd_with_spacings_only_needs_an_orientation(tmp_path, letters):
     path = tmp_path / "a.nrrd"
     nrrd.write(str(path), voxels(), {"spacings": SPACING, "units": ["mm"] * 3})
     refused(path, "without 'space'")
-    volume = read_volume(path, orientation=letters)
+    volume = read_volume(path, Reading(orientation=letters))
     assert nib.aff2axcodes(volume.affine) == tuple(letters)
     assert volume.spacing == pytest.approx(SPACING)
 
@@ -262,7 +264,7 @@ def test_nrrd_units_of_length(tmp_path, unit, factor):
         **{"space": None, "space directions": None, "space origin": None, "spacings": "3 2 1"},
         units=" ".join([f'"{unit}"'] * 3),
     )
-    found = read_volume(path, orientation="RAS").spacing
+    found = read_volume(path, Reading(orientation="RAS")).spacing
     np.testing.assert_allclose(found, np.multiply((3, 2, 1), factor))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.labels import LabelRule, read_label
+from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import (
     SUFFIXES,
     case_name,
@@ -110,7 +111,7 @@ def test_a_nifti_mask_keeps_every_geometric_field_and_no_intensity_field(tmp_pat
         image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a patient's name"))
         nib.save(image, path)
 
-        volume = read_volume(path, orientation="qform" if not sform else "sform")
+        volume = read_volume(path, Reading(orientation="qform" if not sform else "sform"))
         assert volume.array.shape == SHAPE and volume.stored_shape == (*SHAPE, 1)
         expected = nib.load(path).header
         expected = expected.get_sform() if sform else expected.get_qform()

@@ -8,20 +8,9 @@ import numpy as np
 import pytest
 
 from lagseg_jax.imaging.labels import LabelRule, read_label
-from lagseg_jax.imaging.volume import (
-    SUFFIXES,
-    check_same_geometry,
-    read_volume,
-)
-from volume_files import (
-    SPACING,
-    nifti_bytes,
-    noise,
-    oblique_affine,
-    refused,
-    save,
-    save_nrrd,
-)
+from lagseg_jax.imaging.reading import Reading
+from lagseg_jax.imaging.volume import SUFFIXES, check_same_geometry, read_volume
+from volume_files import SPACING, nifti_bytes, noise, oblique_affine, refused, save, save_nrrd
 
 
 def test_a_volume_that_memory_cannot_hold_is_refused_in_one_sentence(tmp_path, monkeypatch):
@@ -187,7 +176,7 @@ def test_bombs_are_not_unpacked(tmp_path, name):
     (tmp_path / name).write_bytes(bomb(name))
     tracemalloc.start()
     try:
-        refused(tmp_path / name, max_bytes=2**26)
+        refused(tmp_path / name, reading=Reading(2**26))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -197,11 +186,11 @@ def test_bombs_are_not_unpacked(tmp_path, name):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_cap_is_on_decoded_bytes(tmp_path, suffix):
     path = save(tmp_path / f"a{suffix}", noise())
-    assert read_volume(path, max_bytes=770).array.nbytes == 770
-    refused(path, "770", "769", max_bytes=769)
+    assert read_volume(path, Reading(770)).array.nbytes == 770
+    refused(path, "770", "769", reading=Reading(769))
 
 
 def test_the_cap_counts_scaled_voxels_as_float32(tmp_path):
     (tmp_path / "a.nii").write_bytes(nifti_bytes(scl_slope=2))
-    assert read_volume(tmp_path / "a.nii", max_bytes=1540).array.nbytes == 1540
-    refused(tmp_path / "a.nii", "1540", max_bytes=1539)
+    assert read_volume(tmp_path / "a.nii", Reading(1540)).array.nbytes == 1540
+    refused(tmp_path / "a.nii", "1540", reading=Reading(1539))

@@ -57,10 +57,7 @@ def test_letters_say_what_an_affine_says(segmenter, volume):
 
 def test_grey_scale_and_dtype_do_not_matter(segmenter, volume):
     plain = segmenter.predict_probability(volume.array, volume.spacing, orientation="RAS")
-    for scaled in (
-        volume.array.astype(np.float64) * 0.25 + 3,
-        volume.array.astype(np.int64) * 2,
-    ):
+    for scaled in (volume.array.astype(np.float64) * 0.25 + 3, volume.array.astype(np.int64) * 2):
         found = segmenter.predict_probability(scaled, volume.spacing, orientation="RAS")
         np.testing.assert_allclose(found, plain, atol=1e-4)
 
@@ -81,10 +78,7 @@ def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, vol
 
 def test_one_compilation_for_all_volumes_of_a_bucket(segmenter, volume):
     segmenter.predict_probability(volume.array, volume.spacing, orientation="RAS")
-    functions = (
-        encoder(segmenter.model.encoder.form),
-        decoder(segmenter.model.head.decoder.dtype),
-    )
+    functions = (encoder(segmenter.model.encoder.form), decoder(segmenter.model.head.decoder.dtype))
     before = [len(function.programs) for function in functions]
     for shape in ((47, 43, 3), (50, 31, 11), (64, 64, 17)):
         array = np.resize(volume.array, shape).astype(volume.array.dtype)

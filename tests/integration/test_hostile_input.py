@@ -55,22 +55,22 @@ def test_the_dicom_campaign_would_see_a_patient(tmp_path, monkeypatch):
 def test_what_the_campaign_would_see(tmp_path, monkeypatch):
     """A reader that breaks its promises is caught."""
 
-    def crash(path, max_bytes):
+    def crash(path, reading):
         raise KeyError("dim")
 
     monkeypatch.setattr(fuzz_volumes, "read_volume", crash)
     ((_, _, outcome, *_),) = fuzz_volumes.campaign(1, 0, tmp_path)
     assert outcome == "KeyError: 'dim'"
 
-    def two_lines(path, max_bytes):
+    def two_lines(path, reading):
         raise fuzz_volumes.InputError(f"{path}: bad\nvery bad.")
 
     monkeypatch.setattr(fuzz_volumes, "read_volume", two_lines)
     ((_, _, outcome, *_),) = fuzz_volumes.campaign(1, 0, tmp_path)
     assert outcome.startswith("not one sentence")
 
-    def greedy(path, max_bytes):
-        bytearray(max_bytes + 2 * fuzz_volumes.SLACK)
+    def greedy(path, reading):
+        bytearray(reading.max_bytes + 2 * fuzz_volumes.SLACK)
         raise fuzz_volumes.InputError(f"{path}: bad.")
 
     monkeypatch.setattr(fuzz_volumes, "read_volume", greedy)

@@ -41,10 +41,7 @@ def relative_error(found, expected):
 
 @pytest.mark.parametrize(
     ("image_path", "scales", "widths"),
-    [
-        ("resized", (8, 4, 2, 1), (64, 32, 24, 16, 8)),
-        ("pyramid", (8, 4, 2), (64, 32, 24, 16)),
-    ],
+    [("resized", (8, 4, 2, 1), (64, 32, 24, 16, 8)), ("pyramid", (8, 4, 2), (64, 32, 24, 16))],
 )
 def test_same_logits_and_gradients_as_pytorch(encoders, image_path, scales, widths):
     net, folder = encoders

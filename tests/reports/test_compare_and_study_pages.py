@@ -77,11 +77,11 @@ def test_the_page_of_a_study(tmp_path):
 
 @pytest.mark.parametrize("values", [[np.nan, np.nan], []])
 def test_nothing_to_draw(values):
-    assert paired_figure({"a": np.array(values)}, ["x"] * len(values), "Dice", 3) == ""
+    assert paired_figure({"a": np.array(values)}, ["x"] * len(values)) == ""
 
 
 def test_a_case_is_joined_only_where_it_is():
     columns = {"a": np.array([0.5, 0.7]), "b": np.array([np.nan, 0.8])}
-    figure = paired_figure(columns, ["x", "y"], "Dice", 3)
+    figure = paired_figure(columns, ["x", "y"])
     assert titles_of(figure) == ["x, a: 0.500", "y, a: 0.700", "y, b: 0.800"]
     assert figure.count('class="pair"') == 1

@@ -7,11 +7,14 @@ from html import unescape
 import numpy as np
 import pytest
 
+from lagseg_jax.inference.mask_statistics import mask_statistics
+from lagseg_jax.inference.records import Record
 from lagseg_jax.reports.review import (
     ReviewedCase,
     by_need,
     with_unusual_volumes,
     write_evaluation_review,
+    write_prediction_review,
 )
 from lagseg_jax.reports.review_case import case_page
 from lagseg_jax.reports.verdicts import listed, read_verdicts
@@ -56,6 +59,21 @@ def test_the_page_of_an_evaluation(tmp_path):
     assert "nothing was found" in page and "Dice below 0.8" in page
     assert "default-src 'none'; img-src data:;" in unescape(page) and "connect-src" not in page
     assert not re.search(r"https?://", page)
+
+
+def test_a_prediction_says_each_thing_once(tmp_path):
+    mask = np.zeros((5, 7, 11), np.uint8)
+    mask[0, 2, 3] = mask[3, 5, 7] = 1
+    row = mask_statistics(mask, np.eye(4))
+    row["remarks"] = f"its orientation was told; {row['remarks']}"
+    page = tmp_path / "review" / "a.html"
+    page.parent.mkdir()
+    page.write_text("a")
+    Record.of(tmp_path, "a").begin({}, [page]).finish({}, [page], row)
+    write_prediction_review(tmp_path)
+    found = (tmp_path / "review.html").read_text()
+    for said in ("was told", "reaches the border", "outside 20-300 mL", "2 components"):
+        assert found.count(said) == 1, said
 
 
 def test_the_page_of_a_case_escapes_and_loads_nothing():

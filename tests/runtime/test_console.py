@@ -127,9 +127,9 @@ def test_what_is_told_in_time_is_no_silence(lines, monkeypatch):
 @pytest.mark.parametrize(("process", "prefix"), [(0, ""), (3, "[process 3] ")])
 def test_a_warning_is_called_so_once(capsys, process, prefix):
     console.log_to_console(process)
-    logging.getLogger("lagseg_jax.some.room").warning("%d cases", 3)
-    logging.getLogger("lagseg_jax.some.room").error("bad")
-    logging.getLogger("lagseg_jax.some.room").info("plain")
+    logging.getLogger("lagseg_jax.some.part").warning("%d cases", 3)
+    logging.getLogger("lagseg_jax.some.part").error("bad")
+    logging.getLogger("lagseg_jax.some.part").info("plain")
     said = capsys.readouterr().err.splitlines()
     assert said == [f"{prefix}WARNING: 3 cases", f"{prefix}bad", *["plain"] * (not process)]
 

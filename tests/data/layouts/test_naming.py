@@ -192,10 +192,7 @@ def test_a_table_names_files_patients_and_parts(tmp_path):
     [
         (["image,label", "../a.nii.gz,b.nii.gz"], ["line 2 names ../a.nii.gz, which leaves"]),
         (["image,label", "/a.nii.gz,b.nii.gz"], ["line 2 names /a.nii.gz, which leaves"]),
-        (
-            ["image,label", "a.txt,b.nii.gz"],
-            ["line 2 names a.txt, expected a file in .nii.gz"],
-        ),
+        (["image,label", "a.txt,b.nii.gz"], ["line 2 names a.txt, expected a file in .nii.gz"]),
         (["image,label", "", "a.nii.gz,b.nii.gz,c"], ["line 3 is 'a.nii.gz,b.nii.gz,c'"]),
         (["image,lable", "a.nii.gz,b.nii.gz"], ["column 'lable'", "did you mean label?"]),
         (["image", "a.nii.gz"], ["'image' and 1 more lines found", "image,label"]),
