@@ -10,10 +10,11 @@ that size: at 196 pixels a perfect mask has a Dice of 0.976, at 448 of 0.991. Of
 200 pixels, `--config.data.image_size=224` loses nothing.
 
 This config has not run on a GPU: hardware, time and result are not measured. At 112 pixels, with
-the decoder's widths (64, 48, 32, 24) and batches of 8, 1500 steps on a CPU reached Dice 0.869 on 8
-test volumes cropped so (one seed); mirroring and a moving average of the parameters did not pay
-there: docs/log/2026-11-28-scratch.md. `configs/ablations/scratch.py` has the arms to decide the
-rest.
+the decoder's widths (64, 48, 32, 24) and batches of 8, 1000 steps on a CPU reached Dice 0.850 on 8
+test volumes cropped so (three seeds), 1500 steps 0.869 (one). Nothing that was tried there, one
+change at a time, paid beyond the noise; what came nearest is weaker grey augmentation
+(`--config.augment.gamma=0.3 --config.augment.contrast=0`), 0.863 after 1000 steps:
+docs/log/2026-11-28-scratch.md. `configs/ablations/scratch.py` has the arms to decide the rest.
 """
 
 import ml_collections

@@ -8,8 +8,10 @@ or at equal steps, with
     python -m lagseg_jax.study --study=configs/ablations/scratch.py --config=configs/scratch.py \
         --workdir=runs/scratch_study --seeds=3 --config.data.root=DATASET
 
-Not run on a GPU yet; what was tried at small size on a CPU stands in the note
-docs/log/2026-11-28-scratch.md.
+Not run on a GPU yet. At small size on a CPU, over three seeds, no change of learning rate, batch,
+weight decay or grey augmentation paid beyond the noise of seeds and cases; weaker greys came
+nearest. Neighbouring slices, Dice over the batch, mirroring and a moving average are no fields: all
+were tried in copies of the code. Figures: docs/log/2026-11-28-scratch.md.
 """
 
 import ml_collections
