@@ -25,6 +25,21 @@ import tiny_run
 # Tracing makes so many small objects that looking for cycles at Python's pace is a tenth of all.
 gc.set_threshold(100_000, 20, 20)
 
+# Files of half a minute or more. One that came last would keep a worker while the others wait.
+LONG = {
+    "test_convert",
+    "test_faults",
+    "test_init_from",
+    "test_step",
+    "test_training_on_cached_tokens",
+    "test_training_on_two_processes",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, in every worker."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture(autouse=True)
 def console():

@@ -180,7 +180,7 @@ def test_image_size_that_is_not_a_multiple_of_14(run_main, tmp_path):
         ("--mode=test", "evaluate"),
         ("--confg=3", "did you mean --config?"),
         ("--epochs=3", "did you mean --config.train.epochs?"),
-        ("--config=laptop", "did you mean cpu?"),
+        ("--config=cpus", "did you mean cpu?"),
         ("--config=bass", "did you mean base?"),
         ("--num_processes=2", "--coordinator_address and --process_id"),
         ("--process_id=one", "one"),

@@ -215,7 +215,7 @@ def test_processes_that_cannot_connect_end_with_a_sentence_each():
     """As behind a firewall that lets nothing but JAX's own port through."""
     code = (
         "import sys; from lagseg_jax.runtime import channel, console, processes\n"
-        "processes.START_SECONDS = 15\n"
+        "processes.START_SECONDS = 8\n"
         "call = channel._call\n"
         "channel._call = lambda invitation: call(invitation | {'port': 1})\n"
         "def main():\n"
@@ -235,6 +235,6 @@ def test_processes_that_cannot_connect_end_with_a_sentence_each():
     ]
     said = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [2, 2], said
-    assert "error: not all processes have come within 15 s" in said[0]
+    assert "error: not all processes have come within 8 s" in said[0]
     assert "error: the first process cannot be reached at " in said[1]
     assert "Traceback" not in said[0] + said[1]
