@@ -21,6 +21,7 @@ from lagseg_jax.imaging.slices import (
     from_slices,
     to_slices,
 )
+from lagseg_jax.inference.batches_at_once import computed
 from lagseg_jax.inference.estimator import Estimator
 from lagseg_jax.inference.given import Given, voxels_and_affine
 from lagseg_jax.inference.memory import check_memory, refused_where_memory_ends
@@ -31,7 +32,7 @@ from lagseg_jax.inference.slice_probability import (
     resampling,
     slice_probability,
 )
-from lagseg_jax.inference.slice_search import one_ahead, search
+from lagseg_jax.inference.slice_search import search
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.training_range import FIELD, unlike_training
@@ -189,9 +190,18 @@ class Segmenter:
         return self.config.predict.stride or (4 if jax.default_backend() == "cpu" else 1)
 
     @property
+    def _at_once(self) -> int:
+        """Batches that are computed at the same time.
+
+        One fills an accelerator. Of a CPU it leaves cores idle between its operations: two of half
+        the size took 0.6 of the time on two cores (docs/log/2026-11-28-start.md).
+        """
+        return 2 if jax.default_backend() == "cpu" and self.config.predict.batch_size > 1 else 1
+
+    @property
     def _batch(self) -> int:
-        """Slices that are computed at a time."""
-        return self.config.predict.batch_size * jax.local_device_count()
+        """Slices of a batch."""
+        return self.config.predict.batch_size // self._at_once * jax.local_device_count()
 
     def fusion_weights(self) -> np.ndarray:
         """How much each encoder block counts at each decoder scale: (S, L), rows sum to 1."""
@@ -234,7 +244,7 @@ class Segmenter:
         count, height, width = slices.shape
         padded = [-(-n // BUCKET) * BUCKET for n in (height, width)]
         batch = self._batch
-        check_memory(slices.shape, padded, batch, slices.itemsize, not binary)
+        check_memory(slices.shape, padded, batch * self._at_once, slices.itemsize, not binary)
         members = [
             (m, resampling(m.config.data.image_size, slices.shape[1:], padded, grey))
             for m, grey in zip(self._members, cut.grey)
@@ -242,8 +252,8 @@ class Segmenter:
         lowest = 1 if binary else threshold
         result = np.zeros(slices.shape, np.uint8 if binary else np.float32)
 
-        def start(numbers: np.ndarray) -> tuple[np.ndarray, jax.Array]:
-            """The numbers of one batch, and what the devices are computing of these slices."""
+        def start(numbers: np.ndarray) -> jax.Array:
+            """What the devices are computing of these slices."""
             block = np.zeros((batch, *padded), slices.dtype)
             block[: len(numbers), :height, :width] = slices[numbers]
             block = split_batch(block)
@@ -251,12 +261,12 @@ class Segmenter:
                 slice_probability(m.model, m.encoder.params, m.head_params, block, how, tta)
                 for m, how in members
             ]
-            return numbers, average_probability(outputs, threshold if binary else None)
+            return average_probability(outputs, threshold if binary else None)
 
         def look(numbers: np.ndarray) -> list[bool]:
-            batches = (numbers[i : i + batch] for i in range(0, len(numbers), batch))
-            for some, output in one_ahead(map(start, batches)):
-                result[some] = np.asarray(output)[: len(some), :height, :width]
+            batches = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
+            for some, output in zip(batches, computed(start, batches, self._at_once)):
+                result[some] = output[: len(some), :height, :width]
             return [bool((result[number] >= lowest).any()) for number in numbers]
 
         with refused_where_memory_ends(slices.shape):

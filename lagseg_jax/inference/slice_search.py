@@ -8,12 +8,9 @@ A component that reaches none spans fewer than `stride` slices, and can only mat
 be the largest: twice as many slices in a row must show atrium, or everything is looked at.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import numpy as np
-
-Item = TypeVar("Item")
 
 
 def search(
@@ -73,13 +70,3 @@ def longest_run(shows: np.ndarray) -> int:
     """The most Trues in a row in shows (Z,)."""
     bounds = np.flatnonzero(np.diff(np.concatenate([[False], shows, [False]])))
     return int((bounds[1::2] - bounds[::2]).max(initial=0))
-
-
-def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, each when the next one has been started: devices have always work."""
-    items = iter(items)
-    before = next(items)
-    for item in items:
-        yield before
-        before = item
-    yield before

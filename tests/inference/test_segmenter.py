@@ -63,7 +63,7 @@ def test_grey_scale_and_dtype_do_not_matter(segmenter, volume):
 
 
 def test_slices_do_not_influence_each_other_beyond_the_grey_range(segmenter, volume):
-    """11 slices in batches of 4 (2 devices): any split into batches gives the same."""
+    """11 slices in batches of 2 (2 devices): any split into batches gives the same."""
     assert segmenter.config.predict.batch_size == 2
     all_at_once = segmenter.predict_probability(volume.array, volume.spacing, orientation="RAS")
     config = segmenter.config.copy_and_resolve_references()
