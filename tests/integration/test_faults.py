@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import jax
+
 import kill9
 import pod
 import run_files
@@ -14,6 +16,7 @@ import soak
 
 def test_killed_runs_end_like_others_bit_for_bit(tmp_path, monkeypatch):
     """Three kills; `python tests/faults/kill9.py --trials=100` makes more."""
+    assert jax.device_count() == 2  # made before the script asks for one, in its own processes
     for name in ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # undone afterwards
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
