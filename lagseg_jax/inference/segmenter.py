@@ -194,7 +194,7 @@ class Segmenter:
         """Batches that are computed at the same time.
 
         One fills an accelerator. Of a CPU it leaves cores idle between its operations: two of half
-        the size took 0.6 of the time on two cores (docs/log/2026-11-28-start.md).
+        the size took 0.65 of the time on two cores (docs/log/2026-11-28-start.md).
         """
         return 2 if jax.default_backend() == "cpu" and self.config.predict.batch_size > 1 else 1
 

@@ -73,7 +73,9 @@ class KeptJit:
             try:
                 traced = jax.export.export(jax.jit(unkept))(*like)
                 _write(path, bytes(traced.serialize()))
-            except (ValueError, NotImplementedError, OSError) as error:  # cuDNN's attention; a disk
+            except (ValueError, NotImplementedError, OSError) as error:
+                # jax.export refuses calls such as cuDNN's attention, and disks may be full: the
+                # function is traced at every start then, as without this file.
                 log.debug("the trace of %s is not kept: %s", name, error)
                 return unkept
         program = functools.partial(traced.call)

@@ -2,21 +2,17 @@
 
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 
-import tiny_run
+from changed_files import case_file, change, config_of
 from lagseg_jax import main
 from lagseg_jax.config.choices import PHANTOMS
-from lagseg_jax.config.validate import check_config
-from lagseg_jax.data import contents, phantom_scans
+from lagseg_jax.data import phantom_scans
 from lagseg_jax.data.layouts.detect import detect
 from lagseg_jax.data.run_split import load_split
 from lagseg_jax.data.split import nnunet_folds, split_sha256
@@ -39,35 +35,12 @@ def names_of(split):
     return {part: [case.name for case in cases] for part, cases in split.items()}
 
 
-def config_of(root, **data):
-    config = tiny_run.config(root)
-    config.data.update(data)
-    check_config(config)
-    return config
-
-
 @pytest.fixture
 def copied(finished_run, phantom, tmp_path):
     """A copy of the finished run, and of its dataset."""
     shutil.copytree(finished_run, tmp_path / "run")
     shutil.copytree(phantom, tmp_path / "data")
     return tmp_path / "run", tmp_path / "data"
-
-
-def case_file(root, name, part):
-    file = {"image": "enhanced.nii.gz", "label": "atriumSegImgMO.nii.gz"}[part]
-    return root / "task2" / "train_data" / name / file
-
-
-def change(path):
-    """Another voxel, under the same size of volume and date."""
-    image = nib.load(path)
-    voxels, affine, time = np.asarray(image.dataobj).copy(), image.affine, path.stat().st_mtime_ns
-    place = np.unravel_index(np.argmax(voxels), voxels.shape)
-    voxels[place] = 0
-    path.unlink()
-    nib.save(nib.Nifti1Image(voxels, affine), path)
-    os.utime(path, ns=(time, time))
 
 
 def test_the_first_start_writes_down_what_made_the_split(phantom, tmp_path):
@@ -300,43 +273,3 @@ def test_names_that_look_like_visits_are_warned_about(phantom, tmp_path, caplog)
     named = load_split(config_of(tmp_path / "data", patient=rule), tmp_path / "named")
     patients = {case.name: case.patient for part in named.values() for case in part}
     assert patients["P01_pre"] == patients["P01_post"] != patients["P02_pre"]
-
-
-def test_a_second_start_reads_no_file_again_and_a_changed_one_is_seen(
-    phantom, tmp_path, monkeypatch
-):
-    root = shutil.copytree(phantom, tmp_path / "data")
-    config = config_of(root, cache_dir=str(tmp_path / "cache"))
-    monkeypatch.setattr(contents, "SETTLED_SECONDS", -1)
-    load_split(config, tmp_path / "run")
-    read = []
-
-    def reading(path, files):
-        read.append(path)
-        return file_sha256(path)
-
-    monkeypatch.setattr(contents, "content_sha256", reading)
-    before = json.loads((tmp_path / "run" / "splits.json").read_text())["sha256"]
-    load_split(config, tmp_path / "again")
-    assert not read
-    assert json.loads((tmp_path / "again" / "splits.json").read_text())["sha256"] == before
-    changed = case_file(root, "train_1", "label")
-    change(changed)
-    load_split(config, tmp_path / "third")
-    now = json.loads((tmp_path / "third" / "splits.json").read_text())["sha256"]
-    assert read == [changed] and now["train_1"]["label"] == file_sha256(changed)
-    for damage in (b"", b"[]", b'{"a": 3}'):
-        for file in (tmp_path / "cache").glob("hashes-*.json"):
-            file.write_bytes(damage)
-        read.clear()
-        load_split(config, tmp_path / "fourth")
-        assert len(read) == 12
-
-
-def test_hashes_of_files_that_have_just_changed_are_not_kept(phantom, tmp_path, monkeypatch):
-    """Within one tick of a clock, a second change would not show."""
-    cases = detect(shutil.copytree(phantom, tmp_path / "data")).cases
-    monkeypatch.setattr(contents, "SETTLED_SECONDS", 3600)
-    contents.hash_cases(cases, tmp_path)
-    (kept,) = tmp_path.glob("hashes-*.json")
-    assert json.loads(kept.read_text()) == {}
