@@ -25,7 +25,6 @@ nothing is unpickled:
 """
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -34,7 +33,6 @@ from lagseg_jax.runs.workdir import read_config
 from lagseg_jax.runtime.commands import command_parser
 from lagseg_jax.runtime.console import exit_status, log, log_to_console
 from lagseg_jax.runtime.errors import InputError
-from lagseg_jax.runtime.extras import install_command
 from lagseg_jax.runtime.files import check_writable
 
 
@@ -58,11 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path.absolute().parent} does not exist, expected a folder for the file")
     check_writable(path.absolute().parent, "an --output in a folder that can")
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise InputError(
-            "jax.export needs flatbuffers, which is not installed, expected it after "
-            f"{install_command('export')}"
-        )
     read_config(workdir)  # refused before jax is loaded
     from lagseg_jax.inference.load_segmenter import load_segmenter
 

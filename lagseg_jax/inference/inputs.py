@@ -111,7 +111,7 @@ def _matching(path: Path, pattern: str) -> list[Input]:
         raise InputError(f"--pattern is {pattern!r} but {path} is no folder, expected one")
     try:
         found = list(path.glob(pattern) if "/" in pattern else path.rglob(pattern))
-    except (ValueError, NotImplementedError) as error:  # pathlib: "/a" is absolute, "**a" no pattern
+    except (ValueError, NotImplementedError) as error:  # pathlib's for "**a", and for "/a"
         raise InputError(
             f"--pattern is {pattern!r} ({error}), expected one such as '*_image.nii.gz'"
         ) from None

@@ -17,8 +17,6 @@ from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference.export import PLATFORMS, export_function, flat_weights, traced_matrices
 from lagseg_jax.runtime.errors import InputError
 
-pytest.importorskip("flatbuffers")
-
 
 @pytest.fixture(scope="module")
 def segmenter(finished_run):
@@ -116,12 +114,6 @@ def test_every_weight_is_in_the_file(file, segmenter):
 def test_refuses_bad_places_at_once(finished_run, tmp_path, output, found):
     with pytest.raises(InputError, match=re.escape(found)):
         export.main(["--workdir", str(finished_run), "--output", str(tmp_path / output)])
-
-
-def test_without_flatbuffers_one_sentence(finished_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install '.*\[export\]'"):
-        export.main(["--workdir", str(finished_run), "--output", str(tmp_path / "a.safetensors")])
 
 
 def test_refuses_a_folder_that_is_no_run(tmp_path):

@@ -49,11 +49,7 @@ OTHERS = ("python3", ".", "source", "export", "cd", "git", "gcloud", "kubectl", 
 OTHERS += ("tmux", "ssh", "scp", "bash", "jupyter", "docker", "cp")
 OTHERS += ("sudo", "Orthanc", "find")
 OTHERS += ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
-NEEDS = {
-    "lagseg_jax.export": "flatbuffers",
-    "--mesh": "fast_simplification",
-    "--input=dicom": "pydicom",
-}
+NEEDS = {"--mesh": "fast_simplification", "--input=dicom": "pydicom"}
 NEEDS |= {"dicom/patient_1": "pydicom", "--input=dicom/patient_1": "pydicom"}
 NEEDS |= {"--dicom_seg": "highdicom", "--rtstruct": "pydicom"}
 PYTHON_PAGES = ["README.md", "docs/api.md"]
