@@ -38,7 +38,7 @@ from lagseg_jax.runtime.files import check_writable
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
-    parser = command_parser("export", "The extra `export` must be installed.")
+    parser = command_parser("export", "The file is read without this package.")
     add = parser.add_argument_group("model and file").add_argument
     add("--workdir", required=True, help="folder of a training run")
     add("-o", "--output", required=True, help="the file, name.safetensors")

@@ -28,6 +28,8 @@ def test_every_extra_that_is_named_exists():
     named = set()
     for folder in ("lagseg_jax", "weight_conversion"):
         for path in (ROOT / folder).rglob("*.py"):
-            named |= set(re.findall(r"install_command\([\"'](\w+)[\"']\)", path.read_text()))
-            assert "pip install lagseg_jax" not in path.read_text(), path
-    assert {"hub", "conversion", "dicom", "mesh", "export"} <= named <= set(known)
+            text = path.read_text()
+            named |= set(re.findall(r"install_command\([\"'](\w+)[\"']\)", text))
+            named |= set(re.findall(r"[Ee]xtra `(\w+)`", text))  # as a --help says it
+            assert "pip install lagseg_jax" not in text, path
+    assert {"hub", "conversion", "dicom", "mesh"} <= named <= set(known)
