@@ -29,6 +29,7 @@ from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slice
 from lagseg_jax.inference.slice_probability import (
     Cut,
     average_probability,
+    compile_ahead,
     resampling,
     slice_probability,
 )
@@ -252,6 +253,11 @@ class Segmenter:
         lowest = 1 if binary else threshold
         result = np.zeros(slices.shape, np.uint8 if binary else np.float32)
 
+        def compile_all() -> None:
+            block = jax.ShapeDtypeStruct((batch, *padded), slices.dtype)
+            for m, how in members:
+                compile_ahead(m.model, m.encoder.params, m.head_params, block, how, tta)
+
         def start(numbers: np.ndarray) -> jax.Array:
             """What the devices are computing of these slices."""
             block = np.zeros((batch, *padded), slices.dtype)
@@ -270,5 +276,6 @@ class Segmenter:
             return [bool((result[number] >= lowest).any()) for number in numbers]
 
         with refused_where_memory_ends(slices.shape):
+            compile_all()
             search(look, count, stride, batch)
         return result
