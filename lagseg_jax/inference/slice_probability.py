@@ -159,7 +159,7 @@ def encoder(form: str) -> KeptJit:
 @functools.cache
 def decoder(dtype: jnp.dtype) -> KeptJit:
     """`decode`, compiled for this machine; late, because asking for its devices starts them."""
-    options = backend.forward_compiler_options(dtype)
+    options = backend.decoder_compiler_options(dtype)
     return KeptJit(decode, options)
 
 

@@ -21,7 +21,6 @@ ONEDNN: dict[str, bool | str] = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
 }
 
-QUICKLY = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 
 
 def encoder_form(dtype: jnp.dtype) -> str:
@@ -74,15 +73,6 @@ def decoder_compiler_options(dtype: jnp.dtype) -> dict[str, bool]:
     Functions compiled with it cannot be kept on disk, and are compiled at every start.
     """
     return {"xla_cpu_experimental_onednn_custom_call": True} if convolves_in_onednn(dtype) else {}
-
-
-def forward_compiler_options(dtype: jnp.dtype) -> dict[str, bool | int]:
-    """As `decoder_compiler_options`, of decoders without gradients.
-
-    What is compiled at every start is compiled with fewer passes: in two thirds of the time, and
-    its code is as fast and gives the same numbers (docs/log/2026-11-28-start.md).
-    """
-    return decoder_compiler_options(dtype) | (QUICKLY if convolves_in_onednn(dtype) else {})
 
 
 def fast_dtype() -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lagseg_jax.model import convolution
-from lagseg_jax.model.backend import decoder_compiler_options, forward_compiler_options
+from lagseg_jax.model.backend import decoder_compiler_options
 from lagseg_jax.model.convolution import conv3x3, kernel_gradient
 from lagseg_jax.model.decoder import ConvBlock, group_norm_gelu
 
@@ -124,16 +124,6 @@ def test_options_are_for_bfloat16_on_cpus_alone(monkeypatch):
     assert bool(decoder_compiler_options(jnp.bfloat16)) == (jax.__version_info__ >= (0, 12))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert decoder_compiler_options(jnp.bfloat16) == {}
-
-
-def test_fewer_passes_of_the_compiler_give_the_same_numbers():
-    x, block = draw(2, 13, 18, 5), ConvBlock(8, 1, jnp.bfloat16)
-    params = jax.jit(block.init)(jax.random.key(0), x)
-    all_passes, fewer = (
-        jax.jit(lambda *a: block.apply(*a), compiler_options=options(jnp.bfloat16))(params, x)
-        for options in (decoder_compiler_options, forward_compiler_options)
-    )
-    np.testing.assert_array_equal(all_passes, fewer)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
