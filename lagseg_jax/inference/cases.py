@@ -106,6 +106,8 @@ class _Work:
         done = self._prediction(one, computed, mask, probability)
         row = mask_statistics(mask, volume.affine, done.estimates)
         row["remarks"] = "; ".join(filter(None, [*said, row["remarks"]]))
+        if outputs.dicom:
+            done = replace(done, stack=one.stack, algorithm=self._algorithm(row["remarks"]))
         try:
             failed = self._write_files(outputs, done, row, one)
         except (InputError, OSError) as error:
@@ -134,11 +136,14 @@ class _Work:
             place = computed.volume.array, computed.volume.affine
             estimates = estimates_of(self.segmenter, *place, mask, probability, self.post)
             done = replace(done, estimates=estimates)
-        if not outputs.dicom:
-            return done
+        return done
+
+    def _algorithm(self, remarks: str) -> Algorithm:
+        """What made a mask, as it is said where nothing else of us is seen."""
         runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in self.request.workdirs)
-        algorithm = Algorithm(str(library_versions()["lagseg_jax"]), runs)
-        return replace(done, stack=one.stack, algorithm=algorithm)
+        random = "the encoder is random" * bool(self.segmenter.encoder.warning)
+        remarks = "; ".join(filter(None, [random, remarks]))
+        return Algorithm(str(library_versions()["lagseg_jax"]), runs, remarks)
 
     def _write_files(
         self, outputs: Outputs, done: Prediction, row: dict[str, Any], one: Input
