@@ -6,6 +6,7 @@ resizing back. Several models are an ensemble: their probabilities are averaged,
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,10 +37,10 @@ from lagseg_jax.inference.slice_probability import (
     resampling,
     slice_probability,
 )
-from lagseg_jax.inference.slice_search import search
+from lagseg_jax.inference.slice_search import largest_is_seen, search
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
-from lagseg_jax.runs.training_range import FIELD, unlike_training
+from lagseg_jax.runs.training_range import unlike_field
 from lagseg_jax.runtime.devices import split_batch
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,9 @@ class Segmenter:
             mask[numbers] = slices[numbers]
             return slices[numbers].any(axis=(1, 2))
 
-        search(look, len(slices), self._stride(post), self._batch)
+        stride = self._stride(post)
+        enough = functools.partial(largest_is_seen, mask, geometry.spacing, stride)
+        search(look, len(slices), stride, self._batch, enough)
         return post.clean(from_slices(mask, geometry), affine)
 
     def _stride(self, post: PostProcessing) -> int:
@@ -238,18 +241,9 @@ class Segmenter:
         Its orientation was told, its slices are tilted or sheared, their pixels are not square, or
         their field of view is unlike those that a member was trained on.
         """
-        said = remarks(volume, self.plane)
         size = field_mm(*to_slices(volume.array, volume.affine, self.plane))
-        for member in self._members:
-            if unlike_training({FIELD: size}, member.trained):
-                known = member.trained[FIELD]
-                said.append(
-                    f"a field of view of {size:.0f} mm, where those of the training have "
-                    f"{min(known):.0f} to {max(known):.0f} mm; the model sees a heart of another "
-                    "size"
-                )
-                break
-        return said
+        fields = [unlike_field(size, member.trained) for member in self._members]
+        return remarks(volume, self.plane) + [one for one in fields if one][:1]
 
     def in_any_plane(self, plane: str = "") -> "Segmenter":
         """The same for volumes in planes that no member was trained on, or cut in this one."""
@@ -294,6 +288,9 @@ class Segmenter:
                 result[some] = output[: len(some), :height, :width]
             return [bool((result[number] >= lowest).any()) for number in numbers]
 
+        def enough() -> bool:
+            return largest_is_seen(result >= lowest, cut.geometry.spacing, stride)
+
         with refused_where_memory_ends(slices.shape):
-            search(look, count, stride, batch)
+            search(look, count, stride, batch, enough)
         return result
