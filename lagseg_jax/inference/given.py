@@ -1,6 +1,7 @@
-"""Turns what a caller of the Python interface gives into voxels and their affine."""
+"""Turns what a caller of the Python interface gives into a volume."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,13 +17,13 @@ STORED_DTYPES = ("uint8", "int16", "uint16", "float32")  # go to the device as t
 Given = np.ndarray | str | Path | Volume | nib.spatialimages.SpatialImage
 
 
-def voxels_and_affine(
+def as_volume(
     volume: Given,
     spacing: Sequence[float] | None = None,
     affine: np.ndarray | None = None,
     orientation: str = "",
-) -> tuple[np.ndarray, np.ndarray]:
-    """The grey values (x, y, z) in a dtype that a device takes, and their affine (4, 4).
+) -> Volume:
+    """The grey values (x, y, z) in a dtype that a device takes, with their affine and its note.
 
     Args:
         volume: path of a file, nibabel image, `Volume`, or array (x, y, z).
@@ -35,27 +36,31 @@ def voxels_and_affine(
         InputError: no three axes, no grey values, not finite, or no orientation known.
     """
     check_orientation("orientation", orientation)
+    path, note = Path("the volume"), ""
     if isinstance(volume, str | Path):
         volume = read_volume(volume, Reading(orientation=orientation))
     if isinstance(volume, Volume):
-        affine, volume = volume.affine, volume.array
-    elif isinstance(volume, nib.spatialimages.SpatialImage):
-        affine = _image_affine(volume, orientation)
+        return replace(volume, array=_grey(volume.array))
+    if isinstance(volume, nib.spatialimages.SpatialImage):
+        path = Path(volume.get_filename() or path)
+        affine, note = _image_affine(volume, path, orientation)
         volume = np.asanyarray(volume.dataobj)
         while volume.ndim > 3 and volume.shape[-1] == 1:
             volume = volume[..., 0]
     array = _grey(np.asarray(volume))
-    return array, _array_affine(spacing, affine, orientation)
+    affine = _array_affine(spacing, affine, orientation)
+    return Volume(array, affine, array.shape, {}, path, note)
 
 
-def _image_affine(image: nib.spatialimages.SpatialImage, orientation: str) -> np.ndarray:
+def _image_affine(
+    image: nib.spatialimages.SpatialImage, path: Path, orientation: str
+) -> tuple[np.ndarray, str]:
     """As of the same image in a file; of other formats than NIfTI what nibabel says."""
     if not isinstance(image, nib.Nifti1Pair):
-        return image.affine
+        return image.affine, ""
     header = image.header.copy()
     sizes = header["pixdim"][1:4].astype(np.float64)
-    path = Path(image.get_filename() or "the nibabel image")
-    return header_affine(path, header, sizes, image.shape[:3], orientation)[0]
+    return header_affine(path, header, sizes, image.shape[:3], orientation)
 
 
 def _array_affine(

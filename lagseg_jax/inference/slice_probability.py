@@ -109,10 +109,9 @@ def compile_ahead(
     images = jax.ShapeDtypeStruct((slices.shape[0], size, size), jnp.float32)
     fused = model.fused_struct(*images.shape[:2])
     with ThreadPoolExecutor(1) as pool:
-        decoding = pool.submit(
-            to_probability.program, model, head_params, images, fused, how, mirrored
-        )
-        to_tokens.program(model, encoder_params, head_params, slices, how, mirrored)
+        arguments = model, head_params, images, fused, how, mirrored
+        decoding = pool.submit(to_probability.compile, *arguments)
+        to_tokens.compile(model, encoder_params, head_params, slices, how, mirrored)
         decoding.result()
 
 

@@ -22,7 +22,6 @@ ONEDNN: dict[str, bool | str] = {
 }
 
 
-
 def encoder_form(dtype: jnp.dtype) -> str:
     """The one of `FORMS` that is fastest on this process's devices in this compute dtype."""
     if dtype == jnp.bfloat16:

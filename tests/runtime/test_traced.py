@@ -75,13 +75,18 @@ def test_options_of_the_compiler_are_no_hindrance(folder):
     assert start(options=options) and not start(options=options)
 
 
-def test_a_program_of_shapes_is_that_of_arrays(folder):
+def test_what_is_compiled_for_shapes_is_called_with_arrays(folder):
     kept, pair = KeptJit(Python()), Pair(jnp.ones((2, 3)), [jnp.ones((3, 5))])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pair)
-    program = kept.program(2.0, like, True)
-    assert isinstance(program, jax.stages.Compiled)
-    kept(2.0, pair, False)
-    assert list(kept.programs.values()) == [program]
+    kept.compile(2.0, like, True)
+    (compiled,) = kept.programs.values()
+    assert isinstance(compiled, jax.stages.Compiled)
+    mesh = jax.sharding.Mesh(jax.local_devices()[:1], ("devices",))  # that of `devices.replicate`
+    placed = jax.device_put(pair, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    x, y = kept(2.0, placed, False)
+    assert (np.asarray(x) == 6).all() and (np.asarray(y) == 6).all()
+    kept.compile(2.0, pair, False)
+    assert list(kept.programs.values()) == [compiled]
 
 
 @pytest.mark.parametrize("change", ["code", "version", "settings"])

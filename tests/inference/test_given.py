@@ -1,0 +1,38 @@
+"""What a caller of the Python interface is told about the volumes that are given."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from lagseg_jax.imaging.volume import read_volume
+
+
+def test_a_mask_is_no_image(segmenter, volume):
+    with pytest.raises(ValueError, match="looks like a mask"):
+        segmenter.predict_volume((volume.array > 50).astype(np.uint8), affine=volume.affine)
+
+
+def test_what_is_unusual_is_said_and_can_be_asked_for(segmenter, volume, tmp_path, caplog):
+    """47 x 2.5 mm in training: 30 degrees of tilt and three times the size are told by each way."""
+    turn, (c, s) = np.eye(4), (np.cos(np.pi / 6), np.sin(np.pi / 6))
+    turn[1:3, 1:3] = [[c, -s], [s, c]]
+    affine = turn @ np.diag([-7.5, -7.5, 12.0, 1.0])
+    image = nibabel.Nifti1Image(volume.array, affine)
+    image.to_filename(path := tmp_path / "a.nii.gz")
+    asked = segmenter.remarks(read_volume(path))
+    assert [one[:29] for one in asked] == [
+        "tilted by 30 degrees (short a",
+        "a field of view of 352 mm, wh",
+    ]
+    for predict in (segmenter.predict_volume, segmenter.predict_probability):
+        for given, how in ((path, {}), (image, {}), (volume.array, {"affine": affine})):
+            caplog.clear()
+            predict(given, **how)
+            assert [line.partition(": ")[2] for line in caplog.messages] == asked
+    caplog.clear()
+    segmenter.predict_volume(volume)
+    assert segmenter.remarks(volume) == caplog.messages == []
+    image = nibabel.Nifti1Image(volume.array, None)
+    image.header.set_zooms(volume.spacing)
+    segmenter.predict_volume(image, orientation="LPS")
+    assert "LPS as told" in caplog.text
