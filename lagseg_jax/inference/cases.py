@@ -80,8 +80,8 @@ class _Work:
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
         volume = one.read(self.request.reading)
-        check_grey(volume)
         given = as_volume(volume)
+        check_grey(given)
         cut = self.segmenter.cut(given.array, given.affine, str(one.source))
         return _Read(volume, input_hash, cut)
 

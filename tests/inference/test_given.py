@@ -12,6 +12,11 @@ def test_a_mask_is_no_image(segmenter, volume):
         segmenter.predict_volume((volume.array > 50).astype(np.uint8), affine=volume.affine)
 
 
+def test_values_that_are_lost_in_float32_are_no_image(segmenter, volume):
+    with pytest.raises(ValueError, match="only 1 value, 0, and shows nothing"):
+        segmenter.predict_volume(volume.array * 1e-300, affine=volume.affine)
+
+
 def test_what_is_unusual_is_said_and_can_be_asked_for(segmenter, volume, tmp_path, caplog):
     """47 x 2.5 mm in training: 30 degrees of tilt and three times the size are told by each way."""
     turn, (c, s) = np.eye(4), (np.cos(np.pi / 6), np.sin(np.pi / 6))
