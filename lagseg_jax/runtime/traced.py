@@ -24,6 +24,9 @@ from lagseg_jax.runtime.host import library_versions
 log = logging.getLogger(__name__)
 
 MOST = 64  # files of a tenth of a megabyte; the oldest go
+# Of the calls that jax.export will not promise to read in another version, those that may be kept:
+# no other version finds the file. cuDNN's attention, without a gradient.
+CALLS = [jax.export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -71,11 +74,11 @@ class KeptJit:
         traced = _read(path)
         if traced is None:
             try:
-                traced = jax.export.export(jax.jit(unkept))(*like)
+                traced = jax.export.export(jax.jit(unkept), disabled_checks=CALLS)(*like)
                 _write(path, bytes(traced.serialize()))
             except (ValueError, NotImplementedError, OSError) as error:
-                # jax.export refuses calls such as cuDNN's attention, and disks may be full: the
-                # function is traced at every start then, as without this file.
+                # jax.export refuses other calls, and disks may be full: the function is traced at
+                # every start then, as without this file.
                 log.debug("the trace of %s is not kept: %s", name, error)
                 return unkept
         program = functools.partial(traced.call)
@@ -87,7 +90,8 @@ def _surroundings() -> list:
     """What else the trace and its use depend on."""
     device = jax.local_devices()[0]
     settings = sorted(jax.config.values.items())
-    versions = library_versions(), platform.python_version()
+    # Of an accelerator, its client names the versions of CUDA and the like.
+    versions = library_versions(), platform.python_version(), device.client.platform_version
     return [_code_sha256(), device.platform, device.device_kind, settings, versions]
 
 
