@@ -85,7 +85,7 @@ def test_the_trace_of_a_prediction_is_kept(gpu, monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     for_cuda = functools.partial(jax.export.export, platforms=["cuda"])
     monkeypatch.setattr(jax.export, "export", for_cuda)
-    config, model, encoder_params, params = a_model("small")
+    _, model, encoder_params, params = a_model("small")
     there = [jnp.zeros((SIZE, 64))] * 2
     how = Resampling(there, [x.T for x in there], jnp.zeros(2))
     trees = encoder_params, params, jnp.zeros((BATCH, 64, 64), jnp.int16), how, None
