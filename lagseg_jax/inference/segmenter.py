@@ -34,6 +34,7 @@ from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slice
 from lagseg_jax.inference.slice_probability import (
     Cut,
     average_probability,
+    compile_ahead,
     resampling,
     slice_probability,
 )
@@ -270,6 +271,7 @@ class Segmenter:
         ]
         lowest = 1 if binary else threshold
         result = np.zeros(slices.shape, np.uint8 if binary else np.float32)
+        like = jax.ShapeDtypeStruct((batch, *padded), slices.dtype)
 
         def start(numbers: np.ndarray) -> jax.Array:
             """What the devices are computing of these slices."""
@@ -292,5 +294,7 @@ class Segmenter:
             return largest_is_seen(result >= lowest, cut.geometry.spacing, stride)
 
         with refused_where_memory_ends(slices.shape):
+            for m, how in members:
+                compile_ahead(m.model, m.encoder.params, m.head_params, like, how, tta)
             search(look, count, stride, batch, enough)
         return result

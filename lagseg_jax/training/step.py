@@ -5,8 +5,9 @@ averaged and metrics gathered over it, so that every device computes the same ne
 whose loss or gradient is not finite changes nothing but the step's number.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -20,6 +21,7 @@ from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import AXIS, pmapped
+from lagseg_jax.runtime.errors import TrainingError
 from lagseg_jax.training.losses import slice_losses
 from lagseg_jax.training.metrics import TrainMetrics, ValidationMetrics, overlap_counts
 
@@ -127,7 +129,7 @@ def make_train_step(
     The state is given away: its memory becomes the next one's. The batch is one of
     `TrainingBatches`, divided by `split_over_devices`. Encoder and update are compiled apart: each
     has options of the compiler that the other must not have. An adapter's update contains the
-    encoder, and goes without.
+    encoder, and goes without. Raises TrainingError where the devices' memory is too small.
     """
     adapts = model.adapter is not None
     encode = make_encode(model, augmentation, seed)
@@ -142,10 +144,26 @@ def make_train_step(
     )
 
     def train_step(state: TrainState, encoder_params: dict, batch: dict) -> StepResult:
-        encoded = encode(state.step, encoder_params, batch)
-        return update(state, encoded, *([encoder_params] if adapts else []))
+        with named_where_memory_ends(batch["image"].shape):
+            encoded = encode(state.step, encoder_params, batch)
+            return update(state, encoded, *([encoder_params] if adapts else []))
 
     return train_step
+
+
+@contextlib.contextmanager
+def named_where_memory_ends(shape: tuple[int, ...]) -> Iterator[None]:
+    """What runs out of memory is a TrainingError; of images (devices, B, E, E)."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainingError(
+            f"a step with {shape[1]} slices of {shape[2]} x {shape[3]} pixels on each device needs "
+            "more memory than is free there (see docs/faq.md); config.train.batch_size and "
+            "config.data.image_size make it smaller"
+        ) from None
 
 
 def make_validation_step(
