@@ -115,16 +115,16 @@ def judge(segmenter: "Segmenter", split: Mapping[str, Sequence[Case]], workdir: 
         once(write_report, folder)
     random = " (random encoder)" if segmenter.encoder.warning else ""
     log.info("test%s: %s", random, summary_line(summary))
-    metrics = "evaluation/summary.json", "evaluation/per_case.csv", "metrics.jsonl"
-    for what, path in (
-        ("report", "evaluation/report.html"),
-        ("every slice", "evaluation/review.html"),
-        ("metrics", ", ".join(str(workdir / name) for name in metrics)),
-        ("overlay pictures", "evaluation/overlays/"),
-        ("predicted masks", "evaluation/masks/"),
-        ("checkpoints", f"checkpoints/ (best: step {segmenter.step})"),
+    metrics = (folder / "summary.json", folder / "per_case.csv", workdir / "metrics.jsonl")
+    for what, place in (
+        ("report", folder / "report.html"),
+        ("every slice", folder / "review.html"),
+        ("metrics", ", ".join(map(str, metrics))),
+        ("overlay pictures", folder / "overlays"),
+        ("predicted masks", folder / "masks"),
+        ("checkpoints", f"{workdir / 'checkpoints'} (best: step {segmenter.step})"),
     ):
-        log.info("  %-17s %s", what, workdir / path)
+        log.info("  %-17s %s", what, place)
     return summary
 
 

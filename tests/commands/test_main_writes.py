@@ -1,9 +1,11 @@
 """The command line and a workdir: what is refused writes nothing, and one training is at work."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -98,12 +100,16 @@ def test_an_evaluation_leaves_the_record_of_the_training(finished_run, phantom, 
     assert manifest["config"]["predict"] == trained["predict"] | {"threshold": 0.25}
 
 
-def test_a_workdir_that_holds_a_run_needs_no_config(finished_run, tmp_path):
-    workdir = tmp_path / "run"
+def test_a_workdir_that_holds_a_run_needs_no_config(finished_run, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    workdir = Path("run")
     shutil.copytree(finished_run, workdir)
     before = json.loads((workdir / "evaluation" / "summary.json").read_text())
     arguments = [f"--workdir={workdir}", "--mode=evaluate", "--config.predict.batch_size=3"]
     assert main.main(arguments) == 0
+    written = re.findall(r"^  .{17} (.*?)(?: \(best.*)?$", "".join(capfd.readouterr()), re.M)
+    written = [Path(path) for line in written for path in line.split(", ")]
+    assert len(written) == 8 and all(path.exists() for path in written), written
     assert json.loads((workdir / "evaluation" / "summary.json").read_text()) == before
     with pytest.raises(InputError, match=r"config\.predict\.batch_size"):
         main.main([f"--workdir={workdir}", "--config.predict.batch_sizes=3"])

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import matplotlib.image
-import nibabel
 import numpy as np
 import pytest
 
@@ -14,52 +13,19 @@ from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.reports.review import ReviewedCase, review_page
 from lagseg_jax.reports.review_case import write_case_page
 from lagseg_jax.runtime.files import file_sha256
+from letter_phantom import (
+    SHAPE,
+    SPACING,
+    as_radiologists_look,
+    letter_phantom,
+    stored,
+    write_letter_page,
+)
 
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome on this machine")
 
-SHAPE = (11, 13, 7)  # right, anterior, superior
-SPACING = np.array([2.0, 2.5, 3.0])
 TRUTH, PREDICTION = np.array([0x56, 0xB4, 0xE9]), np.array([0xE6, 0x9F, 0x00])
 STRANGE = '=1+1, "</td><script>document.title=1</script> Ω'
-F = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-
-
-def phantom():
-    """An F as one sees it in axial pictures, brighter from slice to slice: RAS, and two masks."""
-    grey = np.full(SHAPE, 20.0) + 10 * np.arange(SHAPE[2])
-    letter = np.zeros(SHAPE, np.uint8)
-    letter[4:8, 3:8, 1:6] = F[::-1, ::-1].T[:, :, None]
-    grey[letter == 1] += 150
-    grey[0, 0, 0], grey[-1, -1, -1] = 0, 255
-    return grey, letter, np.roll(letter, (1, 1), (0, 2))
-
-
-def expected(ras, plane, number):
-    """A picture (rows, columns) of an array in RAS, as radiologists look."""
-    if plane == "axial":
-        return ras[::-1, ::-1, number].T
-    if plane == "coronal":  # planes count from the front, slices from the feet
-        return ras[::-1, ::-1, ::-1][:, number].T
-    return ras[::-1, ::-1, ::-1][number].T  # sagittal: from the right
-
-
-def stored(ras, letters):
-    """The array in another order and direction, with its affine."""
-    start = nibabel.Nifti1Image(ras, affine_of_letters("RAS", SPACING))
-    turn = nibabel.orientations.ornt_transform(
-        nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt(letters)
-    )
-    turned = start.as_reoriented(turn)
-    return np.asanyarray(turned.dataobj), turned.affine
-
-
-def write_phantom(path, letters, title="F", **more):
-    grey, truth, prediction = phantom()
-    (array, affine), (truth, _), (prediction, _) = (
-        stored(one, letters) for one in (grey, truth, prediction)
-    )
-    volume = Volume(array, affine, array.shape, {}, Path("x.nii"))
-    write_case_page(path, title, case_content(volume, prediction, truth, **more))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +51,7 @@ def screen(page, tmp_path, plane):
     left, top = round(box["x"]), round(box["y"])
     width, height = round(box["width"]), round(box["height"])
     column_mm, row_mm = {"axial": (2, 2.5), "coronal": (2, 3), "sagittal": (2.5, 3)}[plane]
-    rows, columns = expected(np.zeros(SHAPE), plane, 0).shape
+    rows, columns = as_radiologists_look(np.zeros(SHAPE), plane, 0).shape
     scale = min(width / (columns * column_mm), height / (rows * row_mm))
     step = np.array([scale * row_mm, scale * column_mm])
     corner = np.array([height, width]) / 2 - np.array([rows, columns]) * step / 2
@@ -99,7 +65,7 @@ def at(shot, corner, step, row, column):
 
 def check_picture(page, tmp_path, plane, number):
     """Every voxel's grey value and every edge between two voxels of one slice."""
-    grey, truth, prediction = (expected(one, plane, number) for one in phantom())
+    grey, truth, prediction = (as_radiologists_look(one, plane, number) for one in letter_phantom())
     page.run("for (const id of ['truth', 'prediction']) if (find(id).checked) toggle(id)")
     where = screen(page, tmp_path, plane)
     low, high = page.run("data.grey")
@@ -125,7 +91,7 @@ def check_picture(page, tmp_path, plane, number):
 
 @pytest.mark.parametrize("letters", ["RAS", "LPS", "SRP", "AIL"])
 def test_slices_and_contours_are_those_of_the_arrays(page, tmp_path, letters):
-    write_phantom(tmp_path / "case.html", letters)
+    write_letter_page(tmp_path / "case.html", letters)
     page.open(tmp_path / "case.html", "document.body.dataset.ready")
     shown = page.run("pictures.map((one) => one.view.plane)")
     # Letters and bar lie over voxels.
@@ -142,9 +108,9 @@ def test_slices_and_contours_are_those_of_the_arrays(page, tmp_path, letters):
 
 
 def test_keys_wheel_pointer_and_controls(page, tmp_path):
-    grey, _, prediction = phantom()
+    grey, _, prediction = letter_phantom()
     probability, _ = stored(prediction * np.float32(0.5), "LPS")
-    write_phantom(tmp_path / "case.html", "LPS", probability=probability)
+    write_letter_page(tmp_path / "case.html", "LPS", probability=probability)
     page.open(tmp_path / "case.html", "document.body.dataset.ready")
     state = "JSON.stringify([state.at[0], state.shown, state.heat, pictures[0].zoom])"
     start = page.run("state.at[0]")
@@ -187,11 +153,11 @@ SEEN_FROM = {  # yaw, pitch; the axes of RAS to the right of the screen and up, 
 
 @pytest.mark.parametrize("side", SEEN_FROM)
 def test_the_surface_is_the_shadow_of_the_mask(page, tmp_path, side):
-    write_phantom(tmp_path / "case.html", "SRP")
+    write_letter_page(tmp_path / "case.html", "SRP")
     page.open(tmp_path / "case.html", "document.body.dataset.ready")
     yaw, pitch, (right, along), (up, upwards) = SEEN_FROM[side]
     page.run(f"Object.assign(surface, {{yaw: {yaw}, pitch: {pitch}}}); drawSurface()")
-    _, _, mask = phantom()
+    _, _, mask = letter_phantom()
     occupied = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     middle = np.array([(o[0] + o[-1]) / 2 for o in occupied])
     shadow = mask.any(({0, 1, 2} - {right, up}).pop())
@@ -236,7 +202,7 @@ def review(tmp_path):
     names = ["train_1", "train_2"]
     pages = {name: tmp_path / "review" / f"{name}.html" for name in names}
     for name, path in pages.items():
-        write_phantom(path, "LPS", name)
+        write_letter_page(path, "LPS", name)
     cases = [ReviewedCase(name, {"Volume (mL)": 90.0}) for name in names]
     cases += [ReviewedCase(STRANGE, {"Volume (mL)": 0.0}, ["nothing was found"])]
     cases += [ReviewedCase(f"other_{n}", {"Volume (mL)": 80.0 + n}) for n in range(97)]

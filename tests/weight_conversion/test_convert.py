@@ -89,14 +89,15 @@ def transformers_model(folder):
     return transformers.AutoModel.from_pretrained(folder).eval()
 
 
-SIZES = [(224, 224), (448, 448), (196, 280)]
+# The wider encoder has the same rules for sizes: the one that is not square is enough.
+SIZES = {"small": [(224, 224), (448, 448), (196, 280)], "base": [(196, 280)]}
 
 
 @pytest.mark.parametrize("registers", [0, 4])
 @pytest.mark.parametrize("variant", ["small", "base"])
 def test_full_size_equals_our_reference(tmp_path, variant, registers):
     convert(publish(tmp_path / "in", "meta", variant, registers), tmp_path / "out")
-    for size in SIZES:
+    for size in SIZES[variant]:
         assert_equal_to_torch(tmp_path / "out", model(variant, registers), size, 2e-5)
 
 
@@ -106,7 +107,7 @@ def test_full_size_equals_transformers(tmp_path, variant, registers):
     source = publish(tmp_path / "in", "huggingface", variant, registers)
     convert(source, tmp_path / "out")
     net = transformers_model(source)
-    for size in SIZES:
+    for size in SIZES[variant]:
         assert_equal_to_torch(tmp_path / "out", net, size, 2e-5)
 
 
