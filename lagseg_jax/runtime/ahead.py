@@ -10,23 +10,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 _threads = ThreadPoolExecutor(2, thread_name_prefix="ahead")
-_begun: list[Future] = []
+_at_work: set[Future] = set()
 
 
 def ahead(function: Callable, *arguments: Any) -> Future:
     """Begins to call the function; the future gives what it returns, or raises what it raises."""
     future = _threads.submit(function, *arguments)
-    _begun.append(future)
+    _at_work.add(future)
+    future.add_done_callback(_at_work.discard)  # it holds the result as long as it is known
     return future
 
 
 def left(status: int) -> int:
     """The exit status of a command that has ended; exits at once where threads still work for it.
 
-    A compiler cannot be stopped: Python would wait for it, up to a minute after a dataset was
-    refused.
+    A compiler cannot be stopped: Python would wait for it, half a minute after a dataset was
+    refused, and a daemon thread's would crash while the process ends.
     """
-    if any(not future.done() for future in _begun):
+    if _at_work:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
