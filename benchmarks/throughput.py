@@ -23,7 +23,7 @@ from benchmarks.common.timing import timed
 from lagseg_jax.imaging.volume import write_mask
 from lagseg_jax.inference.cases import predict_cases
 from lagseg_jax.inference.files import plan_outputs
-from lagseg_jax.inference.given import voxels_and_affine
+from lagseg_jax.inference.given import as_volume
 from lagseg_jax.inference.input_volume import Input
 from lagseg_jax.inference.inputs import find_inputs
 from lagseg_jax.inference.load_segmenter import load_segmenter
@@ -54,7 +54,8 @@ def parts(segmenter: Segmenter, inputs: list[Input], folder: Path) -> dict[str, 
         def read(one: Input = one, found: dict = found) -> None:
             one.content_hash()
             found["volume"] = one.read()
-            found["cut"] = segmenter.cut(*voxels_and_affine(found["volume"]))
+            given = as_volume(found["volume"])
+            found["cut"] = segmenter.cut(given.array, given.affine)
 
         def compute(found: dict = found) -> None:
             found["array"] = segmenter.compute(found["cut"], tta=False, post=post)

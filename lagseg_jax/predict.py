@@ -181,7 +181,8 @@ def main(arguments: list[str] | None = None) -> int:
         tta=options.tta,
         reading=Reading.of(options),
         case_page=write_case_page if options.review else None,
-        estimate=options.statistics or options.review,
+        # Whatever shows remarks shows those about estimates, too.
+        estimate=any((options.statistics, options.review, options.dicom_seg, options.rtstruct)),
     )
     with joined(options.coordinator_address, options.num_processes, options.process_id):
         failed, full = predict_files(jobs, folder, request, options.statistics, options.resume)

@@ -112,7 +112,7 @@ def predicted_batches(count: int, atrium: float, stride: int, batch: int) -> tup
         rounds.append(len(numbers))
         return truth[numbers]
 
-    search(look, count, stride, batch)
+    search(look, count, stride, batch, lambda: True)
     return sum(rounds), sum(math.ceil(slices / batch) for slices in rounds)
 
 

@@ -155,12 +155,12 @@ def volume_searched(problem: Problem) -> Prepared:
     count = problem.volume.shape[2]
     truth = np.abs(np.arange(count) - (count - 1) / 2) < count / 3
 
-    def told(look, count: int, stride: int, batch: int) -> np.ndarray:
+    def told(look, count: int, stride: int, batch: int, enough) -> np.ndarray:
         def look_and_be_told(numbers: np.ndarray) -> np.ndarray:
             look(numbers)
             return truth[numbers]
 
-        return search(look_and_be_told, count, stride, batch)
+        return search(look_and_be_told, count, stride, batch, lambda: True)
 
     def call():
         with mock.patch("lagseg_jax.inference.segmenter.search", told):

@@ -19,7 +19,6 @@ from lagseg_jax.imaging.grey_values import grey_range, normalise
 from lagseg_jax.imaging.labels import LabelRule, read_image_and_label
 from lagseg_jax.imaging.overlay import write_overlay
 from lagseg_jax.imaging.reading import Reading
-from lagseg_jax.imaging.remarks import remarks
 from lagseg_jax.imaging.review_case import case_content
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.views import slices_affine
@@ -94,7 +93,7 @@ def _judge(
     for case in cases:
         with still(f"evaluating {case.image}"):
             image, label = read_labelled(case, segmenter.config.data)
-            said.update(remarks(image, segmenter.plane))
+            said.update(segmenter.remarks(image))
             mask, scores = _score(segmenter, image, label)
             write_mask(mask_file(folder, case), mask, image)
             if case_page is not None:
@@ -162,7 +161,7 @@ def _score(segmenter: Segmenter, image: Volume, label: Volume) -> tuple[np.ndarr
     _, geometry = to_slices(image.array, image.affine, segmenter.plane)
     segmenter.check_plane(geometry, str(image.path))
     post = segmenter.postprocessing
-    mask, estimates = predict_estimated(segmenter, image.array, image.affine, False, post)
+    mask, estimates = predict_estimated(segmenter, image, False, post)
     return mask, case_metrics(label.array, mask, image.affine, geometry.volume_axis) | estimates
 
 

@@ -6,6 +6,7 @@ changes, and whether the probabilities are calibrated.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,22 +176,22 @@ def volume_errors(rows: Sequence[Mapping], kind: str) -> dict[str, float]:
 
 
 def seconds_per_volume(segmenter: Segmenter, case: Case) -> dict[str, float]:
-    """Wall time of `predict_volume` for one case: plain, with mirroring, with smoothing."""
+    """Wall time of `segment` for one case: plain, with mirroring, with smoothing."""
     image, _ = read_labelled(case, segmenter.config.data)
     geometry = _geometry(segmenter, image)
-    place = image.spacing, image.affine
     smoothing = PostProcessing(smooth_mm=geometry.spacing[0])
-    one_slice = np.take(image.array, [0], axis=geometry.volume_axis)
+    first = np.take(image.array, [0], axis=geometry.volume_axis)
+    one_slice = replace(image, array=first)
     seconds = {}
     for name, post, tta in (
         ("plain", DEFAULT, False),
         ("tta", DEFAULT, True),
         ("smoothing", smoothing, False),
     ):
-        segmenter.predict_volume(one_slice, *place, tta, post)  # compiles
+        segmenter.segment(one_slice, tta, post)  # compiles
         with still(f"measuring the time of {case.image}"):
             start = time.perf_counter()
-            segmenter.predict_volume(image.array, *place, tta, post)
+            segmenter.segment(image, tta, post)
             seconds[name] = time.perf_counter() - start
     return seconds
 

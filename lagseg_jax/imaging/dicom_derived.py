@@ -5,7 +5,7 @@ import io
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,22 @@ class Algorithm:
     Attributes:
         version: of this package.
         run: SHA-256 of the run, or several with commas between them.
+        remarks: what is doubtful about the mask, for those who see nothing but the object.
     """
 
     version: str
     run: str
+    remarks: str = ""
+
+    @property
+    def series(self) -> str:
+        """The description of the series, of no more than the 64 characters that lists show."""
+        return f"Left atrium, {NAME}. {RESEARCH}{'. See its remarks' * bool(self.remarks)}"
+
+    @property
+    def use(self) -> str:
+        """What it may be used for, and all remarks, of no more than 1024 characters."""
+        return ". Remarks: ".join(filter(None, [RESEARCH, self.remarks]))[:1024]
 
 
 def header_of(file: DicomFile) -> Any:
@@ -68,13 +80,13 @@ def series_number(image: Any, above: int) -> int:
 
 
 def derived_uid(what: str, mask: np.ndarray, stack: Stack, algorithm: Algorithm) -> str:
-    """The same UID whenever the same run makes the same mask of the same images.
+    """The same UID whenever the same run makes the same mask of the same images, and says the same.
 
     So what is stored in a PACS a second time is not there twice. It is a UUID (DICOM PS3.5 B.2) of
     the SHA-256 of all these.
     """
     images = [frame.header.get("SOPInstanceUID", "") for frame in stack.frames]
-    content = json.dumps([what, stack.key, images, algorithm.version, algorithm.run, mask.shape])
+    content = json.dumps([what, stack.key, images, *astuple(algorithm), mask.shape])
     digest = hashlib.sha256(content.encode())
     digest.update(np.packbits(mask.astype(bool)).tobytes())
     return f"2.25.{uuid.UUID(bytes=digest.digest()[:16], version=5).int}"

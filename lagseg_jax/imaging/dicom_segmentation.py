@@ -65,9 +65,9 @@ def _segmentation(mask: np.ndarray, stack: Stack, algorithm: Algorithm) -> Any:
         software_versions=algorithm.version,
         device_serial_number="0",
         omit_empty_frames=False,
-        series_description=f"Left atrium, {NAME}. {RESEARCH}",
+        series_description=algorithm.series,
         content_label="LEFT_ATRIUM",
-        content_description=RESEARCH,
+        content_description=algorithm.use[:64],
         **(_places(stack) if enhanced else {}),
     )
 
@@ -76,7 +76,7 @@ def _left_atrium(algorithm: Algorithm, uid: str) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    return hd.seg.SegmentDescription(
+    segment = hd.seg.SegmentDescription(
         segment_number=1,
         segment_label="Left atrium",
         segmented_property_category=codes.SCT.AnatomicalStructure,
@@ -91,6 +91,8 @@ def _left_atrium(algorithm: Algorithm, uid: str) -> Any:
         tracking_id="left atrium",
         tracking_uid=uid,
     )
+    segment.SegmentDescription = algorithm.use
+    return segment
 
 
 def _places(stack: Stack) -> dict[str, Any]:

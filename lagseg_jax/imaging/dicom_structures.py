@@ -65,7 +65,7 @@ def _structure_set(mask: np.ndarray, stack: Stack, algorithm: Algorithm) -> Any:
     made.Modality, made.OperatorsName = "RTSTRUCT", ""
     made.SeriesInstanceUID = derived_uid("series of RTSTRUCT", mask, stack, algorithm)
     made.SeriesNumber = series_number(image, _SERIES_NUMBER)
-    made.SeriesDescription = f"Left atrium, {NAME}. {RESEARCH}"
+    made.SeriesDescription = algorithm.series
     made.Manufacturer = made.ManufacturerModelName = NAME
     made.SoftwareVersions, made.DeviceSerialNumber = algorithm.version, "0"
     made.FrameOfReferenceUID = image.FrameOfReferenceUID
@@ -79,7 +79,7 @@ def _structure_set(mask: np.ndarray, stack: Stack, algorithm: Algorithm) -> Any:
     made.StructureSetDate, made.StructureSetTime = now
     made.InstanceCreationDate, made.InstanceCreationTime = now
     made.ReferencedFrameOfReferenceSequence = [_reference(stack, image)]
-    made.StructureSetROISequence = [_region(image)]
+    made.StructureSetROISequence = [_region(image, algorithm)]
     made.ROIContourSequence = [_contours(mask, stack)]
     made.RTROIObservationsSequence = [_observation()]
     return made
@@ -123,12 +123,12 @@ def _reference(stack: Stack, image: Any) -> Any:
     return _item(FrameOfReferenceUID=image.FrameOfReferenceUID, RTReferencedStudySequence=[study])
 
 
-def _region(image: Any) -> Any:
+def _region(image: Any, algorithm: Algorithm) -> Any:
     return _item(
         ROINumber=1,
         ReferencedFrameOfReferenceUID=image.FrameOfReferenceUID,
         ROIName="Left atrium",
-        ROIDescription=RESEARCH,
+        ROIDescription=algorithm.use,
         ROIGenerationAlgorithm="AUTOMATIC",
         ROIGenerationDescription=NAME,
     )

@@ -17,10 +17,9 @@ import numpy as np
 from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import check_grey
-from lagseg_jax.imaging.remarks import remarks
 from lagseg_jax.inference.estimated_mask import estimates_of
 from lagseg_jax.inference.files import Outputs, Prediction
-from lagseg_jax.inference.given import voxels_and_affine
+from lagseg_jax.inference.given import as_volume
 from lagseg_jax.inference.inputs import Input
 from lagseg_jax.inference.mask_statistics import mask_statistics, statistics_line
 from lagseg_jax.inference.postprocess import PostProcessing
@@ -81,8 +80,9 @@ class _Work:
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
         volume = one.read(self.request.reading)
-        check_grey(volume)
-        cut = self.segmenter.cut(*voxels_and_affine(volume), str(one.source))
+        given = as_volume(volume)
+        check_grey(given)
+        cut = self.segmenter.cut(given.array, given.affine, str(one.source))
         return _Read(volume, input_hash, cut)
 
     def compute(self, one: Input, read: _Read) -> _Computed:
@@ -99,14 +99,16 @@ class _Work:
     def write(self, label: str, one: Input, computed: _Computed) -> None:
         """Writes, records and reports a case."""
         outputs, volume = self.jobs[one], computed.volume
-        said = remarks(volume, self.segmenter.plane)
-        said += self.segmenter.unlike_field(volume.array, volume.affine)
+        said = self.segmenter.remarks(volume)
         for remark in said:
             log.warning("%s: %s", one.source, remark)
         mask, probability = self.segmenter.finish(computed.array, volume.affine, self.post)
         done = self._prediction(one, computed, mask, probability)
         row = mask_statistics(mask, volume.affine, done.estimates)
-        row["remarks"] = "; ".join(filter(None, [*said, row["remarks"]]))
+        read = one.stack.remarks if one.stack else []  # they were logged when it was read
+        row["remarks"] = "; ".join(filter(None, [*read, *said, row["remarks"]]))
+        if outputs.dicom:
+            done = replace(done, stack=one.stack, algorithm=self._algorithm(row["remarks"]))
         try:
             failed = self._write_files(outputs, done, row, one)
         except (InputError, OSError) as error:
@@ -135,11 +137,14 @@ class _Work:
             place = computed.volume.array, computed.volume.affine
             estimates = estimates_of(self.segmenter, *place, mask, probability, self.post)
             done = replace(done, estimates=estimates)
-        if not outputs.dicom:
-            return done
+        return done
+
+    def _algorithm(self, remarks: str) -> Algorithm:
+        """What made a mask, as it is said where nothing else of us is seen."""
         runs = ",".join(run_identity(Path(workdir))["sha256"] for workdir in self.request.workdirs)
-        algorithm = Algorithm(str(library_versions()["lagseg_jax"]), runs)
-        return replace(done, stack=one.stack, algorithm=algorithm)
+        random = "the encoder is random" * bool(self.segmenter.encoder.warning)
+        remarks = "; ".join(filter(None, [random, remarks]))
+        return Algorithm(str(library_versions()["lagseg_jax"]), runs, remarks)
 
     def _write_files(
         self, outputs: Outputs, done: Prediction, row: dict[str, Any], one: Input

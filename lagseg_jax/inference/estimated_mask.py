@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lagseg_jax.inference.given import voxels_and_affine
+from lagseg_jax.imaging.formats import Volume
+from lagseg_jax.inference.given import as_volume
 from lagseg_jax.inference.postprocess import PostProcessing
 
 if TYPE_CHECKING:  # it loads jax
@@ -12,20 +13,22 @@ if TYPE_CHECKING:  # it loads jax
 
 
 def predict_estimated(
-    segmenter: "Segmenter", image: np.ndarray, affine: np.ndarray, tta: bool, post: PostProcessing
+    segmenter: "Segmenter", image: Volume, tta: bool, post: PostProcessing
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The mask of `Segmenter.predict_volume`, and `uncertainty.COLUMNS` with an estimator."""
+    """The mask of `Segmenter.segment`, and `uncertainty.COLUMNS` with an estimator."""
     if segmenter.estimator is None:
-        return segmenter.predict_volume(image, None, affine, tta, post), {}
-    mask, probability = mask_and_probability(segmenter, image, affine, tta, post)
-    return mask, estimates_of(segmenter, image, affine, mask, probability, post)
+        return segmenter.segment(image, tta, post), {}
+    place = image.array, image.affine
+    mask, probability = mask_and_probability(segmenter, *place, tta, post)
+    return mask, estimates_of(segmenter, *place, mask, probability, post)
 
 
 def mask_and_probability(
     segmenter: "Segmenter", image: np.ndarray, affine: np.ndarray, tta: bool, post: PostProcessing
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mask of `Segmenter.predict_volume`, and its probability, 0 in slices left out."""
-    cut = segmenter.cut(*voxels_and_affine(image, None, affine))
+    """The mask of `Segmenter.segment`, and its probability, 0 in slices left out."""
+    volume = as_volume(image, None, affine)
+    cut = segmenter.cut(volume.array, volume.affine)
     computed = segmenter.compute(cut, tta, post, probable=True)
     mask, probability = segmenter.finish(computed, affine, post)
     assert probability is not None

@@ -1,13 +1,18 @@
-"""Turns what a caller of the Python interface gives into voxels and their affine."""
+"""Turns what a caller of the Python interface gives into a volume."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from lagseg_jax.imaging.formats import Volume, header_affine
-from lagseg_jax.imaging.orientation import affine_of_letters, check_orientation
+from lagseg_jax.imaging.orientation import (
+    affine_of_letters,
+    check_orientation,
+    spacing_contradiction,
+)
 from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
@@ -16,13 +21,13 @@ STORED_DTYPES = ("uint8", "int16", "uint16", "float32")  # go to the device as t
 Given = np.ndarray | str | Path | Volume | nib.spatialimages.SpatialImage
 
 
-def voxels_and_affine(
+def as_volume(
     volume: Given,
     spacing: Sequence[float] | None = None,
     affine: np.ndarray | None = None,
     orientation: str = "",
-) -> tuple[np.ndarray, np.ndarray]:
-    """The grey values (x, y, z) in a dtype that a device takes, and their affine (4, 4).
+) -> Volume:
+    """The grey values (x, y, z) in a dtype that a device takes, with their affine and its note.
 
     Args:
         volume: path of a file, nibabel image, `Volume`, or array (x, y, z).
@@ -32,34 +37,48 @@ def voxels_and_affine(
             for files as in `parse_volume`.
 
     Raises:
-        InputError: no three axes, no grey values, not finite, or no orientation known.
+        InputError: no three axes, no grey values, not finite, no orientation known, a spacing that
+            contradicts the affine, or either of them beside a file, which has its own.
     """
     check_orientation("orientation", orientation)
+    path, note = Path("the volume"), ""
+    located = isinstance(volume, str | Path | Volume | nib.spatialimages.SpatialImage)
+    if located and not (spacing is None and affine is None):
+        raise InputError(
+            f"spacing or affine is given beside a {type(volume).__name__}, which says them itself, "
+            "expected them beside an array only"
+        )
     if isinstance(volume, str | Path):
         volume = read_volume(volume, Reading(orientation=orientation))
     if isinstance(volume, Volume):
-        affine, volume = volume.affine, volume.array
-    elif isinstance(volume, nib.spatialimages.SpatialImage):
-        affine = _image_affine(volume, orientation)
+        return replace(volume, array=_grey(volume.array))
+    if isinstance(volume, nib.spatialimages.SpatialImage):
+        path = Path(volume.get_filename() or path)
+        affine, note = _image_affine(volume, path, orientation)
         volume = np.asanyarray(volume.dataobj)
         while volume.ndim > 3 and volume.shape[-1] == 1:
             volume = volume[..., 0]
     array = _grey(np.asarray(volume))
-    return array, _array_affine(spacing, affine, orientation)
+    affine = _array_affine(array.shape, spacing, affine, orientation)
+    return Volume(array, affine, array.shape, {}, path, note)
 
 
-def _image_affine(image: nib.spatialimages.SpatialImage, orientation: str) -> np.ndarray:
+def _image_affine(
+    image: nib.spatialimages.SpatialImage, path: Path, orientation: str
+) -> tuple[np.ndarray, str]:
     """As of the same image in a file; of other formats than NIfTI what nibabel says."""
     if not isinstance(image, nib.Nifti1Pair):
-        return image.affine
+        return image.affine, ""
     header = image.header.copy()
     sizes = header["pixdim"][1:4].astype(np.float64)
-    path = Path(image.get_filename() or "the nibabel image")
-    return header_affine(path, header, sizes, image.shape[:3], orientation)[0]
+    return header_affine(path, header, sizes, image.shape[:3], orientation)
 
 
 def _array_affine(
-    spacing: Sequence[float] | None, affine: np.ndarray | None, orientation: str
+    shape: Sequence[int],
+    spacing: Sequence[float] | None,
+    affine: np.ndarray | None,
+    orientation: str,
 ) -> np.ndarray:
     if affine is None and len(orientation) != 3:
         raise InputError(
@@ -77,6 +96,10 @@ def _array_affine(
         raise InputError(
             f"the affine is {affine.tolist()}, expected (4, 4), finite and not singular"
         )
+    if spacing is not None:
+        found = spacing_contradiction("spacing", np.asarray(spacing), affine, shape, "affine")
+        if found:
+            raise InputError(f"a {found} is given, expected one of the two, or the same in both")
     return affine
 
 

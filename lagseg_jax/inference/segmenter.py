@@ -6,6 +6,8 @@ resizing back. Several models are an ensemble: their probabilities are averaged,
 """
 
 import dataclasses
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +15,10 @@ import jax
 import ml_collections
 import numpy as np
 
+from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grey_values import grey_range
+from lagseg_jax.imaging.masks import check_grey
+from lagseg_jax.imaging.remarks import remarks
 from lagseg_jax.imaging.slices import (
     SliceGeometry,
     check_trained_plane,
@@ -23,20 +28,23 @@ from lagseg_jax.imaging.slices import (
 )
 from lagseg_jax.inference.batches_at_once import computed
 from lagseg_jax.inference.estimator import Estimator
-from lagseg_jax.inference.given import Given, voxels_and_affine
+from lagseg_jax.inference.given import Given, as_volume
 from lagseg_jax.inference.memory import check_memory, refused_where_memory_ends
 from lagseg_jax.inference.postprocess import PostProcessing, smooth_across_slices
 from lagseg_jax.inference.slice_probability import (
     Cut,
     average_probability,
+    compile_ahead,
     resampling,
     slice_probability,
 )
-from lagseg_jax.inference.slice_search import search
+from lagseg_jax.inference.slice_search import largest_is_seen, search
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model
-from lagseg_jax.runs.training_range import FIELD, unlike_training
+from lagseg_jax.runs.training_range import unlike_field
 from lagseg_jax.runtime.devices import split_batch
+
+log = logging.getLogger(__name__)
 
 BUCKET = 64  # slice sizes are padded to multiples of this: few sizes, few compilations
 
@@ -86,7 +94,7 @@ class Segmenter:
         post: PostProcessing | None = None,
         orientation: str = "",
     ) -> np.ndarray:
-        """Segments the left atrium.
+        """Segments the left atrium, and logs a warning for each of `remarks`.
 
         Slices that cannot matter are left out, as `config.predict.stride` says (`slice_search`).
 
@@ -103,11 +111,16 @@ class Segmenter:
             Mask (x, y, z), uint8: 1 where the probability is the threshold or more.
 
         Raises:
-            InputError: a ValueError; no volume, no grey values, or no orientation known.
+            InputError: a ValueError; no volume, no grey values, a mask, or no orientation known.
         """
-        volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
-        post = post or self.postprocessing
-        return self.finish(self.compute(self.cut(volume, affine), tta, post), affine, post)[0]
+        given = self._given(volume, spacing, affine, orientation)
+        return self.segment(given, tta, post or self.postprocessing)
+
+    def segment(self, volume: Volume, tta: bool, post: PostProcessing) -> np.ndarray:
+        """The mask that `predict_volume` gives, without a word."""
+        volume = as_volume(volume)
+        computed = self.compute(self.cut(volume.array, volume.affine), tta, post)
+        return self.finish(computed, volume.affine, post)[0]
 
     def predict_probability(
         self,
@@ -124,9 +137,17 @@ class Segmenter:
         """
         if smooth_mm is None:
             smooth_mm = self.postprocessing.smooth_mm
-        volume, affine = voxels_and_affine(volume, spacing, affine, orientation)
-        probability = self.compute(self.cut(volume, affine), tta)
-        return smooth_across_slices(probability, affine, smooth_mm, self.plane)
+        given = self._given(volume, spacing, affine, orientation)
+        probability = self.compute(self.cut(given.array, given.affine), tta)
+        return smooth_across_slices(probability, given.affine, smooth_mm, self.plane)
+
+    def _given(self, *given: Any) -> Volume:
+        """What the arguments of `as_volume` are; says what is unusual about it."""
+        volume = as_volume(*given)
+        check_grey(volume)
+        for remark in self.remarks(volume):
+            log.warning("%s: %s", volume.path, remark)
+        return volume
 
     def cut(self, volume: np.ndarray, affine: np.ndarray, what: str = "the volume") -> Cut:
         """What the devices need of a volume (x, y, z); in any thread.
@@ -180,7 +201,9 @@ class Segmenter:
             mask[numbers] = slices[numbers]
             return slices[numbers].any(axis=(1, 2))
 
-        search(look, len(slices), self._stride(post), self._batch)
+        stride = self._stride(post)
+        enough = functools.partial(largest_is_seen, mask, geometry.spacing, stride)
+        search(look, len(slices), stride, self._batch, enough)
         return post.clean(from_slices(mask, geometry), affine)
 
     def _stride(self, post: PostProcessing) -> int:
@@ -213,18 +236,15 @@ class Segmenter:
         for member in self._members:
             check_trained_plane(geometry, member.planes, what)
 
-    def unlike_field(self, volume: np.ndarray, affine: np.ndarray) -> list[str]:
-        """What is to be said of a field of view (x, y, z) unlike those a member was trained on."""
-        size = field_mm(*to_slices(volume, affine, self.plane))
-        for member in self._members:
-            if unlike_training({FIELD: size}, member.trained):
-                known = member.trained[FIELD]
-                return [
-                    f"a field of view of {size:.0f} mm, where those of the training have "
-                    f"{min(known):.0f} to {max(known):.0f} mm; the model sees a heart of another "
-                    "size"
-                ]
-        return []
+    def remarks(self, volume: Volume) -> list[str]:
+        """What is unusual about a volume, each in a sentence; only grey values do not count.
+
+        Its orientation was told, its slices are tilted or sheared, their pixels are not square, or
+        their field of view is unlike those that a member was trained on.
+        """
+        size = field_mm(*to_slices(volume.array, volume.affine, self.plane))
+        fields = [unlike_field(size, member.trained) for member in self._members]
+        return remarks(volume, self.plane) + [one for one in fields if one][:1]
 
     def in_any_plane(self, plane: str = "") -> "Segmenter":
         """The same for volumes in planes that no member was trained on, or cut in this one."""
@@ -251,6 +271,7 @@ class Segmenter:
         ]
         lowest = 1 if binary else threshold
         result = np.zeros(slices.shape, np.uint8 if binary else np.float32)
+        like = jax.ShapeDtypeStruct((batch, *padded), slices.dtype)
 
         def start(numbers: np.ndarray) -> jax.Array:
             """What the devices are computing of these slices."""
@@ -269,6 +290,11 @@ class Segmenter:
                 result[some] = output[: len(some), :height, :width]
             return [bool((result[number] >= lowest).any()) for number in numbers]
 
+        def enough() -> bool:
+            return largest_is_seen(result >= lowest, cut.geometry.spacing, stride)
+
         with refused_where_memory_ends(slices.shape):
-            search(look, count, stride, batch)
+            for m, how in members:
+                compile_ahead(m.model, m.encoder.params, m.head_params, like, how, tta)
+            search(look, count, stride, batch, enough)
         return result

@@ -4,7 +4,8 @@ There are two, because on CPUs encoder and decoder want different options of the
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -78,7 +79,7 @@ def slice_probability(
     Compiled once for every model architecture and size of slices. With `tta`, it is the average
     over the four in-plane mirrorings.
     """
-    to_tokens, to_probability = encoder(model.encoder.form), decoder(model.head.decoder.dtype)
+    to_tokens, to_probability = compiled(model)
 
     def probability(mirrored: Mirroring) -> jax.Array:
         images, fused = to_tokens(model, encoder_params, head_params, slices, how, mirrored)
@@ -88,6 +89,35 @@ def slice_probability(
         return probability(None)
     # One after the other, by the same compiled functions.
     return functools.reduce(jnp.add, map(probability, MIRRORINGS)) / len(MIRRORINGS)
+
+
+def compile_ahead(
+    model: Model,
+    encoder_params: dict,
+    head_params: dict,
+    slices: jax.ShapeDtypeStruct,
+    how: Resampling,
+    tta: bool = False,
+) -> None:
+    """Compiles what `slice_probability` needs for slices like these, encoder and decoder at once.
+
+    One after the other leaves cores idle: reading traces, and parts of XLA, need one alone.
+    """
+    to_tokens, to_probability = compiled(model)
+    mirrored = MIRRORINGS[0] if tta else None
+    size = how.there[0].shape[0]
+    images = jax.ShapeDtypeStruct((slices.shape[0], size, size), jnp.float32)
+    fused = model.fused_struct(*images.shape[:2])
+    with ThreadPoolExecutor(1) as pool:
+        arguments = model, head_params, images, fused, how, mirrored
+        decoding = pool.submit(to_probability.compile, *arguments)
+        to_tokens.compile(model, encoder_params, head_params, slices, how, mirrored)
+        decoding.result()
+
+
+def compiled(model: Model) -> tuple[KeptJit, KeptJit]:
+    """`encode` and `decode` of a model."""
+    return encoder(model.encoder.form), decoder(model.head.decoder.dtype)
 
 
 def encode(
@@ -119,14 +149,14 @@ def decode(
 
 
 @functools.cache
-def encoder(form: str) -> Callable:
+def encoder(form: str) -> KeptJit:
     """`encode`, compiled for encoders of this form."""
     options = backend.encoder_compiler_options(form)
     return KeptJit(encode, options)
 
 
 @functools.cache
-def decoder(dtype: jnp.dtype) -> Callable:
+def decoder(dtype: jnp.dtype) -> KeptJit:
     """`decode`, compiled for this machine; late, because asking for its devices starts them."""
     options = backend.decoder_compiler_options(dtype)
     return KeptJit(decode, options)

@@ -5,19 +5,26 @@ first, with some from the middle where the last batch has room, and then all sli
 have atrium at an end: after that, every slice beside one with atrium has been seen, and of a
 component that reaches a first slice nothing is missing.
 A component that reaches none spans fewer than `stride` slices, and can only matter where it would
-be the largest: twice as many slices in a row must show atrium, or everything is looked at.
+be the largest: unless a larger one than an atrium can be in so few slices is found, everything is
+looked at.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from lagseg_jax.imaging.masks import bounding_box, label_components
+
+LARGEST_MM2 = 6000.0  # of an atrium in one slice; of 24 of the 2018 challenge 1600 to 4400
 
 
 def search(
     look: Callable[[np.ndarray], Sequence[bool] | np.ndarray],
     count: int,
     stride: int,
-    batch: int = 1,
+    batch: int,
+    enough: Callable[[], bool],
 ) -> np.ndarray:
     """Looks at slices until the rest cannot matter.
 
@@ -27,6 +34,8 @@ def search(
         count: Z, the slices of the volume.
         stride: 1 looks at all of them at once.
         batch: slices that are computed at a time.
+        enough: whether no component that spans fewer than `stride` slices can be larger than those
+            in the slices looked at, see `largest_is_seen`. It is called once, before the last look.
 
     Returns:
         (Z,) bool, which slices show atrium; False for those that were not looked at.
@@ -42,7 +51,7 @@ def search(
     first = _fill_up(np.arange(min(stride // 2, count - 1), count, stride), count, batch)
     look_at(first)
     look_at(_gaps_beside(first, shows))
-    if longest_run(shows) < 2 * stride:
+    if not (seen.all() or enough()):
         look_at(np.arange(count))
     return shows
 
@@ -66,7 +75,14 @@ def _gaps_beside(first: np.ndarray, shows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.arange(0), *gaps])
 
 
-def longest_run(shows: np.ndarray) -> int:
-    """The most Trues in a row in shows (Z,)."""
-    bounds = np.flatnonzero(np.diff(np.concatenate([[False], shows, [False]])))
-    return int((bounds[1::2] - bounds[::2]).max(initial=0))
+def largest_is_seen(mask: np.ndarray, spacing: Sequence[float], stride: int) -> bool:
+    """Whether the largest component is larger than any atrium in fewer than `stride` slices.
+
+    Args:
+        mask: (Z, H, W), non-zero where slices that were looked at show atrium.
+        spacing: in mm along Z, H, W.
+        stride: of the search.
+    """
+    sizes = label_components(mask[bounding_box(mask)])[1]
+    largest_mm3 = sizes.max(initial=0) * math.prod(spacing)
+    return bool(largest_mm3 >= (stride - 1) * spacing[0] * LARGEST_MM2)

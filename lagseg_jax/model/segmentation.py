@@ -103,6 +103,12 @@ class Model:
         weights = _apply(self.head, head_params, method="fusion_weights")
         return _apply(self.encoder, encoder_params, to_rgb(images), weights, method="fused")
 
+    def fused_struct(self, batch: int, image_size: int) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of what `fused` gives for images (B, H, H), without tracing it."""
+        patches, scales = image_size // PATCH, self.head.fusion.scales
+        shape = scales, batch, patches, patches, self.encoder.spec.width
+        return jax.ShapeDtypeStruct(shape, self.encoder.dtype)
+
     def fuse(self, head_params: dict, tokens: jax.Array) -> jax.Array:
         """What `fused` gives, of tokens (L, B, h, w, D) that are there: (S, B, h, w, D)."""
         return fuse(tokens, _apply(self.head, head_params, method="fusion_weights"))

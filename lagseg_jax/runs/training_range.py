@@ -1,7 +1,7 @@
 """Records what the training cases look like, and tells a case that looks like none of them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +73,14 @@ def unlike_training(case: Mapping[str, float], trained: Mapping[str, Iterable[fl
         if abs(value - known.mean()) > far * max(known.std(ddof=1), LEAST_SD.get(name, 0.0)):
             outside.append(name)
     return outside
+
+
+def unlike_field(size: float, trained: Mapping[str, Sequence[float]]) -> str:
+    """What is to be said of a field of view in mm that is outside those of the training; or ""."""
+    if not unlike_training({FIELD: size}, trained):
+        return ""
+    known = trained[FIELD]
+    return (
+        f"a field of view of {size:.0f} mm, where those of the training have {min(known):.0f} to "
+        f"{max(known):.0f} mm; the model sees a heart of another size"
+    )

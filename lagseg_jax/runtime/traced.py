@@ -24,6 +24,9 @@ from lagseg_jax.runtime.host import library_versions
 log = logging.getLogger(__name__)
 
 MOST = 64  # files of a tenth of a megabyte; the oldest go
+# Of the calls that jax.export will not promise to read in another version, those that may be kept:
+# no other version finds the file. cuDNN's attention, without a gradient.
+CALLS = [jax.export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -43,41 +46,59 @@ class KeptJit:
     """
 
     def __init__(self, function: Callable, options: dict | None = None):
-        self.programs: dict[Hashable, Callable] = {}
+        self.programs: dict[Hashable, Any] = {}
         self._function, self._options = function, options
-        self._jitted = jax.jit(function, static_argnums=0, compiler_options=options)
 
     def __call__(self, static: Hashable, *trees: Any) -> Any:
         """What the function returns."""
+        key, leaves = self._key(static, trees), jax.tree.leaves(trees)
+        return self.programs[key](*leaves)
+
+    def compile(self, static: Hashable, *trees: Any) -> None:
+        """Compiles ahead of the first call for trees like these, of arrays or of their shapes.
+
+        Shapes are `jax.ShapeDtypeStruct`. Where several devices compute, the first call compiles.
+        """
+        key = self._key(static, trees)
+        program = self.programs[key]
+        if jax.device_count() == 1 and not isinstance(program, jax.stages.Compiled):
+            *_, like = key
+            self.programs[key] = program.lower(*like).compile()
+
+    def _key(self, static: Hashable, trees: Any) -> tuple[Hashable, Any, tuple]:
+        """Of the program for these arguments, which is there."""
         leaves, tree = jax.tree.flatten(trees)
         like = tuple(jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.result_type(x)) for x in leaves)
         key = (static, tree, like)
         if key not in self.programs:
             self.programs[key] = self._program(*key)
-        return self.programs[key](*leaves)
+        return key
 
     def _program(self, static: Hashable, tree: Any, like: tuple) -> Callable:
         """The function of the leaves."""
 
-        def unkept(*leaves: Any) -> Any:
-            return self._jitted(static, *tree.unflatten(leaves))
+        def function(*leaves: Any) -> Any:
+            return self._function(static, *tree.unflatten(leaves))
 
+        function.__name__ = self._function.__name__
+        jitted = jax.jit(function, compiler_options=self._options)
         folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
         if not folder or "://" in folder or jax.device_count() > 1:
-            return unkept
+            return jitted
         name = f"{self._function.__module__}.{self._function.__qualname__}"
         about = repr([name, static, tree, like, _surroundings()])
         path = Path(folder) / f"traced-{hashlib.sha256(about.encode()).hexdigest()}"
         traced = _read(path)
         if traced is None:
             try:
-                traced = jax.export.export(jax.jit(unkept))(*like)
+                # Without options: JAX refuses them within another function.
+                traced = jax.export.export(jax.jit(function), disabled_checks=CALLS)(*like)
                 _write(path, bytes(traced.serialize()))
             except (ValueError, NotImplementedError, OSError) as error:
-                # jax.export refuses calls such as cuDNN's attention, and disks may be full: the
-                # function is traced at every start then, as without this file.
+                # jax.export refuses other calls, and disks may be full: the function is traced at
+                # every start then, as without this file.
                 log.debug("the trace of %s is not kept: %s", name, error)
-                return unkept
+                return jitted
         program = functools.partial(traced.call)
         program.__name__ = self._function.__name__  # type: ignore[attr-defined]
         return jax.jit(program, compiler_options=self._options)
@@ -87,7 +108,8 @@ def _surroundings() -> list:
     """What else the trace and its use depend on."""
     device = jax.local_devices()[0]
     settings = sorted(jax.config.values.items())
-    versions = library_versions(), platform.python_version()
+    # Of an accelerator, its client names the versions of CUDA and the like.
+    versions = library_versions(), platform.python_version(), device.client.platform_version
     return [_code_sha256(), device.platform, device.device_kind, settings, versions]
 
 

@@ -5,8 +5,9 @@ averaged and metrics gathered over it, so that every device computes the same ne
 whose loss or gradient is not finite changes nothing but the step's number.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -21,6 +22,7 @@ from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runtime.devices import AXIS, pmapped
+from lagseg_jax.runtime.errors import TrainingError
 from lagseg_jax.training.losses import slice_losses
 from lagseg_jax.training.metrics import TrainMetrics, ValidationMetrics, overlap_counts
 
@@ -122,7 +124,8 @@ class TrainStep:
     The state is given away: its memory becomes the next one's. The rate is the step's learning
     rate, a float32 scalar on all devices. The batch is one of `TrainingBatches`, divided by
     `split_over_devices`. Encoder and update are compiled apart: each has options of the compiler
-    that the other must not have. An adapter's update contains the encoder, and goes without.
+    that the other must not have. An adapter's update contains the encoder, and goes without. Raises
+    TrainingError where the devices' memory is too small.
 
     Args:
         model: encoder, head, and adapter if there is one.
@@ -163,8 +166,9 @@ class TrainStep:
         self, state: TrainState, rate: jax.Array, encoder_params: dict, batch: dict
     ) -> StepResult:
         """One step."""
-        encoded = self._encode(state.step, encoder_params, batch)
-        return self._update(state, rate, encoded, *([encoder_params] if self._adapts else []))
+        with named_where_memory_ends(batch["image"].shape):
+            encoded = self._encode(state.step, encoder_params, batch)
+            return self._update(state, rate, encoded, *([encoder_params] if self._adapts else []))
 
     def compile_ahead(self, state: TrainState, encoder_params: dict, batch: dict) -> None:
         """Begins to compile both parts in threads, for arguments of such shapes and dtypes."""
@@ -179,6 +183,21 @@ class TrainStep:
         self._encode.compile_ahead(state.step, encoder_params, batch)
         with_encoder = [encoder_params] if self._adapts else []
         self._update.compile_ahead(state, rate, encoded, *with_encoder)
+
+
+@contextlib.contextmanager
+def named_where_memory_ends(shape: tuple[int, ...]) -> Iterator[None]:
+    """What runs out of memory is a TrainingError; of images (devices, B, E, E)."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainingError(
+            f"a step with {shape[1]} slices of {shape[2]} x {shape[3]} pixels on each device needs "
+            "more memory than is free there (see docs/faq.md); config.train.batch_size and "
+            "config.data.image_size make it smaller"
+        ) from None
 
 
 def make_validation_step(
@@ -212,16 +231,16 @@ def make_validation_step(
         )
 
     for_encoder = backend.encoder_compiler_options(model.encoder.form)
-    encode = pmapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
+    encoder = pmapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
     options = backend.decoder_compiler_options(model.head.decoder.dtype)
-    judge = pmapped(judge, (None, 0, 0), options=options, devices=devices)
+    judged = pmapped(judge, (None, 0, 0), options=options, devices=devices)
 
     def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
         # Each part gets what it reads: tokens and masks go to the devices once.
         inputs = {name: batch[name] for name in ("image", "tokens") if name in batch}
-        fused = encode(params, encoder_params, inputs)
+        fused = encoder(params, encoder_params, inputs)
         rest = {name: value for name, value in batch.items() if name != "tokens"}
-        return judge(params, fused, rest)
+        return judged(params, fused, rest)
 
     return validation_step
 

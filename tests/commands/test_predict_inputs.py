@@ -10,7 +10,7 @@ import pytest
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.inference.inputs import Input, find_inputs
-from lagseg_jax.inference.records import run_identity
+from lagseg_jax.inference.records import Record, run_identity
 from lagseg_jax.runtime.errors import InputError
 from predict_calls import call, names_in, rows_of, scan
 
@@ -72,7 +72,19 @@ def test_a_whole_dicom_study(finished_run, phantom, tmp_path, caplog, capsys):
     mask = read_volume(tmp_path / "seg" / "DICOM_lge.nii.gz").array
     planes = found.pixel_array[dicom_series.order_of_frames(found)]
     np.testing.assert_array_equal(planes[:, ::-1].T, mask)
-    assert mask.any() and run_identity(finished_run)["sha256"].encode() in seg.read_bytes()
+    # The encoder of this run is random, and the images have no more than their voxels in common
+    # with those of the training: who sees nothing but the object is told, too.
+    row = Record.of(tmp_path / "seg", "DICOM_lge").content["row"]
+    for described in (
+        found.SegmentSequence[0].SegmentDescription,
+        structures.StructureSetROISequence[0].ROIDescription,
+    ):
+        assert described == f"Research use only. Remarks: the encoder is random; {row['remarks']}"
+    assert (
+        row["remarks"]
+        and mask.any()
+        and run_identity(finished_run)["sha256"].encode() in seg.read_bytes()
+    )
     caplog.clear()
     assert call(*options, "--dicom_seg", "--resume") == 0 and "already there: 1" in caplog.text
     before = seg.stat().st_mtime_ns

@@ -32,7 +32,8 @@ def segmenter_of(masks):
     weights[:, [3, 7]] = 0.75 / 12, 1.25 / 12
     return SimpleNamespace(
         config=config,
-        predict_volume=lambda volume, *how: next(queue),
+        segment=lambda volume, *how: next(queue),
+        remarks=lambda volume: [],
         postprocessing=None,
         estimator=None,
         fusion_weights=lambda: weights,

@@ -94,13 +94,10 @@ def test_times_are_of_what_they_are_called(tmp_path):
     for name in ("image", "label"):
         nib.save(nib.Nifti1Image(voxels, AFFINE), tmp_path / f"{name}.nii.gz")
 
-    def predict_volume(volume, spacing, affine, tta, post):
-        np.testing.assert_allclose(np.abs(np.diag(affine)[:3]), spacing)
-        calls.append((volume.shape, tta, post.smooth_mm))
+    def segment(volume, tta, post):
+        calls.append((volume.array.shape, tta, post.smooth_mm))
 
-    segmenter = SimpleNamespace(
-        config=default.get_config(), plane="", predict_volume=predict_volume
-    )
+    segmenter = SimpleNamespace(config=default.get_config(), plane="", segment=segment)
     case = Case("c", "p", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
     assert list(seconds_per_volume(segmenter, case)) == ["plain", "tta", "smoothing"]
     shapes, mirrored, smoothed = zip(*calls)

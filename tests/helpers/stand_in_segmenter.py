@@ -15,7 +15,7 @@ def segmenter_of(compute, window=()):
         config=SimpleNamespace(data=SimpleNamespace(window=window)),
         plane="",
         estimator=None,
-        unlike_field=lambda array, affine: [],
+        remarks=lambda volume: [],
         cut=lambda array, affine, what: array,
         compute=compute,
         finish=lambda mask, affine, post: (mask, None),

@@ -61,6 +61,12 @@ def test_inference_is_the_same_function_as_training(model, params, images):
     assert np.ptp(found) > 0.1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_shape_of_fused_tokens_is_known_before(params, images, dtype):
+    model = build_model(tiny_config(**{"encoder.dtype": dtype}), EncoderSpec("tiny"))
+    assert model.fused_struct(2, SIZE) == jax.eval_shape(model.fused, *params, images)
+
+
 def test_gradients_stop_at_the_encoder(model, params, images):
     def total(encoder, head):
         return training_form(model, encoder, head, images).sum()

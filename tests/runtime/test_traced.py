@@ -51,11 +51,11 @@ def files(folder):
     return sorted(folder.glob("traced-*"))
 
 
-def start(*arguments, size=3):
+def start(*arguments, size=3, options=None):
     """What a new start computes, and whether it had to trace."""
     python = Python()
     pair = Pair(jnp.arange(2.0 * size).reshape(2, size), [jnp.ones((size, 5))])
-    x, y = KeptJit(python)(2.0, pair, *arguments)
+    x, y = KeptJit(python, options)(2.0, pair, *arguments)
     np.testing.assert_array_equal(x, 2 * np.asarray(pair.a) @ np.ones((size, 5)))
     np.testing.assert_array_equal(y, -x if any(arguments) else x)
     return bool(python.runs)
@@ -68,6 +68,25 @@ def test_the_next_start_does_not_trace(folder):
     assert start(True) and not start(False)
     assert start(size=7) and not start(size=7) and not start()
     assert len(files(folder)) == 3
+
+
+def test_options_of_the_compiler_are_no_hindrance(folder):
+    options = {"xla_backend_optimization_level": 1}
+    assert start(options=options) and not start(options=options)
+
+
+def test_what_is_compiled_for_shapes_is_called_with_arrays(folder):
+    kept, pair = KeptJit(Python()), Pair(jnp.ones((2, 3)), [jnp.ones((3, 5))])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pair)
+    kept.compile(2.0, like, True)
+    (compiled,) = kept.programs.values()
+    assert isinstance(compiled, jax.stages.Compiled)
+    mesh = jax.sharding.Mesh(jax.local_devices()[:1], ("devices",))  # that of `devices.replicate`
+    placed = jax.device_put(pair, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    x, y = kept(2.0, placed, False)
+    assert (np.asarray(x) == 6).all() and (np.asarray(y) == 6).all()
+    kept.compile(2.0, pair, False)
+    assert list(kept.programs.values()) == [compiled]
 
 
 @pytest.mark.parametrize("change", ["code", "version", "settings"])
@@ -131,11 +150,15 @@ def test_the_network_is_the_same_kept_or_not(folder, monkeypatch):
     encoder = random_params(EncoderSpec("tiny"), 0, "float32")
     head = model.init_head(jax.random.key(1), 42)
     images = jnp.asarray(np.random.default_rng(0).random((2, 42, 42)), jnp.float32)
+    how = slice_probability.Resampling(*2 * [2 * [jnp.eye(42)]], jnp.array([0.0, 1.0]))
     found = []
     for _ in range(2):  # traced, and read
         for made in (slice_probability.encoder, slice_probability.decoder):
             made.cache_clear()
+        like = jax.ShapeDtypeStruct(images.shape, images.dtype)
+        slice_probability.compile_ahead(model, encoder, head, like, how)
         found.append(probability(model, encoder, head, images))
+        assert [len(made.programs) for made in slice_probability.compiled(model)] == [1, 1]
     assert len(files(folder)) == 2
     for made in (slice_probability.encoder, slice_probability.decoder):
         made.cache_clear()

@@ -13,6 +13,7 @@ from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.weights import random_params
 from lagseg_jax.runtime.devices import replicate
+from lagseg_jax.runtime.errors import TrainingError
 from lagseg_jax.training import step as step_module
 from lagseg_jax.training.losses import slice_losses
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
@@ -239,3 +240,17 @@ def test_schedule_is_a_function_of_the_step():
     np.testing.assert_allclose(schedule(100), 1e-3, rtol=1e-5)
     np.testing.assert_allclose(schedule(550), 0.5e-3, rtol=1e-5)
     np.testing.assert_allclose(schedule(1000), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("text", ["RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes", "other"])
+def test_a_step_too_large_for_the_device_is_a_sentence(monkeypatch, text):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError(text)
+
+    monkeypatch.setattr(step_module, "pmapped", lambda *_, **__: full)
+    model, encoder, state, _ = setup(tiny_config())
+    step = TrainStep(model, optax.identity(), "bce", augmentation_of(tiny_config().augment), 0)
+    sentence = "a step with 2 slices of 42 x 42 pixels on each device needs more memory"
+    expected = (TrainingError, sentence) if "EXHAUSTED" in text else (RuntimeError, "other")
+    with pytest.raises(expected[0], match=expected[1]):
+        step(state, 1e-3, encoder, split_over_devices(batch_of(4), 2))
