@@ -7,9 +7,10 @@ a faint mitral valve, and the veins go on beyond the labelled stump. Axes: x to 
 y to the back, z to the head, in mm from the centre of the atrium.
 """
 
+import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -137,12 +138,14 @@ def write_dataset(
     shape: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
     family: str = "lge",
+    each: Callable = map,
 ) -> Path:
     """Writes `cases` phantoms in the layout of LAScarQS 2022 task 2, and returns `root`.
 
     `root/task2/train_data/train_1/{enhanced,atriumSegImgMO}.nii.gz` and so on, both int16, the
     atrium as 420. Case i depends on `family`, `seed` and i alone. Each file appears complete or not
     at all, and a case that is there stays as it is, so calling again finishes what was interrupted.
+    `each(function, numbers)` calls a function for each case; that of a pool does so side by side.
 
     Raises:
       InputError: `root` holds something else, or phantoms of other parameters, or no such family.
@@ -153,21 +156,28 @@ def write_dataset(
     parameters: dict[str, object] = {"family": family, "cases": cases, "seed": seed}
     parameters |= {"shape": [int(n) for n in shape], "spacing": [float(mm) for mm in spacing]}
     _claim(root, parameters)
-    for number in range(1, cases + 1):
-        folder = root / "task2" / "train_data" / f"train_{number}"
-        image_path, label_path = folder / "enhanced.nii.gz", folder / "atriumSegImgMO.nii.gz"
-        if image_path.exists() and label_path.exists():
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng([seed, number])
-        image, label = make_case(rng, shape, spacing, family)
-        # x and y run to the left and the back, NIfTI counts mm to the right and the front.
-        affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
-        centre = affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-        affine[:3, 3] = np.round(rng.normal(0, 15, 3) - centre, 3)
-        _write_nifti(image_path, image, affine)
-        _write_nifti(label_path, label.astype(np.int16) * LABEL_VALUE, affine)
+    write = functools.partial(_write_case, root, seed, shape, spacing, family)
+    for _ in each(write, range(1, cases + 1)):
+        pass
     return root
+
+
+def _write_case(
+    root: Path, seed: int, shape: Sequence[int], spacing: Sequence[float], family: str, number: int
+) -> None:
+    folder = root / "task2" / "train_data" / f"train_{number}"
+    image_path, label_path = folder / "enhanced.nii.gz", folder / "atriumSegImgMO.nii.gz"
+    if image_path.exists() and label_path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, number])
+    image, label = make_case(rng, shape, spacing, family)
+    # x and y run to the left and the back, NIfTI counts mm to the right and the front.
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    centre = affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    affine[:3, 3] = np.round(rng.normal(0, 15, 3) - centre, 3)
+    _write_nifti(image_path, image, affine)
+    _write_nifti(label_path, label.astype(np.int16) * LABEL_VALUE, affine)
 
 
 def _claim(root: Path, parameters: dict) -> None:

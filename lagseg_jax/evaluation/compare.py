@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from lagseg_jax.data.label_checks import label_value, unlike_values
 from lagseg_jax.evaluation.mask_files import find_masks
 from lagseg_jax.evaluation.metrics import DIGITS, METRICS, case_metrics, summarise
 from lagseg_jax.evaluation.statistics import bootstrap_interval, mean_and_sd, paired_wilcoxon
 from lagseg_jax.imaging.formats import Volume
-from lagseg_jax.imaging.labels import LabelRule, is_without, mask_and_say, read_label
+from lagseg_jax.imaging.labels import LabelRule, is_without, mask_and_say
 from lagseg_jax.imaging.reading import AS_STORED, Reading
 from lagseg_jax.imaging.slices import to_slices
 from lagseg_jax.imaging.volume import on_grid_of, read_volume
-from lagseg_jax.runtime.console import in_parallel
+from lagseg_jax.runtime.console import in_parallel, log
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import short_name, without_nan, write_csv, write_json
 
@@ -92,9 +93,10 @@ def score_masks(
     short = [folder.name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     scores = [Scores(name, {}, {}) for name in names]
+    values: list[list[float]] = [[] for _ in ("truth", *names)]
 
     def score_case(case: str) -> list[Row | InputError]:
-        return _score_case(case, truth[case], masks, rules, reading)
+        return _score_case(case, truth[case], masks, rules, reading, values)
 
     for case, outcomes in zip(truth, in_parallel("scoring cases", score_case, list(truth))):
         for one, outcome in zip(scores, outcomes):
@@ -103,7 +105,16 @@ def score_masks(
                 one.no_truth.update([case] * isinstance(outcome, _TruthError))
             else:
                 one.rows[case] = outcome
+    for name, some, rule in zip(("truth", *names), values, (rules[0], *[rules[1]] * len(names))):
+        _warn_of_unlike_values(name, some, rule)
     return scores
+
+
+def _warn_of_unlike_values(name: str, values: Sequence[float], rule: LabelRule) -> None:
+    code, _, counts = unlike_values(values, rule)
+    if code == "unlike_values":
+        told = name, counts, rule.option
+        log.warning("%s: the only value is %s; all count as atrium, %svalue names its", *told)
 
 
 def _score_case(
@@ -112,32 +123,43 @@ def _score_case(
     masks: Sequence[tuple[Path, Mapping[str, Path]]],
     rules: tuple[LabelRule, LabelRule],
     reading: Reading,
+    values: Sequence[list[float]],
 ) -> list[Row | InputError]:
-    """One case in every folder, (folder, {case: mask}): its metrics, or why there are none."""
+    """One case in every folder, (folder, {case: mask}): its metrics, or why there are none.
+
+    The value of the atrium is added to those of the truth, and to those of each folder.
+    """
     try:
-        label = read_label(truth, rules[0], reading)
+        label = _mask(read_volume(truth, reading), rules[0], values[0])
     except InputError as error:
         return [_TruthError(str(error))] * len(masks)
     axis = to_slices(label.array, label.affine)[1].volume_axis
     outcomes: list[Row | InputError] = []
-    for folder, found in masks:
+    for (folder, found), some in zip(masks, values[1:]):
         try:
             file = found.get(case) or found.get(short_name(case))
             if file is None:
                 raise InputError(f"{folder}: no mask of {case} found, expected one.")
-            mask = on_grid_of(label, _read_mask(file, rules[1], reading), reading.allow)
+            mask = on_grid_of(label, _read_mask(file, rules[1], reading, some), reading.allow)
             outcomes.append(case_metrics(label.array, mask.array, label.affine, axis))
         except InputError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _read_mask(path: Path, rule: LabelRule, reading: Reading) -> Volume:
+def _mask(volume: Volume, rule: LabelRule, values: list[float]) -> Volume:
+    mask = mask_and_say(volume, rule)
+    if mask.array.any():
+        values.append(label_value(volume, mask))
+    return mask
+
+
+def _read_mask(path: Path, rule: LabelRule, reading: Reading, values: list[float]) -> Volume:
     """A prediction; without the atrium's value, where that is named, it is an empty mask."""
     volume = read_volume(path, reading)
     if is_without(volume, rule):
         return dataclasses.replace(volume, array=np.zeros(volume.array.shape, np.uint8))
-    return mask_and_say(volume, rule)
+    return _mask(volume, rule, values)
 
 
 def compare_pair(a: Scores, b: Scores) -> dict[str, dict[str, float | int | None]]:

@@ -53,11 +53,8 @@ def read_stack(stack: Stack, max_bytes: int = MAX_BYTES) -> Volume:
     """
     if stack.affine is None:
         raise InputError(stack.problem)
-    modality = stack.header.get("Modality", "")
-    if modality != "MR":
-        log.warning("%s: modality %r found, expected MR", stack.folder, modality)
-    if stack.remark:
-        log.warning("%s: %s", stack.folder, stack.remark)
+    for remark in stack.remarks:
+        log.warning("%s: %s", stack.folder, remark)
     array, affine = read_pixels(stack, max_bytes), stack.affine
     image = nib.Nifti1Image(np.zeros(array.shape, np.uint8, order="F"), affine)
     image.set_sform(affine, 1)

@@ -5,7 +5,7 @@ grids: no corner of an image may lie further than a tenth of a voxel from where 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +173,19 @@ def check_instances(folder: Path, frames: Sequence[Frame]) -> str:
             "missing; --allow=instances (config.data.allow) accepts it"
         )
     return ""
+
+
+def unless_allowed(allow: Sequence[str], **checks: Callable[[], str | None]) -> tuple[str, ...]:
+    """What checks say, and which of them were left out; raises what those not allowed raise."""
+    said = []
+    for name, check in checks.items():
+        try:
+            said.append(check())
+        except InputError:
+            if name not in allow:
+                raise
+            said.append(f"images may be missing, which --allow={name} accepts")
+    return tuple(filter(None, said))
 
 
 def series_affine(first: Header, step: np.ndarray) -> np.ndarray:

@@ -21,13 +21,13 @@ MAX_FRAMES = 100_000
 # What is read, by what it is taken for whatever the file says of its type.
 _TEXTS = """SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesDescription
     ProtocolName SequenceName PulseSequenceName Modality MRAcquisitionType FrameOfReferenceUID
-    PhotometricInterpretation ComplexImageComponent AcquisitionTime StackID
+    LossyImageCompression PhotometricInterpretation ComplexImageComponent AcquisitionTime StackID
     SegmentationType""".split()
 _LISTS = "ImageType FrameType ScanningSequence".split()
-_WHOLE = """SeriesNumber NumberOfFrames Rows Columns SamplesPerPixel BitsAllocated
-    PixelRepresentation InstanceNumber TemporalPositionIdentifier TemporalPositionIndex
-    AcquisitionNumber FrameAcquisitionNumber InStackPositionNumber EchoNumbers
-    ReferencedSegmentNumber""".split()
+_WHOLE = """SeriesNumber NumberOfFrames Rows Columns SamplesPerPixel BitsAllocated BitsStored
+    HighBit PixelRepresentation InstanceNumber TemporalPositionIdentifier
+    TemporalPositionIndex AcquisitionNumber FrameAcquisitionNumber InStackPositionNumber
+    EchoNumbers ReferencedSegmentNumber""".split()
 _NUMBERS = """SliceThickness SpacingBetweenSlices RescaleSlope RescaleIntercept InversionTime
     InversionTimes EchoTime EffectiveEchoTime TriggerTime NominalPercentageOfCardiacPhase
     NominalCardiacTriggerDelayTime""".split()

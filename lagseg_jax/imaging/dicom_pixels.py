@@ -51,7 +51,10 @@ def read_pixels(stack: Stack, max_bytes: int) -> np.ndarray:
     scaled = any(scale != (1.0, 0.0) for scale in scales)
     kinds = {(h.get("BitsAllocated"), h.get("PixelRepresentation")) for h in headers}
     bits, signed = kinds.pop()
-    if kinds or bits not in (8, 16, 32) or signed not in (0, 1) or not np.isfinite(scales).all():
+    # Decoders read the lowest bits, those of all images but a few older than 2011.
+    lowest = all(h["HighBit"] == h.get("BitsStored", 0) - 1 for h in headers if "HighBit" in h)
+    many = kinds or not lowest or not np.isfinite(scales).all()
+    if many or bits not in (8, 16, 32) or signed not in (0, 1):
         raise InputError(f"{stack.folder}: pixels of different or unknown types, expected integers")
     dtype = np.dtype(np.float32 if scaled else f"{'ui'[signed]}{bits // 8}")
     size = math.prod(stack.shape) * dtype.itemsize

@@ -9,6 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lagseg_jax.imaging.dicom_geometry import (
     check_spacing,
     series_affine,
     sort_slices,
+    unless_allowed,
 )
 from lagseg_jax.imaging.dicom_header import Frame, Header, is_image, kind_name, read_frames
 from lagseg_jax.runtime.errors import InputError
@@ -70,7 +72,7 @@ class Stack:
         folder: that all its files lie in.
         affine: (4, 4), voxel index -> RAS mm; None where `problem` says why there is none.
         problem: why it cannot be read; "" where it can.
-        remark: what is to be said when it is read.
+        found: what was found of its images that is no reason to refuse them.
     """
 
     selector: str
@@ -80,7 +82,17 @@ class Stack:
     folder: Path
     affine: np.ndarray | None
     problem: str = ""
-    remark: str = ""
+    found: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said when it is read."""
+        said, modality = list(self.found), self.header.get("Modality", "")
+        if modality != "MR":
+            said.append(f"modality {modality!r} found, expected MR")
+        if self.header.get("LossyImageCompression") == "01":
+            said.append("its images were compressed with loss")
+        return said
 
     @property
     def header(self) -> Header:
@@ -185,7 +197,8 @@ def stacks_of(
     for number, (part, members) in enumerate(parts.items(), 1):
         selector = str(members[0].header.get("SeriesNumber", "?"))
         selector += f".{number}" * (len(parts) > 1)
-        affine, problem, remark = None, "", ""
+        affine, problem = None, ""
+        said: tuple[str, ...] = ()
         try:
             if lost:
                 raise InputError(lost[0])
@@ -193,18 +206,21 @@ def stacks_of(
                 check_image(frame, members[0])
             members, step = sort_slices(folder, members)
             found = series_affine(members[0].header, step)
-            if "instances" not in allow:  # the parts of a series share the numbers
-                enhanced = members[0].header.get("NumberOfFrames", 1) > 1
-                remark = check_instances(folder, members if enhanced else frames)
-            if "spacing" not in allow:
-                check_spacing(folder, members, found)
+            # The parts of a series share the numbers, but those of an enhanced one do not.
+            enhanced = members[0].header.get("NumberOfFrames", 1) > 1
+            numbered = members if enhanced else frames
+            said = unless_allowed(
+                allow,
+                instances=partial(check_instances, folder, numbered),
+                spacing=partial(check_spacing, folder, members, found),
+            )
             affine = found
         except InputError as error:
             problem = str(error)
         except (ValueError, TypeError, KeyError, ArithmeticError, np.linalg.LinAlgError) as error:
             problem = f"{folder}: damaged ({type(error).__name__}), expected numbers in its headers"
         about = selector, part, len(parts), tuple(members), folder
-        stacks.append(Stack(*about, affine, problem, remark))
+        stacks.append(Stack(*about, affine, problem, said))
     return stacks
 
 

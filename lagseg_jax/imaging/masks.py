@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.grid import voxel_mm3
+from lagseg_jax.runtime.console import count_of
 from lagseg_jax.runtime.errors import InputError
 
 MASK_VALUES = 4  # whole numbers and no more of them than this: labels, no grey values
@@ -75,7 +76,7 @@ def volume_ml(mask: np.ndarray, grid: np.ndarray | Sequence[float]) -> float:
 
 
 def check_grey(volume: Volume) -> None:
-    """Refuses a mask that is given as an image: whole numbers, and no more than four of them.
+    """Refuses a mask that is given as an image, up to four whole numbers, and a single value.
 
     Raises:
         InputError: it is one.
@@ -85,9 +86,10 @@ def check_grey(volume: Volume) -> None:
         values = np.union1d(values, plane)
         if len(values) > MASK_VALUES:
             return
-    if (values == np.round(values)).all():
+    if len(values) == 1 or (values == np.round(values)).all():
         listed = ", ".join(f"{value:g}" for value in values)
+        shows = "looks like a mask" if len(values) > 1 else "shows nothing"
         raise InputError(
-            f"{volume.path}: it has only the values {listed} and looks like a mask, expected an "
-            "image with grey values"
+            f"{volume.path}: it has only {count_of(len(values), 'value')}, {listed}, and {shows}, "
+            "expected an image with grey values"
         )

@@ -80,8 +80,8 @@ class _Work:
         except OSError as error:
             raise InputError(f"{one.source}: cannot be read ({error.strerror})") from None
         volume = one.read(self.request.reading)
-        check_grey(volume)
         given = as_volume(volume)
+        check_grey(given)
         cut = self.segmenter.cut(given.array, given.affine, str(one.source))
         return _Read(volume, input_hash, cut)
 
@@ -105,7 +105,8 @@ class _Work:
         mask, probability = self.segmenter.finish(computed.array, volume.affine, self.post)
         done = self._prediction(one, computed, mask, probability)
         row = mask_statistics(mask, volume.affine, done.estimates)
-        row["remarks"] = "; ".join(filter(None, [*said, row["remarks"]]))
+        read = one.stack.remarks if one.stack else []  # they were logged when it was read
+        row["remarks"] = "; ".join(filter(None, [*read, *said, row["remarks"]]))
         if outputs.dicom:
             done = replace(done, stack=one.stack, algorithm=self._algorithm(row["remarks"]))
         try:

@@ -8,7 +8,11 @@ import nibabel as nib
 import numpy as np
 
 from lagseg_jax.imaging.formats import Volume, header_affine
-from lagseg_jax.imaging.orientation import affine_of_letters, check_orientation
+from lagseg_jax.imaging.orientation import (
+    affine_of_letters,
+    check_orientation,
+    spacing_contradiction,
+)
 from lagseg_jax.imaging.reading import Reading
 from lagseg_jax.imaging.volume import read_volume
 from lagseg_jax.runtime.errors import InputError
@@ -33,10 +37,17 @@ def as_volume(
             for files as in `parse_volume`.
 
     Raises:
-        InputError: no three axes, no grey values, not finite, or no orientation known.
+        InputError: no three axes, no grey values, not finite, no orientation known, a spacing that
+            contradicts the affine, or either of them beside a file, which has its own.
     """
     check_orientation("orientation", orientation)
     path, note = Path("the volume"), ""
+    located = isinstance(volume, str | Path | Volume | nib.spatialimages.SpatialImage)
+    if located and not (spacing is None and affine is None):
+        raise InputError(
+            f"spacing or affine is given beside a {type(volume).__name__}, which says them itself, "
+            "expected them beside an array only"
+        )
     if isinstance(volume, str | Path):
         volume = read_volume(volume, Reading(orientation=orientation))
     if isinstance(volume, Volume):
@@ -48,7 +59,7 @@ def as_volume(
         while volume.ndim > 3 and volume.shape[-1] == 1:
             volume = volume[..., 0]
     array = _grey(np.asarray(volume))
-    affine = _array_affine(spacing, affine, orientation)
+    affine = _array_affine(array.shape, spacing, affine, orientation)
     return Volume(array, affine, array.shape, {}, path, note)
 
 
@@ -64,7 +75,10 @@ def _image_affine(
 
 
 def _array_affine(
-    spacing: Sequence[float] | None, affine: np.ndarray | None, orientation: str
+    shape: Sequence[int],
+    spacing: Sequence[float] | None,
+    affine: np.ndarray | None,
+    orientation: str,
 ) -> np.ndarray:
     if affine is None and len(orientation) != 3:
         raise InputError(
@@ -82,6 +96,10 @@ def _array_affine(
         raise InputError(
             f"the affine is {affine.tolist()}, expected (4, 4), finite and not singular"
         )
+    if spacing is not None:
+        found = spacing_contradiction("spacing", np.asarray(spacing), affine, shape, "affine")
+        if found:
+            raise InputError(f"a {found} is given, expected one of the two, or the same in both")
     return affine
 
 

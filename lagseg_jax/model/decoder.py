@@ -7,6 +7,7 @@ of a UNet) and the input image again, which brings back what 14-pixel patches ca
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -48,9 +49,9 @@ class NormalisedGelu(nn.Module):
         return group_norm_gelu(x, scale, self.param("bias", nn.initializers.zeros, x.shape[-1:]))
 
 
-# Computed again for the gradient: decoder and gradients take 444 MiB of temporary memory instead of
-# 763, at 1.06 times the time. Flax's GroupNorm, computed again, takes 1.15 times as long as kept.
-@jax.checkpoint
+# JAX's own gradient, computed again as well, is 7 more kernels of a GPU for each of these, of which
+# most take less time than to start them (docs/log/2026-11-28-start.md). On CPUs both take as long.
+@jax.custom_vjp
 def group_norm_gelu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """`gelu(scale (x - mean) / sqrt(variance + 1e-6) + bias)`, GELU in its tanh form.
 
@@ -65,18 +66,47 @@ def group_norm_gelu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Arra
     Returns:
         (B, H, W, C) in the dtype of x.
     """
+    return _group_norm_gelu(x, scale, bias)[0]
+
+
+def _group_norm_gelu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple]:
     y = x.astype(jnp.float32)
-
-    def group_mean(values: jax.Array) -> jax.Array:  # (B, H, W, C) -> (B, C)
-        groups = values.mean(axis=(1, 2)).reshape(x.shape[0], -1, GROUP)
-        return jnp.repeat(groups.mean(axis=-1), GROUP, axis=-1)
-
-    mean = group_mean(y)
-    variance = jnp.maximum(group_mean(jnp.square(y)) - jnp.square(mean), 0)
-    factor = jax.lax.rsqrt(variance + 1e-6) * scale
+    moments = jnp.stack([y.mean(axis=(1, 2)), jnp.square(y).mean(axis=(1, 2))])
     # As one multiplication and addition per pixel.
-    y = y * factor[:, None, None] + (bias - mean * factor)[:, None, None]
-    return jax.nn.gelu(y).astype(x.dtype)
+    factor, offset = _factor_and_offset(moments, scale, bias)
+    y = y * factor[:, None, None] + offset[:, None, None]
+    return jax.nn.gelu(y).astype(x.dtype), (x, moments, scale, bias)
+
+
+def _factor_and_offset(
+    moments: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Means of values and of squares over pixels (2, B, C) -> of each channel (B, C), (B, C)."""
+    groups = moments.reshape(*moments.shape[:2], -1, GROUP).mean(axis=-1)
+    mean, square = jnp.repeat(groups, GROUP, axis=-1)
+    variance = jnp.maximum(square - jnp.square(mean), 0)
+    factor = jax.lax.rsqrt(variance + 1e-6) * scale
+    return factor, bias - mean * factor
+
+
+def _gradients(kept: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of x, scale and bias."""
+    x, *rest = kept
+    # Else XLA would keep what lies between, instead of computing it again.
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    y = x.astype(jnp.float32)
+    (factor, offset), pull = jax.vjp(_factor_and_offset, *rest)
+    _, through_gelu = jax.vjp(jax.nn.gelu, y * factor[:, None, None] + offset[:, None, None])
+    (g,) = through_gelu(gradient.astype(jnp.float32))
+    # Else the bias' gradient would be a sum of its own over all pixels of the batch.
+    sums = jax.lax.optimization_barrier(((g * y).sum(axis=(1, 2)), g.sum(axis=(1, 2))))
+    of_moments, of_scale, of_bias = pull(sums)
+    constant, slope = of_moments / math.prod(x.shape[1:3])
+    of_x = g * factor[:, None, None] + y * 2 * slope[:, None, None] + constant[:, None, None]
+    return of_x.astype(x.dtype), of_scale, of_bias
+
+
+group_norm_gelu.defvjp(_group_norm_gelu, _gradients)
 
 
 class ConvBlock(nn.Module):

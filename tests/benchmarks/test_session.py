@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.common.worker import ROOT
 from benchmarks.session import __main__ as session_command
-from benchmarks.session.runner import PartError, Session
+from benchmarks.session.runner import LeftOut, PartError, Session
 from lagseg_jax.runtime.errors import InputError
 
 SCRIPT = ROOT / "benchmarks" / "gpu_session.sh"
@@ -24,32 +24,65 @@ def test_the_script_passes_its_options_on():
     assert done.stdout == "-m benchmarks.session --tiny\n"
 
 
-def test_every_part_is_in_the_json_as_soon_as_it_is_over(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """What JAX would say there."""
+    about = {"device": "a GPU", "platform": "gpu", "jax": "1.2.3"}
+    monkeypatch.setattr(Session, "ask_jax", lambda session: about)
+    return about
+
+
+def test_every_row_is_in_the_json_at_once(tmp_path, monkeypatch, capsys, on_a_gpu):
     output, seen = tmp_path / "session", []
 
     def good(session):
         session.add("speed", 2 / 3, "volumes/s")
+        seen.append(json.loads((output / "session.json").read_text()))
+
+    def missing(session):
+        raise LeftOut("missing: no interpreter")
 
     def bad(session):
         session.add("before", 1, "s")
         raise PartError("bad: exit status 3")
 
-    def last(session):
-        seen.append(json.loads((output / "session.json").read_text()))
-
-    parts = {"good": (good, 9), "bad": (bad, 9), "left out": (bad, 9), "last": (last, 9)}
+    parts = {"bad": (bad, 9), "missing": (missing, 9), "other": (bad, 9), "good": (good, 9)}
     monkeypatch.setattr(session_command, "PARTS", parts)
-    options = ["--tiny", f"--output={output}", "--parts=good,bad,last"]
+    options = ["--tiny", f"--output={output}", "--parts=good,bad,missing"]
     assert session_command.main(options) == 1
-    (before,) = seen
-    assert before["problems"] == ["bad: exit status 3"]
-    assert [row["what"] for row in before["rows"]] == ["speed", "this part", "before", "this part"]
+    (found,) = seen
+    assert found["problems"] == ["bad: exit status 3"]
+    assert found["left out"] == ["missing: no interpreter"]
+    assert found["machine"]["device"] == "a GPU"
+    assert [(row["part"], row["what"]) for row in found["rows"]] == [
+        *(("phantoms", "this part"), ("bad", "before"), ("bad", "this part")),
+        *(("missing", "this part"), ("good", "speed")),
+    ]
     out = capsys.readouterr().out
-    assert "| good | speed | 0.6667 volumes/s |" in out and out.endswith("- bad: exit status 3\n")
+    assert "| good | speed | 0.6667 volumes/s |" in out
+    assert out.endswith("- bad: exit status 3\n\nLeft out:\n- missing: no interpreter\n")
     with pytest.raises(InputError, match="is there, expected the name of a new folder"):
         session_command.main(options)
     with pytest.raises(InputError, match="--parts names 'x'"):
         session_command.main([f"--output={tmp_path / 'new'}", "--parts=x"])
+
+
+def test_what_is_left_out_is_no_failure_but_a_cpu_is_refused(tmp_path, on_a_gpu):
+    """Without an interpreter for nnU-Net, and without the time for the last part."""
+    options = ["--tiny", "--minutes=0.01", "--parts=accuracy,speed"]
+    assert session_command.main([*options, f"--output={tmp_path / 'session'}"]) == 0
+    found = json.loads((tmp_path / "session" / "session.json").read_text())
+    assert [text.split(":")[0] for text in found["left out"]] == ["accuracy", "speed"]
+    on_a_gpu["platform"] = "cpu"
+    with pytest.raises(InputError, match="JAX computes on the CPU here, expected a GPU"):
+        session_command.main([f"--output={tmp_path / 'other'}"])
+
+
+def test_parts_are_kept_within_twelve_minutes_without_nnunet():
+    """In the worst case the last one has less, or is left out; the phantoms take half a minute."""
+    most = {name: seconds for name, (_, seconds) in session_command.PARTS.items()}
+    before = sum(most[name] for name in most if name not in ("accuracy", "speed"))
+    assert 30 + before < 60 * session_command.parse_arguments(["--output=x"]).minutes - 180
 
 
 @pytest.fixture
@@ -84,14 +117,16 @@ def test_what_a_command_says_is_kept(session, tmp_path):
         "import os, pathlib, sys, time\n"
         "pathlib.Path(sys.argv[1]).write_text('header\\n')\n"
         "time.sleep(0.5)\n"
-        "pathlib.Path(sys.argv[1]).write_text('header\\nstep\\n')\n"
+        "pathlib.Path(sys.argv[1]).write_text('header\\n{\"step\": 5}\\n')\n"
         "time.sleep(0.5)\n"
         "print(os.environ['LAGSEG_TRACE'])\n"
         "sys.exit(int(sys.argv[2]))\n"
     )
     metrics = tmp_path / "metrics.jsonl"
-    found = session.run("name", "works", str(metrics), "0", watch=metrics, trace="stages")
-    assert 0.5 <= found["first_step"] <= found["seconds"] - 0.4
+    session.part = "part"
+    seconds = session.run("name", "works", str(metrics), "0", watch=metrics, trace="stages")
+    (row,) = session.result["rows"]
+    assert row["what"] == "start and 5 steps" and 0.5 <= row["value"] <= seconds - 0.4
     assert (tmp_path / "name.log").read_text() == "stages\n"
     with pytest.raises(PartError, match="exit status 3"):
         session.run("name", "works", str(metrics), "3")

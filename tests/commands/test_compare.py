@@ -34,6 +34,19 @@ def folders(tmp_path):
     return tmp_path / "truth", tmp_path / "a", tmp_path / "b"
 
 
+def test_a_mask_of_another_structure_is_not_taken_for_an_atrium_in_silence(folders, capsys):
+    """Of a tool of several classes, one case may hold nothing but another class than the atrium."""
+    truth, a, b = folders
+    assert call(truth, a) == 0 and "the only value" not in capsys.readouterr().err
+    save(b / "case_3.nii.gz", np.uint8(2) * block(4, 10))
+    assert call(truth, a, b) == 0
+    said = "WARNING: b: the only value is 255 in 6 cases, 2 in 1 cases; all count as atrium"
+    err = capsys.readouterr().err
+    assert f"{said}, --prediction_value names its" in err and err.count("the only value") == 1
+    assert call(truth, b, "--prediction_value", "255") == 0
+    assert "the only value" not in capsys.readouterr().err
+
+
 def test_scores_and_differences(folders, tmp_path, capsys):
     truth, a, b = folders
     (tmp_path / "out").mkdir()

@@ -147,6 +147,7 @@ def deflate(paths):
         (lambda p: edit(p[3], SamplesPerPixel=3, PhotometricInterpretation="RGB"), "RGB"),
         (lambda p: edit(p[3], PixelData=bytes(50)), "damaged"),
         (lambda p: edit(p[3], BitsAllocated=8), "different or unknown types"),
+        (lambda p: edit(p[3], BitsStored=12), "different or unknown types"),  # the highest 12
         (lambda p: edit(p[3], PixelData=None), "damaged"),
         (lambda p: edit(p[3], Rows=None), "ends early"),
         (lambda p: p[3].write_bytes(p[3].read_bytes()[:600]), "ends early"),
@@ -189,7 +190,7 @@ def test_rounded_positions_are_even(tmp_path, pixels, decimals):
     np.testing.assert_array_equal(volume.array[:, ::-1].T, pixels)
 
 
-def test_gaps_in_the_numbers_can_be_allowed_by_name(tmp_path, pixels):
+def test_gaps_in_the_numbers_can_be_allowed_by_name(tmp_path, pixels, caplog):
     paths = write_series(tmp_path / "a", pixels, SpacingBetweenSlices=2.0)
     for number, path in enumerate(paths):
         edit(path, InstanceNumber=41 + 2 * number)
@@ -198,6 +199,7 @@ def test_gaps_in_the_numbers_can_be_allowed_by_name(tmp_path, pixels):
     with pytest.raises(InputError, match="--allow=spacing"):
         read_series(tmp_path / "a", allow=("instances",))
     volume = read_series(tmp_path / "a", allow=("instances", "spacing"))
+    assert caplog.text.count("images may be missing, which --allow=") == 2
     np.testing.assert_array_equal(volume.array[:, ::-1].T, pixels)
 
 

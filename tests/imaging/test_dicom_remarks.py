@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from lagseg_jax.imaging.dicom import read_stack
 from lagseg_jax.imaging.dicom_derived import Algorithm
 from lagseg_jax.imaging.dicom_segmentation import write_segmentation
 from lagseg_jax.imaging.dicom_structures import write_structures
@@ -59,3 +60,14 @@ def test_remarks_are_no_longer_than_dicom_allows(tmp_path, pixels, mask, write):
     if shutil.which("dciodvfy"):
         done = subprocess.run(["dciodvfy", tmp_path / "a.dcm"], capture_output=True, text=True)
         assert "Error" not in done.stdout + done.stderr
+
+
+def test_what_is_no_reason_to_refuse_a_series_is_a_remark(tmp_path, pixels, caplog):
+    write_series(tmp_path / "a", pixels, Modality="CT", LossyImageCompression="01")
+    ((stack,),) = find_studies(tmp_path / "a")
+    assert stack.remarks == [
+        "modality 'CT' found, expected MR",
+        "its images were compressed with loss",
+    ]
+    read_stack(stack)
+    assert [message.partition(": ")[2] for message in caplog.messages] == stack.remarks

@@ -65,14 +65,21 @@ def test_box_and_sizes(mask):
 
 
 @pytest.mark.parametrize(
-    ("values", "masks"),
-    [([0, 1], True), ([0, 1, 2, 255], True), ([0, 1, 2, 3, 4], False), ([0, 0.25, 1], False)],
+    ("values", "said"),
+    [
+        ([0, 1], "2 values, 0, 1, and looks like a mask"),
+        ([0, 1, 2, 255], "4 values, 0, 1, 2, 255, and looks like a mask"),
+        ([0, 1, 2, 3, 4], ""),
+        ([0, 0.25, 1], ""),
+        ([7], "1 value, 7, and shows nothing"),
+        ([0.25], "1 value, 0.25, and shows nothing"),
+    ],
 )
-def test_up_to_four_whole_numbers_are_a_mask(values, masks):
+def test_up_to_four_whole_numbers_are_a_mask_and_one_number_is_nothing(values, said):
     array = np.resize(np.array(values, np.float32), (3, 5, 7))
     volume = Volume(array, np.eye(4), array.shape, {}, Path("a.nii.gz"))
-    if not masks:
+    if not said:
         check_grey(volume)
         return
-    with pytest.raises(InputError, match=r"a\.nii\.gz: .* looks like a mask"):
+    with pytest.raises(InputError, match=rf"a\.nii\.gz: it has only {said}, expected"):
         check_grey(volume)
