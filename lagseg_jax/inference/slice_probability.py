@@ -5,7 +5,6 @@ There are two, because on CPUs encoder and decoder want different options of the
 
 import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 from lagseg_jax.imaging.slices import SliceGeometry, resize_matrices, restore_matrices
 from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
+from lagseg_jax.runtime.ahead import ahead
 from lagseg_jax.runtime.traced import KeptJit
 
 Mirroring = tuple[bool, bool] | None  # of rows and of columns; None needs no choice when compiled
@@ -108,11 +108,9 @@ def compile_ahead(
     size = how.there[0].shape[0]
     images = jax.ShapeDtypeStruct((slices.shape[0], size, size), jnp.float32)
     fused = model.fused_struct(*images.shape[:2])
-    with ThreadPoolExecutor(1) as pool:
-        arguments = model, head_params, images, fused, how, mirrored
-        decoding = pool.submit(to_probability.compile, *arguments)
-        to_tokens.compile(model, encoder_params, head_params, slices, how, mirrored)
-        decoding.result()
+    decoding = ahead(to_probability.compile, model, head_params, images, fused, how, mirrored)
+    to_tokens.compile(model, encoder_params, head_params, slices, how, mirrored)
+    decoding.result()
 
 
 def compiled(model: Model) -> tuple[KeptJit, KeptJit]:
