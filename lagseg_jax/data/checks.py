@@ -6,11 +6,9 @@ import numpy as np
 
 from lagseg_jax.imaging.formats import Volume
 from lagseg_jax.imaging.masks import volume_ml
-from lagseg_jax.imaging.remarks import shear
+from lagseg_jax.imaging.remarks import odd_spacing, shear
 from lagseg_jax.imaging.slices import to_slices
 
-IN_PLANE_MM = (0.2, 3.0)  # voxel sizes of LGE-MRI, generously
-SLICE_MM = (0.4, 12.0)
 SLAB_MM = 60.0  # an atrium with its margins is taller than this
 ATRIUM_ML = (20.0, 300.0)
 
@@ -44,20 +42,14 @@ def no_contrast(image: Volume, mask: Volume) -> str | None:
 
 def suspicious_spacing(image: Volume, mask: Volume) -> str | None:
     """Voxel sizes that stand for "unknown", or that no LGE-MRI has."""
-    slices, row, column = to_slices(image.array, image.affine)[1].spacing
-    size = f"{column:.4g} x {row:.4g} x {slices:.4g} mm"
+    _, row, column = to_slices(image.array, image.affine)[1].spacing
     if abs(row - 1) < 1e-6 and abs(column - 1) < 1e-6:
         return (
-            f"{image.path}: voxels of {size} found, and exactly 1 mm in plane often stands for a "
-            "size that was lost, expected that of the scan."
+            f"{image.path}: voxels of exactly 1 mm in plane found, which often stands for a size "
+            "that was lost, expected that of the scan."
         )
-    in_plane = all(IN_PLANE_MM[0] <= step <= IN_PLANE_MM[1] for step in (row, column))
-    if in_plane and SLICE_MM[0] <= slices <= SLICE_MM[1]:
-        return None
-    return (
-        f"{image.path}: voxels of {size} found, expected {IN_PLANE_MM[0]} to {IN_PLANE_MM[1]} mm "
-        f"in plane and {SLICE_MM[0]} to {SLICE_MM[1]} mm between slices."
-    )
+    found = odd_spacing(image)
+    return f"{image.path}: {found}." if found else None
 
 
 def thin_slab(image: Volume, mask: Volume) -> str | None:

@@ -1,5 +1,6 @@
 """Volumes, distances and agreement of grids follow the affine, whatever its shear."""
 
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -65,12 +66,16 @@ def test_a_heart_that_is_turned_more_than_in_training_is_said(axis, degrees, sai
         ((1.25, 8, 1.25), "", ""),  # coronal
         ((1.25, 8, 1.25), "axial", "axial slices with pixels of 1.25 x 8 mm"),
         ((2.5, 1.25, 2.5), "", "axial slices with pixels of 2.5 x 1.25 mm"),
+        ((1250, 1250, 2500), "", "voxels of 1250 x 1250 x 2500 mm"),  # micrometres
+        ((1.25, 1.25, 12.5), "", "voxels of 1.25 x 1.25 x 12.5 mm"),
+        ((0.1, 0.1, 0.5), "", "voxels of 0.1 x 0.1 x 0.5 mm"),
     ],
 )
-def test_pixels_that_are_not_square_are_said(spacing, plane, said):
+def test_pixels_that_are_not_square_and_sizes_that_cannot_be_are_said(spacing, plane, said):
     array = np.zeros((2, 3, 5))
     volume = Volume(array, np.diag([*spacing, 1]), array.shape, {}, Path("a.nii"))
-    assert [one.partition(";")[0] for one in remarks(volume, plane)] == [said] * bool(said)
+    found = [re.split(";|, expected", one)[0] for one in remarks(volume, plane)]
+    assert found == [said] * bool(said)
 
 
 @pytest.mark.parametrize("axes", [(0, 1), (0, 2), (1, 2)])

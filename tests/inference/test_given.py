@@ -38,10 +38,10 @@ def test_what_is_unusual_is_said_and_can_be_asked_for(segmenter, volume, tmp_pat
     image = nibabel.Nifti1Image(volume.array, affine)
     image.to_filename(path := tmp_path / "a.nii.gz")
     asked = segmenter.remarks(read_volume(path))
-    assert [one[:29] for one in asked] == [
-        "tilted by 30 degrees (short a",
-        "a field of view of 352 mm, wh",
-    ]
+    tilt, odd, field = asked
+    assert tilt.startswith("tilted by 30 degrees")
+    assert odd.startswith("voxels of 7.5 x 7.5 x 12 mm, expected 0.2 to 3 mm in plane")
+    assert field.startswith("a field of view of 352 mm")
     for predict in (segmenter.predict_volume, segmenter.predict_probability):
         for given, how in ((path, {}), (image, {}), (volume.array, {"affine": affine})):
             caplog.clear()
