@@ -113,7 +113,7 @@ def programs(
 
     spec = EncoderSpec(config.encoder.variant, config.encoder.registers)
     model, size = build_model(config, spec), config.data.image_size
-    optimizer = make_optimizer(config.train, 1000)
+    optimizer = make_optimizer(config.train)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), trained_structs(model))
     shape = config.train.batch_size, size, size
     dtypes = {"image": jnp.float16, "mask": jnp.uint8}
@@ -124,7 +124,8 @@ def programs(
     yield "encode", lowered(encode, state.step, params, batch)
     encoded = jax.eval_shape(encode, state.step, params, batch)
     update = make_update(model, optimizer, config.train.loss)
-    yield "update", lowered(update, state, encoded, donated=(0,))
+    rate = jax.ShapeDtypeStruct((), jnp.float32)
+    yield "update", lowered(update, state, rate, encoded, donated=(0,))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from lagseg_jax.runtime.ahead import left
 from lagseg_jax.runtime.commands import COMMANDS, module_of
 from lagseg_jax.runtime.console import exit_status
 from lagseg_jax.runtime.errors import InputError, nearest_name
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 def console_script() -> int:
     """The entry point of `lagseg`."""
     continues = sys.argv[1:2] in (["main"], ["study"]) or "--resume" in sys.argv
-    return exit_status(main, continues)
+    return left(exit_status(main, continues))
 
 
 if __name__ == "__main__":

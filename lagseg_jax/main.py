@@ -26,6 +26,7 @@ from lagseg_jax.runs.workdir import (
     record_predict,
     write_config,
 )
+from lagseg_jax.runtime.ahead import left
 from lagseg_jax.runtime.console import exit_status, log_to_console
 from lagseg_jax.runtime.errors import InputError, TrainingError
 from lagseg_jax.runtime.files import check_writable
@@ -57,6 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
         from lagseg_jax.runtime.devices import use_compilation_cache
         from lagseg_jax.training.init_from import check_init_from
         from lagseg_jax.training.loop import train
+        from lagseg_jax.training.programs import begin_compiling
 
     check_processes(config, process()[1])
     _check_places(config, workdir, mode)
@@ -69,6 +71,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
         return summary
     check_batch_size(config.train.batch_size, jax.device_count())
     with locked(workdir), undone_if_refused(workdir):
+        programs = begin_compiling(config)
         encoder = load_frozen_encoder(config)
         if has_checkpoints(workdir):
             with Checkpoints(workdir, encoder.sha256, read_only=True) as checkpoints:
@@ -78,7 +81,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, mode: str) -> dict:
         split = load_split(config, workdir)
         if not has_checkpoints(workdir):  # else `train` does, once it has accepted all files
             once(write_config, workdir, config)
-        unsaved = train(config, workdir, split, encoder)
+        unsaved = train(config, workdir, split, encoder, programs)
         summary = judge(restore_segmenter(config, workdir, encoder), split, workdir)
     if unsaved:
         raise TrainingError(
@@ -170,4 +173,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, continues=True))
+    sys.exit(left(exit_status(main, continues=True)))

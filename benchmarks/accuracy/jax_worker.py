@@ -19,6 +19,7 @@ from lagseg_jax.inference.load_segmenter import restore_segmenter
 from lagseg_jax.model.frozen_encoder import FrozenEncoder, load_frozen_encoder
 from lagseg_jax.runs.workdir import write_config
 from lagseg_jax.training.loop import train as train_run
+from lagseg_jax.training.programs import begin_compiling
 
 SHORT = (4, 44)  # steps of two trainings that tell what a start and a step cost,
 ENOUGH = 0.04  # of the time; with fewer steps than that, starts that differ would hide them
@@ -42,7 +43,7 @@ def train(
     config.train.evaluate_every = config.train.steps
     write_config(workdir, config)
     start = now()
-    train_run(config, workdir, split, encoder)
+    train_run(config, workdir, split, encoder, begin_compiling(config))
     seconds = now() - start
     segmenter = restore_segmenter(config, workdir, encoder)
     evaluate(segmenter, split["test"], workdir / "evaluation")
@@ -73,7 +74,7 @@ def affordable_steps(
         config.train.steps = config.train.evaluate_every = steps
         with tempfile.TemporaryDirectory() as folder:
             start = now()
-            train_run(config, Path(folder), split, encoder)
+            train_run(config, Path(folder), split, encoder, begin_compiling(config))
             return now() - start
 
     taken(1)  # decodes the volumes as well, which does not count

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from benchmarks.speed.problem import SPACING, Problem
-from benchmarks.speed.training_step import STEPS, step_call, without_augmentation
+from benchmarks.speed.training_step import step_call, without_augmentation
 from configs import default
 from lagseg_jax.config.choices import PATCH
 from lagseg_jax.data.batches import SliceSource, TrainingBatches
@@ -102,11 +102,11 @@ def head(problem: Problem, backward: bool) -> Prepared:
 
 def optimiser(problem: Problem) -> Prepared:
     """Gradients -> parameters: clipping and AdamW."""
-    optimizer = make_optimizer(problem.config.train, STEPS)
+    optimizer = make_optimizer(problem.config.train)
     params = jax.device_put(problem.head_params)
 
     def update(gradients, state, params):
-        updates, state = optimizer.update(gradients, state, params, step=0)
+        updates, state = optimizer.update(gradients, state, params, rate=1e-3)
         return optax.apply_updates(params, updates), state
 
     return compiled(update, params, optimizer.init(params), params)

@@ -108,7 +108,7 @@ def write_run(case: dict, folder: str) -> None:
     params = build_model(config, encoder.spec).init_head(jax.random.key(0), config.data.image_size)
     write_config(run, config)
     checkpoints = Checkpoints(run, encoder.sha256)
-    state = init_state(params, make_optimizer(config.train, 1))
+    state = init_state(params, make_optimizer(config.train))
     checkpoints.save(state, {"slices_consumed": 0}, 0.5)
     checkpoints.close()
 

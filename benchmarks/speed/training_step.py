@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lagseg_jax.data.batches import Batch, split_over_devices
 from lagseg_jax.model.segmentation import Model
-from lagseg_jax.training.optimizer import make_optimizer
-from lagseg_jax.training.step import augmentation_of, init_state, make_train_step
+from lagseg_jax.training.optimizer import learning_rate, make_optimizer
+from lagseg_jax.training.step import TrainStep, augmentation_of, init_state
 
 STEPS = 10_000  # of the learning rate schedule
 
@@ -31,9 +31,9 @@ def step_call(
     devices: Sequence[jax.Device],
 ) -> Callable[[Batch], None]:
     """A function that takes one step with a batch of all devices, and waits for it."""
-    optimizer = make_optimizer(config.train, STEPS)
+    optimizer = make_optimizer(config.train)
     parts = model, optimizer, config.train.loss, augmentation_of(config.augment), config.seed
-    step = make_train_step(*parts, devices)
+    step, rate = TrainStep(*parts, devices), jax.jit(learning_rate(config.train, STEPS))
     # Placed as the loop places them; copied, because the step gives the memory of its state away.
     everywhere = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec())
     params = jax.device_put(encoder_params, everywhere)
@@ -42,7 +42,9 @@ def step_call(
 
     def call(batch: Batch) -> None:
         nonlocal state
-        state, *outcome = step(state, params, split_over_devices(batch, len(devices)))
+        state, *outcome = step(
+            state, rate(state.step), params, split_over_devices(batch, len(devices))
+        )
         jax.block_until_ready((state, outcome))
 
     return call

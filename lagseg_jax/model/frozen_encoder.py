@@ -9,7 +9,7 @@ import ml_collections
 from lagseg_jax.model.encoder_spec import EncoderSpec, conversion_command
 from lagseg_jax.model.lora import adapter_of
 from lagseg_jax.model.segmentation import compute_dtype
-from lagseg_jax.model.weights import encoder_hash, load_params, random_params
+from lagseg_jax.model.weights import encoder_hash, load_params, random_params, read_card, spec_of
 from lagseg_jax.runtime.console import still
 from lagseg_jax.runtime.devices import params_hash, replicate
 from lagseg_jax.runtime.trace import stage
@@ -52,6 +52,17 @@ class FrozenEncoder:
         return report | ({"warning": self.warning} if self.warning else {})
 
 
+def encoder_spec(encoder: ml_collections.ConfigDict) -> EncoderSpec:
+    """What `config.encoder` asks for; of converted weights only the card is read.
+
+    Raises:
+        InputError: the weights are missing, or of another variant.
+    """
+    if encoder.weights:
+        return spec_of(read_card(encoder.weights, (encoder.variant, encoder.registers)))
+    return EncoderSpec(encoder.variant, encoder.registers)
+
+
 @still("loading the encoder")
 @stage("weights")
 def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
@@ -66,7 +77,7 @@ def load_frozen_encoder(config: ml_collections.ConfigDict) -> FrozenEncoder:
         expected = (encoder.variant, encoder.registers)
         spec, params, sha256 = load_params(encoder.weights, dtype, replicate, expected)
         return FrozenEncoder(spec, params, sha256, encoder.weights, "", _adapted(encoder, spec))
-    spec = EncoderSpec(encoder.variant, encoder.registers)
+    spec = encoder_spec(encoder)
     params = random_params(spec, encoder.seed, dtype)
     warning = (
         f"the DINOv2 encoder has random weights (seed {encoder.seed}): results say nothing about "

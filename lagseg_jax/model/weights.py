@@ -116,11 +116,6 @@ def load_params(
     folder = Path(folder)
     card = read_card(folder, expected)
     spec, path = spec_of(card), folder / TENSORS
-    if expected is not None and (spec.variant, spec.registers) != tuple(expected):
-        raise InputError(
-            f"{folder} holds the weights of {_title(spec.variant, spec.registers)}, "
-            f"but {_title(*expected)} was asked for; {conversion_command(*expected)} fetches those."
-        )
     if verify and (found := file_sha256(path)) != card["sha256"]:
         raise InputError(
             f"{path} is damaged or not the file its card describes: SHA-256 {found} found, "
@@ -184,11 +179,11 @@ def read_card(folder: str | Path, expected: tuple[str, int] | None = None) -> di
 
     Args:
         folder: written by `weight_conversion`.
-        expected: (variant, registers) of the encoder that is looked for, for the message; None if
-            it could be any.
+        expected: (variant, registers) of the encoder that is looked for; None if it could be any.
 
     Raises:
-        InputError: the folder holds no converted weights, or its card is unreadable.
+        InputError: the folder holds no converted weights or those of another encoder, or its card
+            is unreadable.
     """
     folder = Path(folder)
     for name in (CARD, TENSORS):
@@ -199,12 +194,17 @@ def read_card(folder: str | Path, expected: tuple[str, int] | None = None) -> di
             )
     card = read_json(folder / CARD, "a card written by weight_conversion")
     try:
-        sha256 = str(card["sha256"])
-        return card | {"sha256": sha256, "encoder_sha256": encoder_hash(sha256, spec_of(card))}
+        sha256, spec = str(card["sha256"]), spec_of(card)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder / CARD} is not a card written by weight_conversion: {error!r}."
         ) from None
+    if expected is not None and (spec.variant, spec.registers) != tuple(expected):
+        raise InputError(
+            f"{folder} holds the weights of {_title(spec.variant, spec.registers)}, "
+            f"but {_title(*expected)} was asked for; {conversion_command(*expected)} fetches those."
+        )
+    return card | {"sha256": sha256, "encoder_sha256": encoder_hash(sha256, spec)}
 
 
 def mismatch(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:

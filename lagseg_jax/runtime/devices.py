@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lagseg_jax.runtime.ahead import ahead
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.files import cache_home, check_writable
 from lagseg_jax.runtime.trace import count_compilations, stage
@@ -95,7 +96,7 @@ def pmapped(
     donate: tuple[int, ...] = (),
     options: dict | None = None,
     devices: Sequence[jax.Device] | None = None,
-) -> Callable:
+) -> "Mapped":
     """Maps over the local devices, or those given; collectives name the axis `AXIS`.
 
     Args:
@@ -103,24 +104,52 @@ def pmapped(
         in_axes: by argument; 0: its first axis is divided among the devices, None: all get it.
         out_axes: 0: outputs have a first axis of devices; None: they are the same on all devices.
         donate: arguments whose memory the outputs may take.
-        options: of the compiler; with them, one shape of arguments is expected. Several processes
-            go without: only `jax.pmap` itself puts their arrays together.
+        options: of the compiler; several processes go without.
         devices: by default all of this process.
     """
     on_all = jax.pmap(
         function, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate, devices=devices
     )
-    if not options or jax.process_count() > 1:
-        return on_all
-    compiled: list[Callable] = []
+    return Mapped(on_all, options)
 
-    def call(*arguments: Any) -> Any:
+
+class Mapped:
+    """What `jax.pmap` gives; with options of the compiler, or compiled ahead, for one shape only.
+
+    In one of several processes it is never compiled ahead, nor with options: only `jax.pmap` itself
+    puts their arrays together. Those that tune their code for GPUs wait for each other there, too,
+    and must come to the same functions in the same order.
+
+    Args:
+        on_all: the mapped function.
+        options: of the compiler.
+    """
+
+    def __init__(self, on_all: Callable, options: dict | None):
+        self._on_all, self._options = on_all, options or None
+        self._alone = jax.process_count() == 1
+        self._compiled: Callable[[], Callable] | None = None
+
+    def compile_ahead(self, *like: Any) -> None:
+        """Begins to compile for such arguments (`jax.ShapeDtypeStruct`s), beside what comes next.
+
+        The first call waits for it, and raises what went wrong.
+        """
+        if self._alone:
+            self._compiled = ahead(self._compile, *like).result
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns."""
+        if self._alone and self._options and self._compiled is None:
+            compiled = self._compile(*arguments)
+            self._compiled = lambda: compiled
+        if self._compiled is None:
+            return self._on_all(*arguments)
+        return self._compiled()(*arguments)
+
+    def _compile(self, *like: Any) -> Callable:
         # pmap has no place for options of the compiler, but what it lowers to has.
-        if not compiled:
-            compiled.append(on_all.lower(*arguments).compile(compiler_options=options))
-        return compiled[0](*arguments)
-
-    return call
+        return self._on_all.lower(*like).compile(compiler_options=self._options)
 
 
 def params_hash(params: dict) -> str:

@@ -20,6 +20,7 @@ from lagseg_jax.runtime.signals import deferred
 from lagseg_jax.runtime.trace import stage
 from lagseg_jax.training.monitor import Watch
 from lagseg_jax.training.plan import stopped_early
+from lagseg_jax.training.programs import Programs
 from lagseg_jax.training.setup import Training, set_up
 
 
@@ -28,6 +29,7 @@ def train(
     workdir: Path,
     split: dict[str, list[Case]],
     encoder: FrozenEncoder,
+    programs: Programs,
 ) -> list[int]:
     """Trains head and adapter (if asked for), or continues from the workdir's newest checkpoint.
 
@@ -37,6 +39,7 @@ def train(
             of a run that continues, `config.json` once all files are accepted.
         split: from `data.run_split.load_split`.
         encoder: the frozen encoder.
+        programs: from `programs.begin_compiling`.
 
     Returns:
         The steps whose checkpoints could not be saved, for want of disk space, say.
@@ -47,7 +50,7 @@ def train(
         Interrupted: by a signal; the step it came in is saved, unless it was skipped.
     """
     with contextlib.ExitStack() as at_end, deferred() as asked:
-        training, state = set_up(config, workdir, split, encoder, at_end)
+        training, state = set_up(config, workdir, split, encoder, programs, at_end)
         if has_checkpoints(workdir):  # else `main` has written it
             once(write_config, workdir, config)
         _loop(training, state, asked)
@@ -67,7 +70,8 @@ def _loop(training: Training, state: TrainState, asked: Callable[[], bool]) -> N
             with training.profiler.step(step), stage(which):
                 batch = next(training.batches)
                 shares = split_over_devices(batch, jax.local_device_count())
-                result = training.train_step(state, training.encoder_params, shares)
+                rate = training.rate(state.step)
+                result = training.train_step(state, rate, training.encoder_params, shares)
                 state, metrics, outcome = settled(result)
             training.profiler.end(step, outcome)
             training.watch.add(step, batch["case"], outcome)

@@ -14,7 +14,7 @@ from lagseg_jax.data.batches import TrainingBatches
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.split import split_sha256
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
-from lagseg_jax.model.segmentation import Model, build_model, decoder_dtype
+from lagseg_jax.model.segmentation import Model, decoder_dtype
 from lagseg_jax.runs.checkpoint import Checkpoints
 from lagseg_jax.runs.train_state import TrainState
 from lagseg_jax.runs.workdir import has_checkpoints
@@ -23,11 +23,12 @@ from lagseg_jax.runtime.processes import process
 from lagseg_jax.training.init_from import initial_params
 from lagseg_jax.training.load_slices import load_slices
 from lagseg_jax.training.monitor import Meter, Watch
-from lagseg_jax.training.optimizer import learning_rate, make_optimizer
+from lagseg_jax.training.optimizer import learning_rate
 from lagseg_jax.training.plan import Plan, make_plan
 from lagseg_jax.training.profile import Profiler
+from lagseg_jax.training.programs import Programs
 from lagseg_jax.training.run_log import RunLog
-from lagseg_jax.training.step import StepResult, augmentation_of, init_state, make_train_step
+from lagseg_jax.training.step import TrainStep, init_state
 from lagseg_jax.training.validation import Validator
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class Training:
 
     plan: Plan
     encoder_params: dict
-    train_step: Callable[[TrainState, dict, dict], StepResult]
+    train_step: TrainStep
+    rate: Callable[[jax.Array], jax.Array]  # of the number of steps before
     batches: TrainingBatches
     validator: Validator
     checkpoints: Checkpoints
@@ -53,6 +55,7 @@ def set_up(
     workdir: Path,
     split: dict[str, list[Case]],
     encoder: FrozenEncoder,
+    programs: Programs,
     at_end: contextlib.ExitStack,
 ) -> tuple[Training, TrainState]:
     """The parts of a training, and the state from which it continues.
@@ -60,11 +63,10 @@ def set_up(
     Arguments and errors are those of `loop.train`; what has to be closed is left to `at_end`.
     """
     options, threads = config.train, config.data.read_threads
-    model = build_model(config, encoder.spec)
+    model, optimizer = programs.model, programs.optimizer
     slices, validation_slices = load_slices(config, workdir, split, model, encoder)
     params = _init_params(config, workdir, model, encoder)
     plan = make_plan(options, len(slices))
-    optimizer = make_optimizer(options, plan.steps)
     balanced = config.data.balance == "datasets"
     batches = TrainingBatches(slices, options.batch_size, config.seed, threads, process(), balanced)
     at_end.callback(batches.close)
@@ -77,11 +79,11 @@ def set_up(
     header = {"encoder": encoder.report(), "steps": plan.steps, "slices": len(slices)}
     rate = jax.jit(learning_rate(options, plan.steps))
     meter = Meter(rate, options.batch_size, int(state.step))
-    augmentation = augmentation_of(config.augment)
     training = Training(
         plan=plan,
         encoder_params=encoder.params,
-        train_step=make_train_step(model, optimizer, options.loss, augmentation, config.seed),
+        train_step=programs.train_step,
+        rate=rate,
         batches=batches,
         validator=Validator(config, model, encoder, validation_slices),
         checkpoints=checkpoints,

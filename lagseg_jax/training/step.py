@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from lagseg_jax.config.choices import PATCH
 from lagseg_jax.data.augment import Augmentation, augment, slice_keys
 from lagseg_jax.model import backend
 from lagseg_jax.model.segmentation import Model
@@ -72,12 +73,15 @@ def _blocks_first(tokens: jax.Array) -> jax.Array:
 
 
 def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str) -> Callable:
-    """The function to map: (state, what `make_encode`'s gave) -> what the step returns.
+    """The function to map: (state, rate, what `make_encode`'s gave) -> what the step returns.
 
-    With an adapter, the function takes `encoder_params` as a third argument.
+    The rate is the step's learning rate, a float32 scalar. With an adapter, the function takes
+    `encoder_params` as a fourth argument.
     """
 
-    def update(state: TrainState, encoded: dict, encoder_params: Any = None) -> StepResult:
+    def update(
+        state: TrainState, rate: jax.Array, encoded: dict, encoder_params: Any = None
+    ) -> StepResult:
         images, masks = encoded["image"], encoded["mask"]
 
         def mean_loss(params: dict) -> tuple[jax.Array, jax.Array]:
@@ -93,9 +97,7 @@ def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str
         norm = optax.tree.norm(gradients)
         # Averages over the devices: one bad slice on one of them is bad on all.
         finite = jnp.isfinite(jax.lax.pmean(value, AXIS)) & jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(
-            gradients, state.opt_state, state.params, step=state.step
-        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, rate=rate)
         params = optax.apply_updates(state.params, updates)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
@@ -116,39 +118,71 @@ def make_update(model: Model, optimizer: optax.GradientTransformation, loss: str
     return update
 
 
-def make_train_step(
-    model: Model,
-    optimizer: optax.GradientTransformation,
-    loss: str,
-    augmentation: Augmentation,
-    seed: int,
-    devices: Sequence[jax.Device] | None = None,
-) -> Callable[[TrainState, dict, dict], StepResult]:
-    """(state, encoder_params, batch of all devices) -> all that a step returns; mapped.
+class TrainStep:
+    """(state, rate, encoder_params, batch of all devices) -> all that a step returns; mapped.
 
-    The state is given away: its memory becomes the next one's. The batch is one of
-    `TrainingBatches`, divided by `split_over_devices`. Encoder and update are compiled apart: each
-    has options of the compiler that the other must not have. An adapter's update contains the
-    encoder, and goes without. Raises TrainingError where the devices' memory is too small.
+    The state is given away: its memory becomes the next one's. The rate is the step's learning
+    rate, a float32 scalar on all devices. The batch is one of `TrainingBatches`, divided by
+    `split_over_devices`. Encoder and update are compiled apart: each has options of the compiler
+    that the other must not have. An adapter's update contains the encoder, and goes without. Raises
+    TrainingError where the devices' memory is too small.
+
+    Args:
+        model: encoder, head, and adapter if there is one.
+        optimizer: of what is trained.
+        loss: name of the loss.
+        augmentation: of the slices.
+        seed: of the augmentation.
+        devices: by default all of this process.
     """
-    adapts = model.adapter is not None
-    encode = make_encode(model, augmentation, seed)
-    for_encoder = backend.encoder_compiler_options(model.encoder.form)
-    encode = pmapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
-    update = pmapped(
-        make_update(model, optimizer, loss),
-        (None, 0, None) if adapts else (None, 0),
-        donate=(0,),
-        options=None if adapts else backend.decoder_compiler_options(model.head.decoder.dtype),
-        devices=devices,
-    )
 
-    def train_step(state: TrainState, encoder_params: dict, batch: dict) -> StepResult:
+    def __init__(
+        self,
+        model: Model,
+        optimizer: optax.GradientTransformationExtraArgs,
+        loss: str,
+        augmentation: Augmentation,
+        seed: int,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        self._model, self._adapts = model, model.adapter is not None
+        self._encode = pmapped(
+            make_encode(model, augmentation, seed),
+            (None, None, 0),
+            out_axes=0,
+            options=backend.encoder_compiler_options(model.encoder.form),
+            devices=devices,
+        )
+        for_decoder = backend.decoder_compiler_options(model.head.decoder.dtype)
+        self._update = pmapped(
+            make_update(model, optimizer, loss),
+            (None, None, 0, None) if self._adapts else (None, None, 0),
+            donate=(0,),
+            options=None if self._adapts else for_decoder,
+            devices=devices,
+        )
+
+    def __call__(
+        self, state: TrainState, rate: jax.Array, encoder_params: dict, batch: dict
+    ) -> StepResult:
+        """One step."""
         with named_where_memory_ends(batch["image"].shape):
-            encoded = encode(state.step, encoder_params, batch)
-            return update(state, encoded, *([encoder_params] if adapts else []))
+            encoded = self._encode(state.step, encoder_params, batch)
+            return self._update(state, rate, encoded, *([encoder_params] if self._adapts else []))
 
-    return train_step
+    def compile_ahead(self, state: TrainState, encoder_params: dict, batch: dict) -> None:
+        """Begins to compile both parts in threads, for arguments of such shapes and dtypes."""
+        image = jax.ShapeDtypeStruct(batch["image"].shape, jnp.float32)
+        encoded = {"image": image, "mask": image}
+        if not self._adapts:
+            devices, count, side, _ = image.shape
+            spec, patches = self._model.encoder.spec, side // PATCH
+            shape = devices, spec.depth, count, patches, patches, spec.width
+            encoded["tokens"] = jax.ShapeDtypeStruct(shape, self._model.encoder.dtype)
+        rate = jax.ShapeDtypeStruct((), jnp.float32)
+        self._encode.compile_ahead(state.step, encoder_params, batch)
+        with_encoder = [encoder_params] if self._adapts else []
+        self._update.compile_ahead(state, rate, encoded, *with_encoder)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def state_like(root):
     config = tiny_run.config(root, **TRAIN)
     model = build_model(config, EncoderSpec(config.encoder.variant))
     params = model.init_head(jax.random.key(0), config.data.image_size)
-    return replicate(init_state(params, make_optimizer(config.train, STEPS)))
+    return replicate(init_state(params, make_optimizer(config.train)))
 
 
 def same(workdir, reference):

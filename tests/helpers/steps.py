@@ -10,8 +10,8 @@ from configs import default
 from lagseg_jax.model.encoder import EncoderSpec
 from lagseg_jax.model.segmentation import build_model
 from lagseg_jax.model.weights import random_params
-from lagseg_jax.training.optimizer import make_optimizer
-from lagseg_jax.training.step import augmentation_of, init_state, make_train_step
+from lagseg_jax.training.optimizer import learning_rate, make_optimizer
+from lagseg_jax.training.step import TrainStep, augmentation_of, init_state
 
 SIZE = 42
 
@@ -43,15 +43,22 @@ _made: dict[str, tuple] = {}
 
 def _make(config, steps):
     model = build_model(config, EncoderSpec("tiny"))
-    optimizer = make_optimizer(config.train, steps)
+    optimizer = make_optimizer(config.train)
     augmentation = augmentation_of(config.augment)
 
     @functools.cache
     def of_devices(devices):
-        return make_train_step(model, optimizer, config.train.loss, augmentation, 3, devices)
+        step = TrainStep(model, optimizer, config.train.loss, augmentation, 3, devices)
+        return scheduled(step, config, steps)
 
     params = model.init_params(jax.random.key(1), SIZE)
     return model, optimizer, params, lambda devices=None: of_devices(devices and tuple(devices))
+
+
+def scheduled(step, config, steps):
+    """The step with the learning rate of its number, as the loop calls it."""
+    rate = jax.jit(learning_rate(config.train, steps))
+    return lambda state, *rest: step(state, rate(state.step), *rest)
 
 
 def batch_of(count, seed=0):

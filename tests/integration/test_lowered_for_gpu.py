@@ -24,6 +24,7 @@ from lagseg_jax.training.step import augmentation_of, init_state, make_encode, m
 
 ATTENTION = "__cudnn$fmhaSoftmax"
 SIZE, BATCH = 56, 2
+RATE = jax.ShapeDtypeStruct((), jnp.float32)
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def a_batch():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_step_uses_cudnn_and_the_tensor_cores(gpu, variant):
     config, model, encoder_params, params = a_model(variant)
-    optimizer = make_optimizer(config.train, 10)
+    optimizer = make_optimizer(config.train)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
     batch = a_batch()
     encode = make_encode(model, augmentation_of(config.augment), 0)
@@ -80,7 +81,7 @@ def test_a_step_uses_cudnn_and_the_tensor_cores(gpu, variant):
     assert sorted(of_bfloat16) == ["bf16"] * 4 + ["f32"]  # of a block, and the patches' embedding
     encoded = jax.eval_shape(encode, state.step, encoder_params, batch)
     assert encoded["tokens"].dtype == jnp.bfloat16
-    text = lowered(make_update(model, optimizer, config.train.loss), state, encoded)
+    text = lowered(make_update(model, optimizer, config.train.loss), state, RATE, encoded)
     convolutions = re.findall(r"stablehlo.convolution.*: \((.*?)\) -> (\S+)", text)
     assert len(convolutions) == 3 * 10  # two at each of five scales, forward and both gradients
     assert not any("f32" in " ".join(types) for types in convolutions)

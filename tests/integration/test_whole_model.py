@@ -18,7 +18,7 @@ from lagseg_jax.data.augment import Augmentation
 from lagseg_jax.data.batches import split_over_devices
 from lagseg_jax.model.segmentation import build_model, to_rgb
 from lagseg_jax.model.weights import load_params
-from lagseg_jax.training.step import init_state, make_train_step
+from lagseg_jax.training.step import TrainStep, init_state
 from network import probability
 from weight_conversion.convert import convert
 
@@ -83,10 +83,11 @@ def trained_once(model, encoder_params, params, images, mask):
     """Loss and gradients of a training step: those that its optimiser is given and keeps."""
     keeps = optax.with_extra_args_support(optax.trace(decay=0.0))
     still = Augmentation(*[0.0] * len(dataclasses.fields(Augmentation)))
-    step = make_train_step(model, keeps, "bce", still, 0, jax.devices()[:1])
+    step = TrainStep(model, keeps, "bce", still, 0, jax.devices()[:1])
     batch = {"image": images, "mask": mask, "slice": np.arange(2), "stop": np.zeros(2, bool)}
     state, metrics, _ = step(
         init_state(jax.tree.map(jnp.copy, params), keeps),
+        jnp.zeros(()),
         encoder_params,
         split_over_devices(batch, 1),
     )

@@ -158,14 +158,14 @@ def test_learning_rate_of_its_own_and_no_weight_decay():
     train = lora_config(
         warmup_steps=2, weight_decay=0.1, gradient_clip=0.0, encoder_learning_rate=3e-4
     ).train
-    ours, schedule = make_optimizer(train, 9), learning_rate(train, 9)
+    ours, schedule = make_optimizer(train), learning_rate(train, 9)
     parts = {"decoder": optax.adamw(schedule, weight_decay=0.1)}
     parts["lora"] = optax.adam(lambda step: 0.3 * schedule(step))  # 3e-4 of 1e-3
     params = {"decoder": {"w": jnp.arange(5.0)}, "lora": {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}}
     state, states = ours.init(params), {name: parts[name].init(params[name]) for name in parts}
     for step in range(4):
         gradients = jax.tree.map(lambda x, s=step: jnp.cos(x + s), params)
-        found, state = ours.update(gradients, state, params, step=step)
+        found, state = ours.update(gradients, state, params, rate=schedule(step))
         for name, part in parts.items():
             expected, states[name] = part.update(gradients[name], states[name], params[name])
             close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # noqa: E731
@@ -176,7 +176,7 @@ def test_learning_rate_of_its_own_and_no_weight_decay():
 def test_a_frozen_run_keeps_the_tree_of_its_optimiser():
     """Checkpoints of earlier versions are restored into it."""
     params = {"decoder": {"w": jnp.ones(5)}}
-    optimizer = make_optimizer(tiny_config(weight_decay=0.1).train, 9)
+    optimizer = make_optimizer(tiny_config(weight_decay=0.1).train)
     earlier = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(),

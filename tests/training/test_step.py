@@ -1,6 +1,5 @@
 """One training step: device invariance, what moves and what does not, and that it can learn."""
 
-import functools
 from types import SimpleNamespace
 
 import jax
@@ -18,13 +17,8 @@ from lagseg_jax.runtime.errors import TrainingError
 from lagseg_jax.training import step as step_module
 from lagseg_jax.training.losses import slice_losses
 from lagseg_jax.training.optimizer import learning_rate, make_optimizer
-from lagseg_jax.training.step import (
-    augmentation_of,
-    make_encode,
-    make_train_step,
-    make_validation_step,
-)
-from steps import batch_of, on_devices, setup, tiny_config
+from lagseg_jax.training.step import TrainStep, augmentation_of, make_encode, make_validation_step
+from steps import batch_of, on_devices, scheduled, setup, tiny_config
 
 
 @pytest.mark.parametrize("loss", ["bce", "bce+dice"])
@@ -170,24 +164,21 @@ def with_broken_gradient(config, model):
 
 
 def compiled_anew(config, model):
-    optimizer = make_optimizer(config.train, 9)
-    augmentation = augmentation_of(config.augment)
-    return functools.partial(make_train_step, model, optimizer, "bce", augmentation, 3)
+    parts = model, make_optimizer(config.train), "bce", augmentation_of(config.augment), 3
+    return lambda devices: scheduled(TrainStep(*parts, devices), config, 9)
 
 
 def test_the_learning_rate_is_that_of_the_step_and_the_update_that_of_adamw():
     """Against optax's own AdamW, which counts its updates itself."""
     train = tiny_config(warmup_steps=2, weight_decay=0.1, gradient_clip=0.5).train
-    ours = make_optimizer(train, 9)
-    theirs = optax.chain(
-        optax.clip_by_global_norm(0.5), optax.adamw(learning_rate(train, 9), weight_decay=0.1)
-    )
+    ours, schedule = make_optimizer(train), learning_rate(train, 9)
+    theirs = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(schedule, weight_decay=0.1))
     params = {"a": jnp.arange(5.0), "b": jnp.ones((2, 3))}
     state, reference = ours.init(params), theirs.init(params)
     for step in range(4):
         gradients = jax.tree.map(lambda x, s=step: jnp.cos(x + s), params)
         expected, reference = theirs.update(gradients, reference, params)
-        found, state = ours.update(gradients, state, params, step=step)
+        found, state = ours.update(gradients, state, params, rate=schedule(step))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
         params = optax.apply_updates(params, found)
 
@@ -258,10 +249,8 @@ def test_a_step_too_large_for_the_device_is_a_sentence(monkeypatch, text):
 
     monkeypatch.setattr(step_module, "pmapped", lambda *_, **__: full)
     model, encoder, state, _ = setup(tiny_config())
-    step = make_train_step(
-        model, optax.identity(), "bce", augmentation_of(tiny_config().augment), 0
-    )
+    step = TrainStep(model, optax.identity(), "bce", augmentation_of(tiny_config().augment), 0)
     sentence = "a step with 2 slices of 42 x 42 pixels on each device needs more memory"
     expected = (TrainingError, sentence) if "EXHAUSTED" in text else (RuntimeError, "other")
     with pytest.raises(expected[0], match=expected[1]):
-        step(state, encoder, split_over_devices(batch_of(4), 2))
+        step(state, jnp.float32(1e-3), encoder, split_over_devices(batch_of(4), 2))

@@ -21,6 +21,7 @@ from lagseg_jax.model.frozen_encoder import load_frozen_encoder
 from lagseg_jax.model.segmentation import Model
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.training import loop
+from lagseg_jax.training.programs import begin_compiling
 from run_files import raw_checkpoint
 
 
@@ -49,7 +50,8 @@ def trained(workdir, config):
     """Trains only; the logged values of every step, and the parameters and the optimiser's."""
     check_config(config)
     split = load_split(config, workdir)
-    assert not loop.train(config, workdir, split, load_frozen_encoder(config))
+    encoder, programs = load_frozen_encoder(config), begin_compiling(config)
+    assert not loop.train(config, workdir, split, encoder, programs)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()][1:]
     for row in rows:
         row.pop("slices_per_second", None)

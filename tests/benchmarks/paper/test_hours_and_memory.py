@@ -117,7 +117,7 @@ def test_memory_at_work_is_what_xla_plans():
     config.decoder.dtype = "float32"
     config.augment.update({name: 0.0 for name in config.augment})
     spec = EncoderSpec("small")
-    model, optimizer = build_model(config, spec), make_optimizer(config.train, 10)
+    model, optimizer = build_model(config, spec), make_optimizer(config.train)
     image = struct((count, 112, 112), jnp.float32)
     batch = {"image": image, "mask": image, "slice": struct((count,), jnp.int32)}
     params = unflatten_dict(param_structs(spec), sep="/")
@@ -133,7 +133,7 @@ def test_memory_at_work_is_what_xla_plans():
     update = make_update(model, optimizer, "bce")
 
     def one_device(state, parts):
-        return update(state, *parts)
+        return update(state, jnp.float32(1e-3), *parts)
 
     planned = compiled_bytes(one_device, state, (encoded, struct((count,), jnp.bool)))
     predicted = sum(memory.update_working(spec, config, count).values())
