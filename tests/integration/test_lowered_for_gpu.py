@@ -90,12 +90,12 @@ def test_a_step_uses_cudnn_and_the_tensor_cores(gpu, variant):
 def test_an_adapter_is_trained_although_cudnn_has_no_gradient(gpu):
     """JAX refuses it for 17 tokens."""
     config, model, encoder_params, params = a_model("small", lora_rank=4)
-    optimizer = make_optimizer(config.train, 10)
+    optimizer = make_optimizer(config.train)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
     encode = make_encode(model, augmentation_of(config.augment), 0)
     encoded = jax.eval_shape(encode, state.step, encoder_params, a_batch())
     update = make_update(model, optimizer, config.train.loss)
-    text = lowered(update, state, encoded, encoder_params)
+    text = lowered(update, state, RATE, encoded, encoder_params)
     assert f"@{ATTENTION}(" in text and f"@{ATTENTION}Backward" not in text
 
 
