@@ -125,7 +125,7 @@ class Mapped:
         options: of the compiler.
     """
 
-    def __init__(self, on_all: Callable, options: dict | None):
+    def __init__(self, on_all: Any, options: dict | None):
         self._on_all, self._options = on_all, options or None
         self._alone = jax.process_count() == 1
         self._compiled: Callable[[], Callable] | None = None

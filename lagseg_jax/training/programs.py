@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -46,10 +45,14 @@ def _batch(config: ml_collections.ConfigDict, model: Model) -> dict[str, jax.Sha
     """Shapes and dtypes of what `TrainingBatches` gives, divided over the devices."""
     side, devices = config.data.image_size, jax.device_count()
     image = devices, config.train.batch_size // devices, side, side
-    arrays = {"image": (image, np.float16), "mask": (image, np.uint8)}
-    arrays |= {name: (image[:2], np.int32) for name in ("slice", "case")}
+    batch = {
+        "image": jax.ShapeDtypeStruct(image, np.float16),
+        "mask": jax.ShapeDtypeStruct(image, np.uint8),
+        "slice": jax.ShapeDtypeStruct(image[:2], np.int32),
+        "case": jax.ShapeDtypeStruct(image[:2], np.int32),
+    }
     if config.train.cache_features:
         spec, patches = model.encoder.spec, side // PATCH
         tokens = *image[:2], spec.depth, patches, patches, spec.width
-        arrays["tokens"] = tokens, jnp.dtype(model.encoder.dtype)
-    return {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
+        batch["tokens"] = jax.ShapeDtypeStruct(tokens, model.encoder.dtype)
+    return batch

@@ -231,16 +231,16 @@ def make_validation_step(
         )
 
     for_encoder = backend.encoder_compiler_options(model.encoder.form)
-    encode = pmapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
+    encoder = pmapped(encode, (None, None, 0), out_axes=0, options=for_encoder, devices=devices)
     options = backend.decoder_compiler_options(model.head.decoder.dtype)
-    judge = pmapped(judge, (None, 0, 0), options=options, devices=devices)
+    judged = pmapped(judge, (None, 0, 0), options=options, devices=devices)
 
     def validation_step(params: dict, encoder_params: dict, batch: dict) -> ValidationMetrics:
         # Each part gets what it reads: tokens and masks go to the devices once.
         inputs = {name: batch[name] for name in ("image", "tokens") if name in batch}
-        fused = encode(params, encoder_params, inputs)
+        fused = encoder(params, encoder_params, inputs)
         rest = {name: value for name, value in batch.items() if name != "tokens"}
-        return judge(params, fused, rest)
+        return judged(params, fused, rest)
 
     return validation_step
 

@@ -15,7 +15,7 @@ from lagseg_jax import main
 from lagseg_jax.data.batches import TrainingBatches, split_over_devices
 from lagseg_jax.model.weights import random_params
 from lagseg_jax.runtime.devices import Mapped, replicate
-from lagseg_jax.runtime.errors import InputError
+from lagseg_jax.runtime.errors import InputError, TrainingError
 from lagseg_jax.training import load_slices
 from lagseg_jax.training.programs import Programs, begin_compiling
 from lagseg_jax.training.step import TrainStep, augmentation_of, init_state
@@ -102,12 +102,23 @@ def test_it_is_compiled_before_the_first_batch_by_other_threads(phantom, tmp_pat
     assert len(compiled) == 2 and threading.main_thread() not in compiled
 
 
-def test_an_error_of_the_compiler_ends_the_training(phantom, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "error", "expected"),
+    [
+        ("RESOURCE_EXHAUSTED: 17 bytes", TrainingError, "needs more memory than is free"),
+        ("INTERNAL: 17", RuntimeError, "INTERNAL: 17"),
+    ],
+)
+def test_an_error_of_the_compiler_ends_the_training(
+    phantom, tmp_path, monkeypatch, text, error, expected
+):
+    """With the sentence of one that comes when the step is called."""
+
     def fail(*_):
-        raise RuntimeError("RESOURCE_EXHAUSTED: 17 bytes")
+        raise jax.errors.JaxRuntimeError(text)
 
     monkeypatch.setattr(Mapped, "_compile", fail)
-    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED: 17 bytes"):
+    with pytest.raises(error, match=expected):
         tiny_run.run(tmp_path / "run", phantom)
 
 
