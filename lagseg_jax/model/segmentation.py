@@ -13,7 +13,7 @@ import ml_collections
 
 from lagseg_jax.config.choices import DECODER_DTYPE_NAMES, PATCH
 from lagseg_jax.config.validate import check_decoder, parse_blocks
-from lagseg_jax.model.backend import encoder_form, fast_dtype, run_once_compiler_options
+from lagseg_jax.model.backend import encoder_form, fast_dtype
 from lagseg_jax.model.decoder import Decoder
 from lagseg_jax.model.encoder import Encoder, EncoderSpec
 from lagseg_jax.model.fusion import FusionWeights, fuse
@@ -71,7 +71,7 @@ class Model:
         spec, patches = self.encoder.spec, image_size // PATCH
         tokens = jnp.zeros((spec.depth, 1, patches, patches, spec.width))
         # Compiled, the forward pass that tells the shapes is left out.
-        init = jax.jit(self.head.init, compiler_options=run_once_compiler_options())
+        init = jax.jit(self.head.init)
         return init(key, tokens, jnp.zeros((1, image_size, image_size)))["params"]
 
     def tokens(self, encoder_params: dict, images: jax.Array) -> jax.Array:

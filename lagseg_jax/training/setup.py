@@ -13,6 +13,7 @@ from clu import parameter_overview
 from lagseg_jax.data.batches import TrainingBatches
 from lagseg_jax.data.cases import Case
 from lagseg_jax.data.split import split_sha256
+from lagseg_jax.model.backend import run_once_compiler_options
 from lagseg_jax.model.frozen_encoder import FrozenEncoder
 from lagseg_jax.model.segmentation import Model, decoder_dtype
 from lagseg_jax.runs.checkpoint import Checkpoints
@@ -108,7 +109,9 @@ def _init_params(
     if config.train.init_from and not has_checkpoints(workdir):
         params = initial_params(config, workdir, model, encoder)
     else:
-        params = model.init_params(jax.random.key(config.seed), config.data.image_size)
+        options = run_once_compiler_options()
+        init = jax.jit(model.init_params, static_argnums=1, compiler_options=options)
+        params = init(jax.random.key(config.seed), config.data.image_size)
     sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
     counts = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
     log.info("trained parameters: %s; decoder in %s", counts, decoder_dtype(config.decoder.dtype))

@@ -253,8 +253,4 @@ def test_a_step_too_large_for_the_device_is_a_sentence(monkeypatch, text):
     sentence = "a step with 2 slices of 42 x 42 pixels on each device needs more memory"
     expected = (TrainingError, sentence) if "EXHAUSTED" in text else (RuntimeError, "other")
     with pytest.raises(expected[0], match=expected[1]):
-<<<<<<< HEAD
         step(state, jnp.float32(1e-3), encoder, split_over_devices(batch_of(4), 2))
-=======
-        step(state, 1e-3, encoder, split_over_devices(batch_of(4), 2))
->>>>>>> first
