@@ -8,6 +8,7 @@ OUTPUT/session.json is written with every row; the table is printed last.
 """
 
 import argparse
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -33,7 +34,8 @@ PARTS: dict[str, tuple[Callable[[Session], None], float]] = {
     "accuracy": (parts.accuracy, 540),
     "speed": (parts.speed, 480),
 }
-SHAPE, SPACING = (199, 143, 88), (1.25, 1.25, 1.25)  # of the phantoms; mm
+# Of the phantoms; mm.
+CASES, SHAPE, SPACING = 24, (199, 143, 88), (1.25, 1.25, 1.25)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -84,10 +86,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_phantoms(session: Session) -> None:
     """The dataset of all parts; of the size of a clinical volume, one takes ten seconds."""
-    tiny, start, session.part = session.options.tiny, time.monotonic(), "phantoms"
-    count, shape, spacing = (6, (47, 43, 11), (2.5, 2.5, 5.0)) if tiny else (24, SHAPE, SPACING)
-    with ProcessPoolExecutor(min(count, machine.cores())) as pool:
-        write_dataset(session.data, count, 0, shape, spacing, each=pool.map)
+    start, session.part = time.monotonic(), "phantoms"
+    if session.options.tiny:
+        write_dataset(session.data, 6, 0, (47, 43, 11), (2.5, 2.5, 5.0))
+    else:
+        processes = min(CASES, machine.cores())
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            write_dataset(session.data, CASES, 0, SHAPE, SPACING, each=pool.map)
     session.add("this part", time.monotonic() - start, "s")
 
 

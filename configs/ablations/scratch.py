@@ -10,9 +10,9 @@ or at equal steps, with
 
 Not run on a GPU yet. At small size on a CPU, over three seeds, no change of learning rate, batch,
 weight decay or grey augmentation paid beyond the noise of seeds and cases; weaker greys came
-nearest, and stronger geometry cost 0.028. Neighbouring slices, Dice over the batch, more slices with
-atrium, mirroring and a moving average are no fields: all were tried in copies of the code. Figures:
-docs/log/2026-11-28-scratch.md.
+nearest, and stronger geometry cost 0.028. Neighbouring slices, Dice over the batch, more slices
+with atrium, mirroring and a moving average are no fields: all were tried in copies of the code.
+Figures: docs/log/2026-11-28-scratch.md.
 """
 
 import ml_collections

@@ -101,6 +101,28 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(variance + 1e-6) * scale + bias
 
 
+@jax.custom_vjp
+def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Softmax attention of (B, N, heads, size), bfloat16, in cuDNN; its gradient in XLA.
+
+    JAX (0.10 to 0.12) refuses cuDNN's gradient for an odd number of tokens N, which is the rule
+    here: an even number of patches, and the class token.
+    """
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+
+def _cudnn_attention_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple:
+    return cudnn_attention(q, k, v), (q, k, v)
+
+
+def _cudnn_attention_backward(kept: tuple, gradient: jax.Array) -> tuple:
+    plain = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+    return jax.vjp(plain, *kept)[1](gradient)
+
+
+cudnn_attention.defvjp(_cudnn_attention_forward, _cudnn_attention_backward)
+
+
 class Block(nn.Module):
     """A transformer block with layer scales; `form` as in `Encoder`."""
 
@@ -132,7 +154,7 @@ class Block(nn.Module):
         q, k, v = jnp.moveaxis(qkv, 2, 0)  # (B, N, heads, size)
         if self.form == "cudnn":  # scores never leave the chip
             q, k, v = (a.astype(self.dtype) for a in (q, k, v))
-            y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+            y = cudnn_attention(q, k, v)
         else:
             q, k, v = (a.astype(self.dtype) for a in (q * size**-0.5, k, v))
             scores = product("bqhd,bkhd->bhqk", q, k, self.form).astype(jnp.float32)

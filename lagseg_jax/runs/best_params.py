@@ -26,8 +26,7 @@ def restore_best(workdir: Path, encoder_hash: str, expected: dict) -> tuple[int,
         InputError: no checkpoint, one of another encoder, or a damaged one.
     """
     if (found := read_best(workdir, encoder_hash, expected)) is not None:
-        step, params = found
-        return step, replicate(params)
+        return found[0], replicate(found[1])
     from lagseg_jax.runs.checkpoint import Checkpoints  # late: it loads Orbax
 
     sharding = replicated()

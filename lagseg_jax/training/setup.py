@@ -109,9 +109,11 @@ def _init_params(
     if config.train.init_from and not has_checkpoints(workdir):
         params = initial_params(config, workdir, model, encoder)
     else:
-        options = run_once_compiler_options()
-        init = jax.jit(model.init_params, static_argnums=1, compiler_options=options)
-        params = init(jax.random.key(config.seed), config.data.image_size)
+        draw = jax.jit(
+            lambda key: model.init_params(key, config.data.image_size),
+            compiler_options=run_once_compiler_options(),
+        )
+        params = draw(jax.random.key(config.seed))
     sizes = {name: parameter_overview.count_parameters(tree) for name, tree in params.items()}
     counts = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
     log.info("trained parameters: %s; decoder in %s", counts, decoder_dtype(config.decoder.dtype))

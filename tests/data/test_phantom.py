@@ -1,6 +1,7 @@
 """Phantoms have the anatomy, the difficulty and the files that they promise."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
@@ -164,3 +165,13 @@ def test_other_parameters_and_foreign_folders_are_refused(tmp_path):
     (tmp_path / "patients" / "task2").mkdir(parents=True)
     with pytest.raises(InputError, match=r"patients holds files but no phantom\.json"):
         phantom.write_dataset(tmp_path / "patients", cases=1, **SMALL)
+
+
+def test_cases_made_side_by_side_are_the_same(tmp_path):
+    phantom.write_dataset(tmp_path / "one", 2, **SMALL)
+    with ThreadPoolExecutor(2) as pool:
+        phantom.write_dataset(tmp_path / "two", 2, **SMALL, each=pool.map)
+    one, two = (sorted((tmp_path / name).rglob("*.nii.gz")) for name in ("one", "two"))
+    assert len(one) == 4
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(nibabel.load(a).dataobj, nibabel.load(b).dataobj)

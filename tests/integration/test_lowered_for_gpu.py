@@ -38,9 +38,10 @@ def gpu(monkeypatch):
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda _: False)
 
 
-def a_model(variant):
+def a_model(variant, **encoder):
     """Of the default config; its encoder's parameters and what is trained, as shapes."""
     config = default.get_config()
+    config.encoder.update(encoder)
     config.data.image_size, config.encoder.variant, config.decoder.dtype = SIZE, variant, "auto"
     model = build_model(config, EncoderSpec(variant))
     images = jnp.zeros((1, SIZE, SIZE, 3))
@@ -62,13 +63,17 @@ def products(text):
     return [re.findall(r"tensor<(?:\d+x)*(\w+)>", " ".join(types)) for types in found]
 
 
+def a_batch():
+    batch = {"image": jnp.zeros((BATCH, SIZE, SIZE), jnp.float16), "slice": jnp.arange(BATCH)}
+    return batch | {"mask": jnp.zeros((BATCH, SIZE, SIZE), jnp.uint8)}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_step_uses_cudnn_and_the_tensor_cores(gpu, variant):
     config, model, encoder_params, params = a_model(variant)
     optimizer = make_optimizer(config.train)
     state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
-    batch = {"image": jnp.zeros((BATCH, SIZE, SIZE), jnp.float16), "slice": jnp.arange(BATCH)}
-    batch["mask"] = jnp.zeros((BATCH, SIZE, SIZE), jnp.uint8)
+    batch = a_batch()
     encode = make_encode(model, augmentation_of(config.augment), 0)
     text = lowered(encode, state.step, encoder_params, batch)
     assert text.count(f"@{ATTENTION}(") == 1  # all blocks are one loop
@@ -80,6 +85,18 @@ def test_a_step_uses_cudnn_and_the_tensor_cores(gpu, variant):
     convolutions = re.findall(r"stablehlo.convolution.*: \((.*?)\) -> (\S+)", text)
     assert len(convolutions) == 3 * 10  # two at each of five scales, forward and both gradients
     assert not any("f32" in " ".join(types) for types in convolutions)
+
+
+def test_an_adapter_is_trained_although_cudnn_has_no_gradient(gpu):
+    """JAX refuses it for 17 tokens."""
+    config, model, encoder_params, params = a_model("small", lora_rank=4)
+    optimizer = make_optimizer(config.train)
+    state = jax.eval_shape(lambda params: init_state(params, optimizer), params)
+    encode = make_encode(model, augmentation_of(config.augment), 0)
+    encoded = jax.eval_shape(encode, state.step, encoder_params, a_batch())
+    update = make_update(model, optimizer, config.train.loss)
+    text = lowered(update, state, RATE, encoded, encoder_params)
+    assert f"@{ATTENTION}(" in text and f"@{ATTENTION}Backward" not in text
 
 
 def test_the_trace_of_a_prediction_is_kept(gpu, monkeypatch, tmp_path):
