@@ -4,8 +4,8 @@ from pathlib import Path
 
 import jax
 
-from lagseg_jax.runs.direct_read import read_best
-from lagseg_jax.runtime.devices import replicate, replicated
+from lagseg_jax.runs.checkpoint import Checkpoints
+from lagseg_jax.runtime.devices import replicated
 from lagseg_jax.runtime.errors import InputError
 from lagseg_jax.runtime.trace import stage
 
@@ -25,10 +25,6 @@ def restore_best(workdir: Path, encoder_hash: str, expected: dict) -> tuple[int,
     Raises:
         InputError: no checkpoint, one of another encoder, or a damaged one.
     """
-    if (found := read_best(workdir, encoder_hash, expected)) is not None:
-        return found[0], replicate(found[1])
-    from lagseg_jax.runs.checkpoint import Checkpoints  # late: it loads Orbax
-
     sharding = replicated()
     like = jax.tree.map(lambda leaf: leaf.update(sharding=sharding), expected)
     with Checkpoints(workdir, encoder_hash, read_only=True) as checkpoints:

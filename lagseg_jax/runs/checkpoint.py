@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from lagseg_jax.runs.preservation import NewestAndBest
-from lagseg_jax.runs.train_state import TrainState, best_validated, is_whole, make_record
+from lagseg_jax.runs.train_state import TrainState, is_whole, make_record
 from lagseg_jax.runtime.console import errors_only
 from lagseg_jax.runtime.devices import shared_by_processes, tree_hash
 from lagseg_jax.runtime.errors import InputError, TrainingError
@@ -145,12 +145,16 @@ class Checkpoints:
     def best(self) -> tuple[int, float] | None:
         """Step and validation Dice of the best checkpoint, None before the first validation.
 
+        Of equally good ones it is the earliest: early stopping counts from it.
+
         Raises:
             InputError: a checkpoint is damaged, and might be the best.
         """
         for step, reason in self._damaged.items():
             raise self._refusal(step, reason)
-        return best_validated(self._records)
+        dices = {step: record["validation_dice"] for step, record in self._records.items()}
+        validated = sorted(step for step, dice in dices.items() if dice is not None)
+        return max(((s, dices[s]) for s in validated), key=lambda found: found[1], default=None)
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict] | None:
         """Loads the newest checkpoint that is whole onto the devices where `like` lies.

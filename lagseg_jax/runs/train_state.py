@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import flax.struct
@@ -46,16 +45,6 @@ def make_record(
 def is_whole(record: dict) -> bool:
     """Whether the record is what was saved."""
     return record["record_sha256"] == _content_hash(record)
-
-
-def best_validated(records: Mapping[int, dict]) -> tuple[int, float] | None:
-    """Step and validation Dice of the best of these records by step; None before any validation.
-
-    Of equally good ones it is the earliest: early stopping counts from it.
-    """
-    dices = {step: record["validation_dice"] for step, record in records.items()}
-    validated = sorted(step for step, dice in dices.items() if dice is not None)
-    return max(((s, dices[s]) for s in validated), key=lambda found: found[1], default=None)
 
 
 def _content_hash(record: dict) -> str:

@@ -143,7 +143,7 @@ def test_the_best_checkpoint_is_loaded_not_the_newest(monkeypatch, segmenter, tm
             steps.append(step)
             return segmenter.head_params
 
-    monkeypatch.setattr("lagseg_jax.runs.checkpoint.Checkpoints", Known)
+    monkeypatch.setattr("lagseg_jax.runs.best_params.Checkpoints", Known)
     monkeypatch.setattr(loading, "read_planes", lambda _: ())
     restore = loading.restore_segmenter
     found = [restore(segmenter.config, tmp_path, segmenter.encoder).step for _ in range(2)]
