@@ -14,12 +14,13 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
 import jax.export
+import jaxlib
 import numpy as np
 
 from lagseg_jax.runtime.files import write_atomically
-from lagseg_jax.runtime.host import library_versions
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,9 @@ def _surroundings() -> list:
     device = jax.local_devices()[0]
     settings = sorted(jax.config.values.items())
     # Of an accelerator, its client names the versions of CUDA and the like.
-    versions = library_versions(), platform.python_version(), device.client.platform_version
+    client = device.client.platform_version
+    python = platform.python_version()
+    versions = [jax.__version__, jaxlib.__version__, flax.__version__, python, client]
     return [_code_sha256(), device.platform, device.device_kind, settings, versions]
 
 

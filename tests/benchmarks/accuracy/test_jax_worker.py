@@ -51,11 +51,12 @@ def test_affordable_steps_by_hand(options_for, tmp_path, monkeypatch):
     """A start of 10 s and steps of 2 s: 100 s are enough for 45; 5000 s need a longer trial."""
     clock, trials = [0.0], []
 
-    def run(config, workdir, split, encoder):
+    def run(config, workdir, split, encoder, programs):
         clock[0] += 10 + 2 * config.train.steps
         trials.append(config.train.steps)
 
     monkeypatch.setattr(jax_worker, "train_run", run)
+    monkeypatch.setattr(jax_worker, "begin_compiling", lambda config: None)
     config = configure(options_for(tmp_path), {})
     assert jax_worker.affordable_steps(config, {}, None, 100, lambda: clock[0]) == 45
     assert jax_worker.affordable_steps(config, {}, None, 5, lambda: clock[0]) == 1
